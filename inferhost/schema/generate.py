@@ -1,0 +1,99 @@
+"""Writes everything that is derived from the roles' option list and from the document classes.
+
+`python -m inferhost.schema.generate` renews the files; with `--check` it names the stale ones and exits 1. The
+hand-written source is `roles/*/meta/argument_specs.yml` alone.
+"""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import yaml
+
+from inferhost.schema import document
+from inferhost.schema.plan import Plan
+from inferhost.schema.result import Result
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCHEMA = ROOT / "inferhost" / "schema"
+NOTICE = "Generated from roles/*/meta/argument_specs.yml by `make generate`; do not edit"
+
+
+def main_options() -> dict[str, dict[str, Any]]:
+    """Every option of every role's `main` entry point, with the role that owns it; sorted by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((ROOT / "roles").glob("*/meta/argument_specs.yml")):
+        role = path.parents[1].name
+        specs = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
+        for name, option in (specs["main"].get("options") or {}).items():
+            if name in found:
+                raise ValueError(f"{name} is declared by {found[name]['role']} and by {role}")
+            found[name] = {"role": role, **option, "description": " ".join(option["description"])}
+    return dict(sorted(found.items()))
+
+
+def outputs() -> dict[pathlib.Path, str]:
+    """Every generated file with its text."""
+    options = main_options()
+    files = {SCHEMA / "wish.json": _json({"comment": NOTICE, "options": options})}
+    for name, cls in (("plan", Plan), ("result", Result)):
+        files[SCHEMA / f"{name}.schema.json"] = _json(document.json_schema(cls))
+    for role in sorted({o["role"] for o in options.values()}):
+        own = {n: o for n, o in options.items() if o["role"] == role}
+        files[ROOT / "roles" / role / "defaults" / "main.yml"] = _defaults(own)
+    files[ROOT / "docs" / "options.md"] = _reference(options)
+    return files
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _default_text(option: dict[str, Any]) -> str:
+    return "required" if option.get("required") else json.dumps(option["default"])
+
+
+def _defaults(options: dict[str, dict[str, Any]]) -> str:
+    """A defaults file that sets nothing: defaults live in the specs, because a value here would hide there."""
+    lines = ["---", f"# {NOTICE}.", "# It sets nothing: the defaults feed the planner from the specs."]
+    for name, option in options.items():
+        lines.append(f"# {name}: {_default_text(option)}")
+    return "\n".join(lines) + "\n"
+
+
+def _reference(options: dict[str, dict[str, Any]]) -> str:
+    lines = ["# Options", "", f"{NOTICE}.", ""]
+    for role in sorted({o["role"] for o in options.values()}):
+        lines += [f"## {role}", "", "| option | type | default | what it does |", "|---|---|---|---|"]
+        for name, option in options.items():
+            if option["role"] == role:
+                kind = " \\| ".join(option["choices"]) if option.get("choices") else option["type"]
+                lines.append(f"| `{name}` | {kind} | `{_default_text(option)}` | {_plain(option['description'])} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _plain(description: str) -> str:
+    return (
+        description.replace("C(", "`").replace(")", "`", description.count("C("))
+        if "C(" in description
+        else description
+    )
+
+
+def main(arguments: list[str]) -> int:
+    stale = []
+    for path, text in outputs().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(path.relative_to(ROOT))
+            if "--check" not in arguments:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+    for stale_path in stale:
+        print(f"{'stale' if '--check' in arguments else 'renewed'}: {stale_path}")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

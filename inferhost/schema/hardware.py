@@ -1,0 +1,46 @@
+"""What a host is made of, as `inferhost discover` writes it and a person reviews it in git.
+
+Only stable facts: ids, totals, ranges and topology, never readings. `None` means unknown, and unknown stays
+unknown: the planner then leaves the decision to the host and says so in `pending`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Optional, Tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class HardwareGpu:
+    """One card. `model` is a catalogue key; memory is what CUDA reports, which is less than the label says."""
+
+    model: str
+    uuid: Optional[str]
+    pci_device_id: str
+    memory_mib: int
+    power_min_w: Optional[int]
+    power_default_w: Optional[int]
+    power_max_w: Optional[int]
+    numa_node: Optional[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class HardwareCpu:
+    """The processors. `cpufreq` says whether this kernel can set frequencies at all."""
+
+    sockets: int
+    cores: int
+    numa_nodes: int
+    cpufreq: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """One host. `virtualization` is `none`, `vmware`, `kvm` or what systemd-detect-virt says."""
+
+    gpus: Tuple[HardwareGpu, ...]
+    cpu: HardwareCpu
+    memory_mib: int
+    virtualization: str
+    os: str
+    driver_version: Optional[str]

@@ -1,0 +1,209 @@
+"""The plan: the one document between the planner and everything that places, proves or takes back.
+
+Deterministic by construction: no times, no readings, no paths of the controller. Secrets are references,
+never values. `plan_id` is the hash of all the rest. A change of this file is a change of `SCHEMA`, made
+together with the roles, the NixOS module and the host program, which reads schema N and N-1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+from inferhost.schema import document
+from inferhost.schema.problems import InputError, Problem
+
+SCHEMA = 1
+READABLE_SCHEMAS = (1,)
+
+SECTIONS = ("gpu", "cpu", "service")
+"""What `inferhost_manage` may name, in the order in which it is placed."""
+
+DISRUPTIONS = ("none", "engine restart", "reboot")
+
+UNIT_DIRECTORY = "/etc/systemd/system"
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """Which host the plan is for, and whether its GPUs are simulated."""
+
+    name: str
+    simulated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Driver:
+    """What the GPUs ask of the NVIDIA driver; `version_found` comes from discovery."""
+
+    kernel_module: str  # "open", "proprietary" or "either"
+    first_version: str | None
+    last_branch: str | None
+    version_found: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuSelector:
+    """How the host finds the card: by UUID when known, else the n-th card of this PCI device id."""
+
+    uuid: str | None
+    pci_device_id: str
+    ordinal: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """Settings of one card. `None` leaves a setting alone; a word is resolved by the card's own range."""
+
+    model: str
+    name: str
+    select: GpuSelector
+    persistence_mode: bool | None
+    power_limit_w: int | str | None  # watts, or "default" / "max" where the range is not known yet
+    graphics_clock_lock_mhz: tuple[int, ...] | None
+    memory_clock_lock_mhz: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cpu:
+    """CPU settings without a file; `None` leaves a setting alone."""
+
+    governor: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One file of ours: its content here, or the name of a file that the package ships under `units/`."""
+
+    path: str
+    section: str
+    mode: str
+    content: str | None
+    package_file: str | None
+    disruption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropin:
+    """Ordered `[section, key, value]` entries for one unit; people override with `50-local.conf`."""
+
+    unit: str
+    section: str
+    entries: tuple[tuple[str, ...], ...]
+    disruption: str
+
+    @property
+    def path(self) -> str:
+        return f"{UNIT_DIRECTORY}/{self.unit}.d/10-inferhost.conf"
+
+    @property
+    def content(self) -> str:
+        """The drop-in as systemd reads it. A key that is reset first appears with an empty value."""
+        lines: list[str] = ["# Placed by inferhost; put your own settings into 50-local.conf beside this file."]
+        current = None
+        for section, key, value in self.entries:
+            if section != current:
+                lines += ["", f"[{section}]"]
+                current = section
+            lines.append(f"{key}={value}")
+        return "\n".join(lines) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """The request that proves a token: posted to `http://host:port` + `path`."""
+
+    health_path: str
+    path: str
+    body: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """One engine instance: what runs, where it listens, and how it is proven."""
+
+    instance: str
+    unit: str
+    user: str
+    engine: str
+    engine_version: str
+    model: str
+    model_path: str
+    argv: tuple[str, ...]
+    host: str
+    port: int
+    context_tokens: int
+    max_sequences: int
+    limit_nofile: int
+    limit_memlock: str  # bytes, or "infinity"
+    probe: Probe
+    disruption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why one value is what it is; `source` resolves to a catalogue row, a formula or a wish variable."""
+
+    setting: str
+    value: Any
+    because: str
+    source: str
+    gain: str
+    disruption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """What can only be decided or confirmed on the host, and what it waits for."""
+
+    setting: str
+    needs: str
+    because: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A host's desired state, complete."""
+
+    schema: int
+    plan_id: str
+    wish_sha256: str
+    host: Host
+    manage: tuple[str, ...]
+    driver: Driver
+    gpus: tuple[Gpu, ...]
+    cpu: Cpu
+    sysctl: dict[str, str]
+    env: dict[str, dict[str, str]]
+    files: tuple[File, ...]
+    dropins: tuple[Dropin, ...]
+    service: tuple[Service, ...]
+    budget: dict[str, Any]
+    roofline: dict[str, Any]
+    reasons: tuple[Reason, ...]
+    pending: tuple[Pending, ...]
+
+
+def identified(plan: Plan) -> Plan:
+    """The plan with its `plan_id`: 16 hexadecimal digits over everything else."""
+    blank = document.text(dataclasses.replace(plan, plan_id=""))
+    return dataclasses.replace(plan, plan_id=hashlib.sha256(blank.encode()).hexdigest()[:16])
+
+
+def read_plan(value: object) -> Plan:
+    """A plan from JSON, or `InputError`; a schema that this program does not know is refused first."""
+    found = value.get("schema") if isinstance(value, dict) else None
+    if found not in READABLE_SCHEMAS:
+        known = ", ".join(str(s) for s in READABLE_SCHEMAS)
+        raise InputError(
+            [
+                Problem(
+                    "schema",
+                    f"found {document.shown(found)}, this program reads {known}",
+                    "place the plan and the host program from the same checkout",
+                )
+            ],
+            "plan",
+        )
+    return document.read(Plan, value, "plan")

@@ -1,0 +1,143 @@
+"""The wish: what a person asks for, as flat `inferhost_*` values read against the roles' option list.
+
+`wish.json` beside this file is generated from the roles' `meta/argument_specs.yml`, the only hand-written option
+list, so defaults, types and choices have one home. Values may arrive as text (`-e key=value`): they are
+converted as Ansible would. An unknown name is an error, because Ansible itself would pass over it in silence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from inferhost.schema.document import shown
+from inferhost.schema.problems import InputError, Problem, near
+
+PREFIX = "inferhost_"
+INSTANCE_PREFIX = "inferhost_service_"
+TRUE, FALSE = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
+
+
+def options() -> dict[str, dict[str, Any]]:
+    """Every option by name: `role`, `type`, `default`, `required`, `choices`, `elements`, `description`."""
+    found = json.loads(pathlib.Path(__file__).with_name("wish.json").read_text(encoding="utf-8"))
+    return dict(found["options"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """Typed access to a complete wish. Asking for a name that no role declares is a bug, hence KeyError."""
+
+    values: Mapping[str, Any]
+
+    def text(self, name: str) -> str:
+        return str(self.values[name])
+
+    def integer(self, name: str) -> int:
+        return int(self.values[name])
+
+    def flag(self, name: str) -> bool:
+        return bool(self.values[name])
+
+    def words(self, name: str) -> tuple[str, ...]:
+        return tuple(self.values[name])
+
+    def table(self, name: str) -> dict[str, Any]:
+        return dict(self.values[name])
+
+    def sha256(self) -> str:
+        """Hash of the complete wish, defaults included, hardware included."""
+        return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()
+
+
+def read_wish(given: Mapping[str, Any]) -> Wish:
+    """The wish with every default filled in, or `InputError` with every problem."""
+    known, problems = options(), []
+    values: dict[str, Any] = {}
+    for name in given:
+        if name not in known:
+            problems.append(
+                Problem(name, "is not an option of any inferhost role", near(name, list(known)), "unknown-name")
+            )
+    for name, option in known.items():
+        if name in given and given[name] is not None:
+            values[name] = _converted(given[name], option, name, problems)
+        elif option.get("required"):
+            problems.append(Problem(name, "is required and was not set", option["description"], "missing"))
+        else:
+            values[name] = option["default"]
+    if problems:
+        raise InputError(problems)
+    return Wish(values)
+
+
+def read_instances(wish: Wish) -> dict[str, Wish]:
+    """Every engine instance by name: the flat service values with the instance's own ones on top."""
+    known, problems = options(), []
+    found: dict[str, Wish] = {}
+    for name, own in sorted(wish.table(INSTANCE_PREFIX + "instances").items()):
+        path = f"{INSTANCE_PREFIX}instances.{name}"
+        if not isinstance(own, dict):
+            problems.append(Problem(path, f"found {shown(own)}, wanted a mapping"))
+            continue
+        values = dict(wish.values)
+        for key, value in own.items():
+            full = INSTANCE_PREFIX + str(key)
+            if full not in known or key == "instances":
+                names = [n.removeprefix(INSTANCE_PREFIX) for n in known if n.startswith(INSTANCE_PREFIX)]
+                problems.append(Problem(f"{path}.{key}", "is not an option of an instance", near(str(key), names)))
+            else:
+                values[full] = _converted(value, known[full], f"{path}.{key}", problems)
+        found[str(name)] = Wish(values)
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def _converted(value: Any, option: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
+    """`value` as the option's type; text is converted, because `-e key=value` knows nothing else."""
+    kind = option["type"]
+    result = _of_kind(value, kind)
+    if result is None:
+        problems.append(Problem(path, f"found {shown(value)}, wanted {kind}", option["description"], "type"))
+        return option.get("default")
+    if kind == "list" and option.get("elements") == "str":
+        result = [str(item) for item in result]
+    allowed = option.get("choices")
+    for item in result if kind == "list" else [result]:
+        if allowed and item not in allowed:
+            hint = near(str(item), allowed)
+            problems.append(Problem(path, f"found {shown(item)}, wanted one of {', '.join(allowed)}", hint, "choice"))
+    return result
+
+
+def _of_kind(value: Any, kind: str) -> Any:
+    if kind in ("str", "path"):
+        return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
+    if kind == "int":
+        return _integer(value)
+    if kind == "bool":
+        return _boolean(value)
+    if kind == "list":
+        return (
+            list(value) if isinstance(value, (list, tuple)) else value.split(",") if isinstance(value, str) else None
+        )
+    return dict(value) if isinstance(value, Mapping) else None
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    text = value.strip() if isinstance(value, str) else ""
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def _boolean(value: Any) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    word = str(value).lower() if isinstance(value, (str, int)) else ""
+    return True if word in TRUE else False if word in FALSE else None
