@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Any
+from typing import Any, Optional, Tuple, Union
 
 from inferhost.schema import document
 from inferhost.schema.problems import InputError, Problem
@@ -38,16 +38,16 @@ class Driver:
     """What the GPUs ask of the NVIDIA driver; `version_found` comes from discovery."""
 
     kernel_module: str  # "open", "proprietary" or "either"
-    first_version: str | None
-    last_branch: str | None
-    version_found: str | None
+    first_version: Optional[str]
+    last_branch: Optional[str]
+    version_found: Optional[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class GpuSelector:
     """How the host finds the card: by UUID when known, else the n-th card of this PCI device id."""
 
-    uuid: str | None
+    uuid: Optional[str]
     pci_device_id: str
     ordinal: int
 
@@ -59,17 +59,17 @@ class Gpu:
     model: str
     name: str
     select: GpuSelector
-    persistence_mode: bool | None
-    power_limit_w: int | str | None  # watts, or "default" / "max" where the range is not known yet
-    graphics_clock_lock_mhz: tuple[int, ...] | None
-    memory_clock_lock_mhz: tuple[int, ...] | None
+    persistence_mode: Optional[bool]
+    power_limit_w: Union[int, str, None]  # watts, or "default" / "max" where the range is not known yet
+    graphics_clock_lock_mhz: Optional[Tuple[int, ...]]
+    memory_clock_lock_mhz: Optional[Tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cpu:
     """CPU settings without a file; `None` leaves a setting alone."""
 
-    governor: str | None
+    governor: Optional[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +79,8 @@ class File:
     path: str
     section: str
     mode: str
-    content: str | None
-    package_file: str | None
+    content: Optional[str]
+    package_file: Optional[str]
     disruption: str
 
 

@@ -40,5 +40,5 @@ class InputError(Exception):
 
 def near(word: str, known: Sequence[str]) -> str:
     """A `did you mean` hint for a misspelt word, or the empty string."""
-    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
-    return "did you mean " + " or ".join(f'"{c}"' for c in close) + "?" if close else ""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f'did you mean "{close[0]}"?' if close else ""

@@ -1,0 +1,64 @@
+# The commands of the project. `make demo` and `make test` install what they need when run as root, and say what is
+# missing otherwise. Everything that is built lands in .venv, build/ or the cache outside the checkout.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+BIN := $(CURDIR)/.venv/bin
+PYTHON ?= python3
+export PATH := $(BIN):$(PATH)
+export INFERHOST_CACHE ?= $(HOME)/.cache/inferhost
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Tests have names and ports of their own, so that they never meet a running demo.
+TEST_ENV := INFERHOST_SANDBOX_NAME=inferhost-test INFERHOST_SANDBOX_PORT=22122
+COLLECTION := collections/ansible_collections/ansible/posix/MANIFEST.json
+
+.PHONY: setup demo test test-unit test-molecule test-vm test-slow lint generate clean
+
+setup: .venv/ready $(COLLECTION)
+
+.venv/ready: requirements.lock pyproject.toml
+	@tests/bed/bed install
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --require-hashes -r requirements.lock
+	.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(COLLECTION): collections/ansible.lock collections/requirements.yml | .venv/ready
+	mkdir -p "$(INFERHOST_CACHE)/wheels"
+	.venv/bin/pip download --quiet --no-deps --require-hashes --dest "$(INFERHOST_CACHE)/wheels" -r collections/ansible.lock
+	.venv/bin/python collections/extract.py "$(INFERHOST_CACHE)/wheels"
+	touch $@
+
+demo: setup
+	@tests/bed/demo
+
+test: setup lint test-unit test-molecule
+
+test-unit: setup
+	$(TEST_ENV) .venv/bin/python -m pytest tests
+
+test-molecule: setup
+	$(TEST_ENV) .venv/bin/molecule test --scenario-name default
+
+test-vm: setup
+	@echo "test-vm: nothing yet; the virtual machine comes with the CPU settings (issue 3)"
+
+test-slow: setup
+	@echo "test-slow: nothing yet"
+
+lint: setup
+	.venv/bin/python -m inferhost.schema.generate --check
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/yamllint --strict .
+	.venv/bin/ansible-lint --offline
+	shellcheck .ci/run $$(git ls-files -co --exclude-standard tests | xargs -r grep -lE '^#!/(usr/)?bin/(env )?(ba)?sh')
+
+generate: setup
+	.venv/bin/python -m inferhost.schema.generate
+
+clean:
+	tests/bed/bed clean
+	rm -rf .venv build collections/ansible_collections

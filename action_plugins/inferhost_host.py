@@ -1,0 +1,122 @@
+"""Ship the host program when the host has another one, call it, and hand its answer to Ansible.
+
+The program does the work; this file only carries it there. In check mode, and as long as it is not installed, it
+runs from Ansible's temporary folder, so that a bare host is inspected and never written to.
+"""
+
+import json
+import pathlib
+import shlex
+import sys
+import tempfile
+
+from ansible.plugins.action import ActionBase
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from inferhost.host.zipapp_build import build
+
+from inferhost.schema import document, result
+
+DOCUMENTATION = r"""
+module: inferhost_host
+short_description: Run the inferhost host program on a host
+description:
+  - Ships the host program when its hash differs and runs one verb of it. Supports check mode and diff.
+options:
+  verb:
+    description: What to do.
+    type: str
+    required: true
+    choices: [install, apply, verify, revert, status, facts]
+  sections: {description: Only these sections of the plan., type: list, elements: str, default: []}
+  plan: {description: The plan document; the host's installed one when absent., type: dict}
+"""
+
+PROGRAM = "/usr/local/bin/inferhost"
+# Drift fails the run after everything is placed (`drifted`), pending never does; the rest fails at once.
+EXITS_REPORTED = (result.EXIT_AS_WANTED, result.EXIT_DRIFT, result.EXIT_PENDING)
+
+
+class ActionModule(ActionBase):
+    """Runs on the controller, one instance per task and host."""
+
+    _supports_check_mode = True
+    _supports_diff = True
+
+    def run(self, tmp=None, task_vars=None):
+        """The host program's `Result`, plus `exit_code`, `drifted` and `summary`."""
+        super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "verb": {"type": "str", "required": True},
+                "sections": {"type": "list", "elements": "str", "default": []},
+                "plan": {"type": "dict"},
+            }
+        )
+        try:
+            program = self._program_there(arguments["verb"])
+            answer = self._run(program, arguments, task_vars)
+        finally:
+            self._remove_tmp_path(self._connection._shell.tmpdir)
+        return answer
+
+    def _program_there(self, verb: str) -> str:
+        """Path of a host program equal to ours: the installed one, or a copy in the temporary folder."""
+        with tempfile.NamedTemporaryFile() as local:
+            wanted = build(pathlib.Path(local.name))
+            found = self._low_level_execute_command(f"sha256sum {PROGRAM}")["stdout"].split()
+            if found[:1] == [wanted] and verb != "install":
+                return PROGRAM
+            return self._shipped(local.name, "inferhost")
+
+    def _shipped(self, local: str, name: str) -> str:
+        shell = self._connection._shell
+        if not shell.tmpdir:
+            self._make_tmp_path()
+        remote = shell.join_path(shell.tmpdir, name)
+        self._transfer_file(local, remote)
+        self._fixup_perms2((shell.tmpdir, remote), execute=True)
+        return remote
+
+    def _run(self, program: str, arguments: dict, task_vars: dict) -> dict:
+        interpreter = str(self._templar.template(task_vars.get("ansible_python_interpreter") or "/usr/bin/python3"))
+        command = ["/usr/bin/python3" if interpreter.startswith("auto") else interpreter, program, arguments["verb"]]
+        if arguments["plan"]:
+            with tempfile.NamedTemporaryFile("w", encoding="utf-8") as plan:
+                plan.write(document.text(arguments["plan"]))
+                plan.flush()
+                command += ["--plan", self._shipped(plan.name, "plan.json")]
+        for section in arguments["sections"]:
+            command += ["--section", section]
+        if self._task.check_mode:
+            command.append("--check")
+        return _answer(self._low_level_execute_command(shlex.join(command)), " ".join(command[2:3]))
+
+
+def _answer(ran: dict, verb: str) -> dict:
+    """Ansible's result of one run: the document on stdout, or the program's own words on stderr."""
+    try:
+        found = json.loads(ran["stdout"])
+    except ValueError:
+        found = {}
+    code = ran["rc"]
+    answer = {**found, "changed": bool(found.get("changed")), "exit_code": code}
+    answer["drifted"] = code == result.EXIT_DRIFT
+    answer["diff"] = [
+        {"before_header": c["setting"], "after_header": c["setting"], "before": c["before"], "after": c["after"]}
+        for c in found.get("diff", [])
+    ]
+    answer["summary"] = _summary(found.get("verdicts", []), code)
+    if code not in EXITS_REPORTED or not found:
+        answer.update(
+            failed=True, msg=ran["stderr"].strip() or f"inferhost {verb} ended with {code} and said nothing"
+        )
+    return answer
+
+
+def _summary(verdicts: list, code: int) -> str:
+    counts = {v["verdict"]: sum(w["verdict"] == v["verdict"] for w in verdicts) for v in verdicts}
+    counted = ", ".join(f"{number} {verdict}" for verdict, number in sorted(counts.items()))
+    state = {result.EXIT_DRIFT: "drift", result.EXIT_PENDING: "pending"}.get(code, "as wanted")
+    return f"{state}: {counted}" if counted else state

@@ -1,0 +1,54 @@
+"""Filters over the planner: thin, so that a playbook computes nothing."""
+
+import json
+import pathlib
+import sys
+
+from ansible.errors import AnsibleFilterError
+from ansible.parsing.ajson import AnsibleJSONEncoder
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from inferhost import catalogue, planner, table
+from inferhost.schema import document
+from inferhost.schema.plan import Dropin
+from inferhost.schema.problems import InputError
+
+
+def inferhost_plan(wish, host):
+    """The plan of `host` from all its `inferhost_*` variables; a wish that cannot work is an error."""
+    try:
+        return document.plain(planner.plan(_plain(wish), host, catalogue.load()))
+    except InputError as error:
+        raise AnsibleFilterError(f"the wish for {host} cannot be planned\n{error}") from error
+
+
+def inferhost_plan_table(plan):
+    """The plan as a person reads it: every setting with its value and reason."""
+    return table.render_plan(_plain(plan))
+
+
+def inferhost_verdict_table(answer):
+    """The verdicts of a run as a person reads them."""
+    return table.render_verdicts(_plain(answer))
+
+
+def inferhost_dropin_files(dropins):
+    """Path and text of each drop-in of a plan."""
+    read = [document.read(Dropin, d, "dropin") for d in _plain(dropins)]
+    return [{"path": d.path, "content": d.content} for d in read]
+
+
+def _plain(value):
+    """The value without Ansible's tagged subclasses and lazy containers."""
+    return json.loads(json.dumps(value, cls=AnsibleJSONEncoder))
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self):
+        return {
+            f.__name__: f
+            for f in (inferhost_plan, inferhost_plan_table, inferhost_verdict_table, inferhost_dropin_files)
+        }

@@ -1,0 +1,102 @@
+"""Documents are read strictly, written canonically, and described by a schema that agrees with the reader."""
+
+import dataclasses
+from typing import Any
+
+import jsonschema
+import pytest
+
+from inferhost.schema import document
+from inferhost.schema.plan import Dropin, Plan, identified, read_plan
+from inferhost.schema.problems import InputError
+
+PLAN: dict[str, Any] = {
+    "schema": 1,
+    "plan_id": "",
+    "wish_sha256": "0" * 64,
+    "host": {"name": "h", "simulated": False},
+    "manage": ["gpu"],
+    "driver": {"kernel_module": "open", "first_version": None, "last_branch": None, "version_found": None},
+    "gpus": [
+        {
+            "model": "m",
+            "name": "n",
+            "select": {"uuid": None, "pci_device_id": "2BB1", "ordinal": 0},
+            "persistence_mode": True,
+            "power_limit_w": 450,
+            "graphics_clock_lock_mhz": None,
+            "memory_clock_lock_mhz": None,
+        }
+    ],
+    "cpu": {"governor": None},
+    "sysctl": {"vm.swappiness": "10"},
+    "env": {},
+    "files": [],
+    "dropins": [],
+    "service": [],
+    "budget": {},
+    "roofline": {},
+    "reasons": [],
+    "pending": [],
+}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {**PLAN, **changes}
+
+
+def test_a_document_survives_the_round_trip():
+    assert document.plain(read_plan(PLAN)) == PLAN
+
+
+def test_the_generated_schema_accepts_what_the_reader_accepts():
+    jsonschema.validate(PLAN, document.json_schema(Plan))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (changed(schema=99), "error: plan: schema: found 99, this program reads 1"),
+        (changed(host={"name": "h"}), "error: plan: host.simulated: is missing"),
+        (changed(gpu=[]), 'error: plan: gpu: is not a known key\nhint: did you mean "gpus"?'),
+        (changed(sysctl={"a": 1}), "error: plan: sysctl.a: found 1, wanted text"),
+        (changed(manage="gpu"), 'error: plan: manage: found "gpu", wanted a list'),
+        (changed(host={"name": "h", "simulated": 1}), "error: plan: host.simulated: found 1, wanted a boolean"),
+        ([], "error: plan: schema: found nothing, this program reads 1"),
+    ],
+)
+def test_a_broken_document_is_refused_with_place_finding_and_wish(broken, message):
+    with pytest.raises(InputError) as refused:
+        read_plan(broken)
+    assert message in str(refused.value)
+
+
+def test_a_truth_value_is_never_a_number():
+    gpu = {**PLAN["gpus"][0], "power_limit_w": True}
+    with pytest.raises(InputError, match=r"gpus\[0\]\.power_limit_w: found True"):
+        read_plan(changed(gpus=[gpu]))
+
+
+def test_all_problems_are_reported_at_once_and_sorted():
+    with pytest.raises(InputError) as refused:
+        read_plan(changed(sysctl={"b": 1, "a": 2}, cpu={}))
+    assert [p.path for p in refused.value.problems] == ["cpu.governor", "sysctl.a", "sysctl.b"]
+
+
+def test_the_plan_id_is_the_hash_of_all_the_rest():
+    plan = identified(read_plan(PLAN))
+    assert identified(plan).plan_id == plan.plan_id
+    assert identified(dataclasses.replace(plan, sysctl={})).plan_id != plan.plan_id
+
+
+def test_a_dropin_keeps_its_order_and_resets_before_it_sets():
+    entries = (("Service", "ExecStart", ""), ("Service", "ExecStart", "/bin/true"), ("Unit", "After", "x.service"))
+    assert Dropin("a@b.service", "service", entries, "none").content.splitlines()[1:] == [
+        "",
+        "[Service]",
+        "ExecStart=",
+        "ExecStart=/bin/true",
+        "",
+        "[Unit]",
+        "After=x.service",
+    ]

@@ -1,0 +1,69 @@
+"""Rules about the repository itself."""
+
+import pathlib
+import re
+import subprocess
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def tracked(*patterns: str) -> list[pathlib.Path]:
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, check=True, capture_output=True, text=True)
+    return [ROOT / name for name in listed.stdout.splitlines()]
+
+
+def test_locks_hold_hashes_and_no_address():
+    for name in ("requirements.lock", "collections/ansible.lock"):
+        text = (ROOT / name).read_text()
+        assert not re.search(r"https?://|--index-url|--find-links", text), name
+        assert text.count("==") <= text.count("--hash=sha256:")
+
+
+def test_no_file_is_above_400_lines():
+    code = [p for p in tracked("*.py", "*.c", "*.h", "*.yml", "*.nix", "*.sh") if not p.is_symlink()]
+    long = {str(p.relative_to(ROOT)): n for p in code if (n := len(p.read_text().splitlines())) > 400}
+    assert long == {}
+
+
+def test_the_sandbox_is_never_in_the_default_inventories():
+    assert "sandbox" not in (ROOT / "ansible.cfg").read_text().split("inventory =")[1].splitlines()[0]
+
+
+def test_the_sandbox_links_to_the_real_wish():
+    link = ROOT / "inventories/sandbox/group_vars/gb200.yml"
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / "inventories/esxi/host_vars/gb200/wish.yml"
+
+
+def test_the_sandbox_overrides_only_what_a_container_forces():
+    folder = ROOT / "inventories/sandbox/host_vars/sandbox-gb200"
+    keys = {key for path in folder.glob("*.yml") for key in yaml.safe_load(path.read_text())}
+    assert keys == {
+        "inferhost_service_engine",
+        "inferhost_service_engine_version",
+        "inferhost_service_engine_path",
+        "inferhost_service_model",
+        "inferhost_service_model_path",
+        "inferhost_hardware",
+        "inferhost_simulated",
+        "ansible_host",
+        "ansible_port",
+        "ansible_user",
+        "ansible_ssh_private_key_file",
+        "ansible_ssh_common_args",
+        "ansible_python_interpreter",
+    }
+
+
+def test_no_real_inventory_has_a_group_of_a_hosts_name():
+    for hosts_file in ROOT.glob("inventories/*/hosts.yml"):
+        if hosts_file.parent.name != "sandbox":
+            for group, content in yaml.safe_load(hosts_file.read_text()).items():
+                assert group not in (content.get("hosts") or {})
+
+
+def test_the_planner_does_no_input_or_output():
+    forbidden = re.compile(r"^\s*(import|from)\s+(ansible|pynvml|subprocess|socket|pathlib|os)\b|\bopen\(", re.M)
+    assert [str(p) for p in (ROOT / "inferhost/planner").glob("*.py") if forbidden.search(p.read_text())] == []
