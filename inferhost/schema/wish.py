@@ -101,6 +101,9 @@ def read_instances(wish: Wish) -> dict[str, Wish]:
 def _converted(value: Any, option: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
     """`value` as the option's type; text is converted, because `-e key=value` knows nothing else."""
     kind = option["type"]
+    if isinstance(value, bool) and kind == "str":
+        # YAML reads an unquoted on/off as a truth value; Ansible gives it back its word where that is a choice.
+        value = next((c for c in option.get("choices", ()) if c in (TRUE if value else FALSE)), value)
     result = _of_kind(value, kind)
     if result is None:
         problems.append(Problem(path, f"found {shown(value)}, wanted {kind}", option["description"], "type"))

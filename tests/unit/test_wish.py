@@ -51,6 +51,11 @@ def test_a_number_may_stand_where_text_is_wanted():
     assert read_wish({**HARDWARE, "inferhost_gpu_power_limit": 450}).text("inferhost_gpu_power_limit") == "450"
 
 
+def test_an_unquoted_off_is_the_choice_off():
+    wish = read_wish({**HARDWARE, "inferhost_cpu_numa_balancing": False})
+    assert wish.text("inferhost_cpu_numa_balancing") == "off"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

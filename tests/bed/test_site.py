@@ -1,0 +1,75 @@
+"""site.yml on a sandbox host: what check mode announces, what the run does, and what a second run leaves alone."""
+
+import json
+
+import pytest
+
+from tests.bed.playbook import NAME, PORT, ROOT, bed, run_playbook
+
+SITE = ("site.yml", "-i", "inventories/sandbox", "-l", "gb200", "--diff")
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Check mode on a bare host, the first run, the second run; then further tests use the placed host."""
+    bed("up", NAME, PORT)
+    yield {"check": run_playbook(*SITE, "--check"), "first": run_playbook(*SITE), "second": run_playbook(*SITE)}
+    bed("down", NAME)
+
+
+def power_limit_mw() -> int:
+    (gpu,) = json.loads(bed("exec", NAME, "inferhost-sim", "dump"))["gpus"]
+    return gpu["power_limit_mw"]
+
+
+def test_check_mode_on_a_bare_host_succeeds_and_writes_nothing(runs):
+    assert runs["check"].code == 0, runs["check"].output
+
+
+def test_check_mode_announces_exactly_what_the_first_run_changes(runs):
+    assert runs["first"].code == 0, runs["first"].output
+    announced, done = runs["check"].changes(), runs["first"].changes()
+    assert [(name, changed) for name, changed, _ in announced] == [(name, changed) for name, changed, _ in done]
+    for before, after in zip(announced, done, strict=True):
+        assert before == after
+
+
+def test_the_first_run_does_change_something(runs):
+    assert runs["first"].stats["sandbox-gb200"]["changed"] > 5
+
+
+def test_the_second_run_changes_nothing(runs):
+    assert runs["second"].code == 0, runs["second"].output
+    assert [name for name, changed, _ in runs["second"].changes() if changed] == []
+
+
+def test_the_second_run_needs_few_task_executions_on_the_host(runs):
+    reached = runs["second"].on_the_host()
+    assert 5 < len(reached) <= 12, "\n".join(reached)
+
+
+def test_a_tag_places_its_section_alone(runs):
+    ran = run_playbook(*SITE, "--tags", "gpu", "-e", "inferhost_gpu_power_limit=450")
+    assert ran.code == 0, ran.output
+    assert power_limit_mw() == 450_000
+    assert not any("unit" in name for name, _ in ran.tasks)
+
+
+def test_a_role_alone_makes_the_same_plan(runs, tmp_path):
+    play = tmp_path / "alone.yml"
+    play.write_text("- hosts: all\n  gather_facts: false\n  become: true\n  roles: [inferhost_gpu]\n")
+    ran = run_playbook(str(play), "-i", str(ROOT / "inventories/sandbox"), "-l", "gb200")
+    assert ran.code == 0, ran.output
+    assert power_limit_mw() == 600_000
+    facts = [r.get("ansible_facts", {}) for _, r in runs["first"].tasks + ran.tasks]
+    plan_ids = [f["__inferhost_plan"]["plan_id"] for f in facts if "__inferhost_plan" in f]
+    assert len(plan_ids) == 2
+    assert len(set(plan_ids)) == 1
+
+
+def test_drift_fails_the_verification_and_names_the_setting(runs):
+    bed("exec", NAME, "inferhost-sim", "set", "power_limit_mw", "300000")
+    ran = run_playbook("playbooks/verify.yml", "-i", "inventories/sandbox", "-l", "gb200")
+    assert ran.code != 0
+    assert "power_limit_w" in ran.output
+    assert power_limit_mw() == 300_000, "verification changed something"

@@ -1,0 +1,76 @@
+"""The playbooks without a host: what they list, what they refuse, and that the plan really comes from the filter."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Nothing listens there: a refusal that needed the host would show as "unreachable" instead.
+NOWHERE = ("-e", "ansible_host=127.0.0.1", "-e", "ansible_port=1")
+
+HARDWARE = yaml.safe_load((ROOT / "inventories/esxi/host_vars/gb200/hardware.yml").read_text())
+HARDWARE["inferhost_hardware"]["gpus"][0]["model"] = "rtx-pro-7000"
+UNKNOWN_GPU = json.dumps(HARDWARE)
+
+
+def ansible_playbook(*arguments: str, root: pathlib.Path = ROOT) -> tuple[int, str]:
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(root / "ansible.cfg"),
+        "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    ran = subprocess.run(
+        ["ansible-playbook", *arguments], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("listing", ["--list-hosts", "--list-tasks"])
+def test_site_lists_without_contact(listing):
+    code, output = ansible_playbook("site.yml", "-l", "gb200", listing)
+    assert code == 0, output
+    assert ("gb200" if listing == "--list-hosts" else "Power limit and persistence are as planned") in output
+
+
+def test_plan_prints_the_plan_of_the_real_host_without_contact():
+    code, output = ansible_playbook("playbooks/plan.yml", "-l", "gb200", *NOWHERE)
+    assert code == 0, output
+    for words in ("28.0", "26.7", "memory_clock_lock_mhz", "inferhost_gpu_power_limit"):
+        assert words in output
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("inferhost_gpu_power_limt=450", ("inferhost_gpu_power_limt", "inferhost_gpu_power_limit")),
+        ("inferhost_gpu_power_limit=900", ("inferhost_gpu_power_limit", "900", "150", "600")),
+        ("inferhost_service_engine=triton", ("inferhost_service_engine", "triton", "llama.cpp")),
+        (
+            UNKNOWN_GPU,
+            ("inferhost_hardware.gpus[0].model", "rtx-pro-7000", "rtx-pro-6000-bw-ws"),
+        ),
+    ],
+    ids=["unknown name", "power out of range", "unknown engine", "unknown GPU"],
+)
+def test_a_wish_that_cannot_work_is_refused_before_any_contact(given, words):
+    code, output = ansible_playbook("site.yml", "-l", "gb200", *NOWHERE, "-e", given)
+    assert code != 0
+    assert "unreachable=0" in output, output
+    for word in words:
+        assert word in output
+
+
+def test_without_the_filter_neither_site_nor_plan_works(tmp_path):
+    copy = tmp_path / "checkout"
+    left_out = shutil.ignore_patterns(".venv", ".git", "build", "filter_plugins")
+    shutil.copytree(ROOT, copy, ignore=left_out, symlinks=True)
+    for playbook in ("site.yml", "playbooks/plan.yml"):
+        code, output = ansible_playbook(playbook, "-l", "gb200", *NOWHERE, root=copy)
+        assert code != 0
+        assert "inferhost_plan" in output
