@@ -112,10 +112,10 @@ class Dropin:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """The request that proves a token: posted to `http://host:port` + `path`."""
+    """How the host itself asks its engine: a page that says ready, and the request that proves a token."""
 
-    health_path: str
-    path: str
+    health_url: str
+    url: str
     body: dict[str, Any]
 
 

@@ -129,7 +129,16 @@ def _of_kind(value: Any, kind: str) -> Any:
         return (
             list(value) if isinstance(value, (list, tuple)) else value.split(",") if isinstance(value, str) else None
         )
+    if isinstance(value, str):
+        value = _json(value)
     return dict(value) if isinstance(value, Mapping) else None
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _integer(value: Any) -> int | None:

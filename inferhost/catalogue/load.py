@@ -1,0 +1,131 @@
+"""Reads the catalogue's JSON files into typed rows, strictly: the only I/O of planner and catalogue.
+
+An unknown or missing field, a wrong type, a key used twice, an empty source and a word outside its list are
+errors, all of a file at once. What the rows say of each other (a flag that an engine names, a source that a reason
+cites) is checked by the tests, because it cannot change at run time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from inferhost.catalogue.rows import (
+    EngineRow,
+    EnvironmentRow,
+    FlagRow,
+    FormulaRow,
+    GpuRow,
+    ModelRow,
+    SpeedRow,
+)
+from inferhost.schema import document
+from inferhost.schema.problems import InputError, Problem
+
+FOLDER = pathlib.Path(__file__).parent
+
+TABLES: dict[str, type] = {
+    "gpus": GpuRow,
+    "models": ModelRow,
+    "engines": EngineRow,
+    "flags": FlagRow,
+    "env": EnvironmentRow,
+    "speeds": SpeedRow,
+    "formulas": FormulaRow,
+}
+
+FLAG_STATUS = ("real", "renamed", "removed", "placebo")
+WORDS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("gpus", "kernel_module"): ("open", "proprietary", "either"),
+    ("gpus", "graphics_clock_lock"): ("yes", "no"),
+    ("gpus", "memory_clock_lock"): ("yes", "no", "risky", "deferred", "probe"),
+    ("gpus", "application_clocks"): ("yes", "no", "deprecated"),
+    ("models", "attention"): ("full", "mla", "sliding", "hybrid", "mixed"),
+    ("models", "format"): ("safetensors", "gguf", "exl3"),
+    ("engines", "memory_rule"): ("sglang", "vllm", "llama.cpp", "exllamav3", "sfllm"),
+    ("flags", "status"): FLAG_STATUS,
+    ("env", "status"): (*FLAG_STATUS, "harmful"),
+}
+
+Row = TypeVar("Row")
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """What is known, table by table, each row under its key."""
+
+    gpus: Mapping[str, GpuRow]
+    models: Mapping[str, ModelRow]
+    engines: Mapping[str, EngineRow]
+    flags: Mapping[str, FlagRow]
+    env: Mapping[str, EnvironmentRow]
+    speeds: Mapping[str, SpeedRow]
+    formulas: Mapping[str, FormulaRow]
+
+    @functools.cached_property
+    def flags_by_engine(self) -> Mapping[str, Mapping[str, FlagRow]]:
+        """Every spelling of every flag, under `engine-version`."""
+        found: dict[str, dict[str, FlagRow]] = {}
+        for row in self.flags.values():
+            spellings = found.setdefault(f"{row.engine}-{row.version}", {})
+            spellings.update(dict.fromkeys(row.names, row))
+        return found
+
+
+@functools.cache
+def load(folder: pathlib.Path = FOLDER) -> Catalogue:
+    """The catalogue of `folder`, read once per process."""
+    problems: list[Problem] = []
+    tables: dict[str, Any] = {}
+    for name, cls in TABLES.items():
+        value = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        try:
+            tables[name] = table(cls, name, value)
+        except InputError as error:
+            problems += [dataclasses.replace(p, path=f"{name}.json: {p.path}") for p in error.problems]
+    if problems:
+        raise InputError(problems, "catalogue")
+    return Catalogue(**tables)
+
+
+def table(cls: type[Row], name: str, value: Any) -> dict[str, Row]:
+    """The rows of one table by key, or `InputError` with every problem of the file."""
+    if not isinstance(value, dict) or set(value) != {"rows"} or not isinstance(value["rows"], list):
+        raise InputError([Problem("document", "wanted a mapping with the one key rows, a list")])
+    problems: list[Problem] = []
+    found: dict[str, Row] = {}
+    for number, raw in enumerate(value["rows"]):
+        path = f"rows[{number}]"
+        try:
+            row: Any = document.read(cls, raw)
+        except InputError as error:
+            problems += [dataclasses.replace(p, path=f"{path}.{p.path}") for p in error.problems]
+            continue
+        problems += _contradictions(name, row, path)
+        if row.key in found:
+            problems.append(Problem(f"{path}.key", f"{document.shown(row.key)} is there twice"))
+        found[row.key] = row
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def _contradictions(name: str, row: Any, path: str) -> list[Problem]:
+    problems = [Problem(f"{path}.{field}", "is empty") for field in ("key", "source") if not getattr(row, field)]
+    for (table_name, field), words in WORDS.items():
+        found = getattr(row, field) if table_name == name else words[0]
+        if found not in words:
+            problems.append(
+                Problem(f"{path}.{field}", f"found {document.shown(found)}, wanted one of {', '.join(words)}")
+            )
+    if isinstance(row, SpeedRow) and not 0 < row.efficiency_ratio <= 1:
+        problems.append(
+            Problem(f"{path}.efficiency_ratio", f"found {row.efficiency_ratio}, wanted more than 0 and at most 1")
+        )
+    if isinstance(row, FlagRow | EnvironmentRow) and row.status != "real" and not row.replacement:
+        problems.append(Problem(f"{path}.replacement", "is empty, and a refusal has to name what would work"))
+    return problems

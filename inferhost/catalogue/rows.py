@@ -1,0 +1,207 @@
+"""The shape of every catalogue row: facts with their unit in the name, and where each was read.
+
+Rows hold facts, never policy: what follows from them is the planner's business. `None` means unknown, and
+unknown stays unknown. A field whose value was computed rather than read is named in `derived`.
+"""
+# ruff: noqa: UP006, UP035, UP045 (the document reader resolves the hints of Python 3.9)
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Dict, Optional, Tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuRow:
+    """One card model. `memory_bandwidth_gb_s` is the data sheet's figure, in 10^9 bytes per second."""
+
+    key: str
+    name: str  # as NVML says it
+    pci_device_ids: Tuple[str, ...]
+    architecture: str
+    compute_capability: str
+    memory_label_gb: Optional[float]
+    memory_mib: Optional[int]  # as NVML reports it
+    memory_type: Optional[str]
+    memory_bus_bits: Optional[int]
+    memory_bandwidth_gb_s: Optional[float]
+    l2_cache_mb: Optional[int]
+    power_default_w: Optional[int]
+    power_min_w: Optional[int]
+    power_max_w: Optional[int]
+    graphics_clock_base_mhz: Optional[int]
+    graphics_clock_boost_mhz: Optional[int]
+    graphics_clock_max_mhz: Optional[int]
+    memory_clock_max_mhz: Optional[int]
+    memory_clock_under_cuda_mhz: Optional[int]
+    pcie_generation: Optional[int]
+    pcie_width: Optional[int]
+    tensor_cores: bool
+    bf16: bool
+    fp8: bool
+    fp4: bool
+    graphics_clock_lock: str  # "yes" or "no"
+    # "yes", "no", "risky" (can cost speed), "deferred" (works at the next driver load), "probe" (differs per board)
+    memory_clock_lock: str
+    application_clocks: str  # "yes", "no", "deprecated"
+    mig_max_instances: int
+    mps: bool
+    persistence_mode: bool
+    energy_counter: bool
+    kernel_module: str  # "open", "proprietary" or "either"
+    first_open_driver: Optional[str]
+    last_driver_branch: Optional[int]
+    derived: Tuple[str, ...]
+    notes: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelRow:
+    """One checkpoint: its shape, its number formats and what of it stays 16 bit."""
+
+    key: str
+    name: str
+    family: str
+    attention: str  # "full", or "mla", "sliding", "hybrid", "mixed": what the planner refuses for now
+    format: str  # "safetensors", "gguf" or "exl3"
+    quantisation: str
+    linear_bits: float  # per weight, scales and zero points included
+    embedding_bits: float
+    head_bits: float
+    layers: int
+    kv_layers: int
+    kv_heads: int
+    head_dim: Optional[int]
+    hidden_size: int
+    intermediate_size: Optional[int]
+    vocabulary_size: int
+    tied_embeddings: bool
+    parameters: int
+    active_parameters: Optional[int]  # of a mixture of experts; None where all are in use
+    experts: bool
+    weights_bytes: Optional[int]  # of the file, where it was read
+    context_max_tokens: Optional[int]
+    random: bool
+    notes: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class KvCacheFormat:
+    """How an engine is asked for a KV cache format, and what one element takes."""
+
+    argument: Optional[str]
+    bytes_per_element: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Switch:
+    """Arguments that the engine always gets."""
+
+    arguments: Tuple[str, ...]
+    because: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentDefault:
+    """A variable that the engine always gets; `{cache}` stands for the instance's cache directory."""
+
+    name: str
+    value: str
+    because: str
+    gain: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineRow:
+    """One engine at one version: what it runs on, what it reads and how it is told."""
+
+    key: str
+    engine: str
+    version: str
+    build: Optional[int]
+    pinned: bool
+    preference: int  # the order in which "auto" tries
+    min_compute_capability: str
+    min_driver_branch: Optional[int]
+    quantisations: Dict[str, Dict[str, str]]  # format -> quantisation -> least compute capability
+    families: Optional[Tuple[str, ...]]  # None: any
+    executable: str
+    arguments: Tuple[str, ...]
+    port: int
+    fixed_host: Optional[str]  # where the engine cannot be told to listen elsewhere
+    flags: Dict[str, Optional[str]]  # concept -> flag; None: the bare argument
+    flags_complete: bool
+    switches: Tuple[Switch, ...]
+    kv_cache: Dict[str, KvCacheFormat]
+    environment: Tuple[EnvironmentDefault, ...]
+    reads_environment_of: Tuple[str, ...]
+    health_path: str
+    probe_path: str
+    probe_body: Dict[str, Any]
+    probe_needs: Optional[str]
+    stop_timeout_s: int
+    stop_because: str
+    memory_rule: str  # which rule of planner.memory holds
+    memory: Dict[str, float]
+    notes: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FlagRow:
+    """One command line option of one engine version, with all its spellings."""
+
+    key: str
+    engine: str
+    version: str
+    names: Tuple[str, ...]
+    status: str  # "real", "renamed", "removed", "placebo"
+    replacement: Optional[str]
+    secret: bool
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentRow:
+    """One environment variable, or all that begin alike where the key ends in `*`."""
+
+    key: str
+    read_by: Tuple[str, ...]
+    status: str  # "real", "renamed", "removed", "placebo", "harmful"
+    replacement: Optional[str]
+    values: Optional[str]
+    default: Optional[str]
+    secret: bool
+    harmful_values: Dict[str, str]  # pattern -> why
+    overwritten_by: Dict[str, str]  # engine -> what it writes over the value
+    effect: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedRow:
+    """Two-term decode model of one engine on a range of cards, fitted on published figures."""
+
+    key: str
+    engine: str  # "any" where no own fit exists
+    min_compute_capability: str
+    below_compute_capability: Optional[str]
+    efficiency_ratio: float
+    overhead_us_per_layer: float
+    low_ratio: float
+    high_ratio: float
+    samples: int
+    notes: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FormulaRow:
+    """One law that the planner computes with."""
+
+    key: str
+    statement: str
+    source: str

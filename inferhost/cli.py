@@ -1,0 +1,174 @@
+"""The command line on the controller: `inferhost plan` and `inferhost explain`.
+
+Runs `playbooks/plan.yml` through ansible-runner, because only Ansible knows the variables of a host at their
+true precedence; no host is contacted. Data goes to stdout, everything else to stderr, each problem as `error:`
+with its `hint:`. Functions raise or return; only `main` turns that into an exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from inferhost import table
+from inferhost.schema.problems import InputError, Problem, near
+from inferhost.schema.result import EXIT_AS_WANTED, EXIT_BAD_INPUT
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PLAYBOOK = "playbooks/plan.yml"
+FACT = "__inferhost_plan"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+PROBLEM_LINE = re.compile(r"^\s*((?:error|hint): .*\S)\s*$")
+
+
+class PlaybookError(Exception):
+    """The playbook failed and said why; carries the lines for stderr."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines = list(lines)
+        super().__init__("\n".join(self.lines))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0 as wanted or 2 for bad input, anything else is a bug's traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        sys.stdout.write(options.run(options))
+    except PlaybookError as error:
+        print("\n".join(error.lines), file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return EXIT_AS_WANTED
+
+
+def planned(inventory: pathlib.Path, host: str) -> dict[str, Any]:
+    """The plan of `host` as plain data, or an error that names the variable at fault."""
+    if not inventory.exists():
+        raise InputError([Problem("--inventory", f'found "{inventory}", which does not exist')])
+    events = _events(inventory.resolve(), host)
+    for event in events:
+        facts = _result(event).get("ansible_facts")
+        if isinstance(facts, Mapping) and FACT in facts:
+            return dict(facts[FACT])
+    raise PlaybookError(_failure(events, host))
+
+
+def explained(plan: Mapping[str, Any], setting: str) -> str:
+    """The reasons of a setting or of all settings below it; `InputError` where there is none."""
+    reasons = [r for r in plan["reasons"] if _names(setting, r["setting"])]
+    if not reasons:
+        known = [r["setting"] for r in plan["reasons"]]
+        hint = near(setting, known) or "inferhost plan lists the settings"
+        raise InputError([Problem(setting, "is no setting of this plan", hint, "unknown-setting")])
+    lines = []
+    for reason in reasons:
+        lines += [
+            f"{reason['setting']} = {table.shown(reason['value'])}",
+            f"  because: {reason['because']}",
+            f"  gain: {reason['gain']}",
+            f"  takes: {reason['disruption']}",
+            f"  source: {reason['source']}",
+        ]
+    pending = [p for p in plan["pending"] if _names(setting, p["setting"])]
+    lines += [f"{p['setting']} is pending: needs {p['needs']} ({p['because']})" for p in pending]
+    return "\n".join(lines) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="inferhost", description="GPU inference hosts: what they shall be, and why."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    plan = commands.add_parser("plan", help="what a host would be; touches nothing and contacts nobody")
+    plan.add_argument("--format", choices=["table", "json"], default="table")
+    plan.set_defaults(run=_run_plan)
+    explain = commands.add_parser("explain", help="why a setting has its value")
+    explain.add_argument("setting", nargs="?", default="", help="for example gpus[0].power_limit_w; all without it")
+    explain.set_defaults(run=_run_explain)
+    for command in (plan, explain):
+        command.add_argument("--inventory", required=True, type=pathlib.Path, help="an inventory file or folder")
+        command.add_argument("--host", required=True, help="the host's name in the inventory")
+    return parser
+
+
+def _run_plan(options: argparse.Namespace) -> str:
+    plan = planned(options.inventory, options.host)
+    if options.format == "json":
+        return json.dumps(plan, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return table.render_plan(plan)
+
+
+def _run_explain(options: argparse.Namespace) -> str:
+    return explained(planned(options.inventory, options.host), options.setting)
+
+
+def _names(asked: str, setting: str) -> bool:
+    """Whether `asked` is a setting, one of its parents, or its last part."""
+    return (
+        not asked
+        or setting == asked
+        or setting.startswith((f"{asked}.", f"{asked}["))
+        or setting.endswith(f".{asked}")
+    )
+
+
+def _events(inventory: pathlib.Path, host: str) -> list[dict[str, Any]]:
+    """Every event of the plan playbook for one host."""
+    import ansible_runner  # slow to import: the other commands do not wait for it
+
+    with tempfile.TemporaryDirectory(prefix="inferhost-") as folder:
+        run = ansible_runner.run(
+            private_data_dir=folder,
+            project_dir=str(ROOT),
+            playbook=PLAYBOOK,
+            inventory=str(inventory),
+            limit=host,
+            quiet=True,
+            envvars={
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "PATH": os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")]),
+            },
+        )
+        return list(run.events)
+
+
+def _result(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = event.get("event_data", {}).get("res", {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def _failure(events: Sequence[Mapping[str, Any]], host: str) -> list[str]:
+    """What went wrong, as error and hint lines; the planner's own ones where it spoke."""
+    said = [
+        str(_result(e).get("msg", ""))
+        for e in events
+        if e.get("event") in ("runner_on_failed", "runner_on_unreachable")
+    ]
+    lines = list(dict.fromkeys(_problem_lines("\n".join(said))))
+    if lines:
+        return [line.replace("error: ", f"error: {host}: ", 1) for line in lines]
+    output = COLOUR.sub("", "\n".join(str(e.get("stdout", "")) for e in events)).strip()
+    if "no hosts to target" in output:
+        return [f'error: --host: found "{host}", which the inventory does not have']
+    details = [text for text in said if text] or output.splitlines()
+    return [f"error: {host}: {PLAYBOOK} failed", *details]
+
+
+def _problem_lines(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        found = PROBLEM_LINE.match(line)
+        if found:
+            yield found[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The planner: one pure function from wish, hardware and catalogue to the plan.
+
+No I/O, no Ansible, no clock, no randomness: the same input gives the same bytes. Every setting of the plan has a
+reason whose source exists, and a wish that cannot work is refused with all its problems at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from inferhost.catalogue import Catalogue
+from inferhost.planner.cpu import CpuSection, cpu_section
+from inferhost.planner.driver import cards, driver
+from inferhost.planner.gpu import gpu_section
+from inferhost.planner.reasons import reason, resolve, setting_paths
+from inferhost.planner.request import HARDWARE, Request, read_instance, read_request
+from inferhost.planner.service import ServiceSection, service_section
+from inferhost.planner.unit import engine_is_bound
+from inferhost.schema.plan import SCHEMA, SECTIONS, Cpu, Host, Plan, Reason, identified
+from inferhost.schema.problems import InputError, Problem
+
+__all__ = ["plan", "resolve", "setting_paths"]
+
+T = TypeVar("T")
+
+
+def plan(wish_values: Mapping[str, Any], host_name: str, catalogue: Catalogue) -> Plan:
+    """The plan of one host from all its `inferhost_*` variables, or `InputError` with every problem.
+
+    The hardware is one of the variables (`inferhost_hardware`), so that the plan is a function of files in git.
+    """
+    request = read_request(wish_values)
+    problems: list[Problem] = []
+    rows = _part(problems, lambda: cards(request.hardware, catalogue))
+    drivers = None if rows is None else _part(problems, lambda: driver(rows, request.hardware))
+    gpus = None if rows is None else _part(problems, lambda: gpu_section(request, rows))
+    cpu = _cpu(problems, request)
+    service = None
+    if request.manages("service"):
+        service = _part(problems, lambda: _service(request, rows, catalogue))
+    if problems or rows is None or drivers is None or gpus is None:
+        raise InputError(problems)
+    reasons = [*drivers[1], *_untouched(request), *gpus[1]]
+    pending = [*drivers[2], *gpus[2]]
+    for section in (cpu, service):
+        reasons += section.reasons if section else []
+    files = [*(cpu.files if cpu else ()), *([service.file] if service else [])]
+    return identified(
+        Plan(
+            schema=SCHEMA,
+            plan_id="",
+            wish_sha256=request.wish.sha256(),
+            host=Host(host_name, request.wish.flag("inferhost_simulated")),
+            manage=tuple(section for section in SECTIONS if request.manages(section)),
+            driver=drivers[0],
+            gpus=gpus[0],
+            cpu=cpu.cpu if cpu else Cpu(None),
+            sysctl=cpu.sysctl if cpu else {},
+            env={service.service.instance: service.env} if service else {},
+            files=tuple(sorted(files, key=lambda f: f.path)),
+            dropins=(service.dropin,) if service else (),
+            service=(service.service,) if service else (),
+            budget=service.budget if service else {},
+            roofline=service.roofline if service else {},
+            reasons=tuple(sorted(reasons, key=lambda r: r.setting)),
+            pending=tuple(
+                sorted([*pending, *(service.pending if service else [])], key=lambda p: (p.setting, p.needs))
+            ),
+        )
+    )
+
+
+def _part(problems: list[Problem], part: Callable[[], T]) -> T | None:
+    """The part of the plan, or nothing once its problems are with the others."""
+    try:
+        return part()
+    except InputError as error:
+        problems += error.problems
+        return None
+
+
+def _cpu(problems: list[Problem], request: Request) -> CpuSection | None:
+    if not request.manages("cpu"):
+        return None
+    return _part(problems, lambda: cpu_section(request, engine_is_bound(request)))
+
+
+def _service(request: Request, rows: tuple[Any, ...] | None, catalogue: Catalogue) -> ServiceSection | None:
+    """The service section; without a known card only what is wrong with the instance itself can be told."""
+    instance = read_instance(request)
+    if rows is None:
+        return None
+    if not rows:
+        hint = "leave service out of inferhost_manage, or run discovery again"
+        raise InputError([Problem(f"{HARDWARE}.gpus", "is empty, and an engine needs a card", hint)])
+    return service_section(request, instance, rows[0], catalogue)
+
+
+def _untouched(request: Request) -> list[Reason]:
+    """One line per section that the wish leaves out, so that nobody takes silence for success."""
+    because = "not in inferhost_manage: left untouched"
+    return [
+        reason(f"manage.{section}", False, because, "wish:inferhost_manage", gain="none")
+        for section in SECTIONS
+        if not request.manages(section)
+    ]

@@ -1,0 +1,69 @@
+"""Whether the values of an instance have the right form, and which model they name.
+
+Everything that can be told without an engine: missing and malformed values, an unknown model, a context longer than
+the model was trained for. The last is refused, because an engine would cut it in silence.
+"""
+
+from __future__ import annotations
+
+import re
+
+from inferhost.catalogue import Catalogue
+from inferhost.catalogue.rows import ModelRow
+from inferhost.planner.request import Instance
+from inferhost.planner.weights import shape_problem
+from inferhost.schema.problems import InputError, Problem, near
+
+USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+HOST = re.compile(r"[A-Za-z0-9.:_-]+")
+
+
+def form_problems(instance: Instance) -> list[Problem]:
+    """What is wrong with single values, whatever engine they are for."""
+    problems = []
+    for option in ("model", "model_path"):
+        if not instance.text(option):
+            problems.append(
+                Problem(
+                    instance.path(option),
+                    "is required while service is managed",
+                    "or leave service out of inferhost_manage",
+                )
+            )
+    for option in ("model_path", "engine_path"):
+        path = instance.text(option)
+        if path and not (path.startswith("/") and path.isprintable()):
+            problems.append(Problem(instance.path(option), f'found "{path}", wanted an absolute path'))
+    if not instance.text("served_model_name").isprintable():
+        problems.append(Problem(instance.path("served_model_name"), "holds a character that cannot be printed"))
+    if not HOST.fullmatch(instance.text("host")):
+        problems.append(Problem(instance.path("host"), f'found "{instance.text("host")}", wanted an address'))
+    if not USER.fullmatch(instance.text("user")):
+        problems.append(Problem(instance.path("user"), f'found "{instance.text("user")}", wanted a user name'))
+    for option, least, most in (("port", 0, 65535), ("context_tokens", 1, 10_000_000), ("max_sequences", 1, 4096)):
+        number = instance.integer(option)
+        if not least <= number <= most:
+            problems.append(Problem(instance.path(option), f"found {number}, wanted {least} to {most}"))
+    return problems
+
+
+def model_row(instance: Instance, catalogue: Catalogue) -> ModelRow:
+    """The model, or `InputError` for one that is unknown, not understood, or asked for more context than it has."""
+    key = instance.text("model")
+    row = catalogue.models.get(key.lower())
+    if row is None:
+        hint = near(key.lower(), list(catalogue.models)) or "inferhost/catalogue/models.json lists the known ones"
+        found = f'found "{key}", which the catalogue does not know'
+        raise InputError([Problem(instance.path("model"), found, hint, "unknown-model")])
+    problem = shape_problem(row, instance.path("model"))
+    longest, asked = row.context_max_tokens, instance.integer("context_tokens")
+    if problem is None and longest is not None and asked > longest:
+        problem = Problem(
+            instance.path("context_tokens"),
+            f"found {asked}, {row.key} was trained for {longest}",
+            f"at most {longest}",
+            "context-above-training",
+        )
+    if problem:
+        raise InputError([problem])
+    return row

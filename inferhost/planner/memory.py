@@ -1,0 +1,185 @@
+"""The memory budget of one engine on one card: what fits, how many tokens, how many requests at once.
+
+Divides the card as the engine itself would (`planner.memory_rules`), keeps a margin, and refuses what does not
+fit with the number that would. Every term is in bytes and the terms add up to the card's memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from inferhost.catalogue.rows import EngineRow, KvCacheFormat, ModelRow
+from inferhost.planner.memory_rules import (
+    GIB,
+    LLAMA_CPP_STEP_TOKENS,
+    MIB,
+    RULES,
+    VLLM_BLOCK_TOKENS,
+    Demand,
+    Division,
+    sglang_fraction,
+    sglang_reserve_bytes,
+)
+from inferhost.planner.request import Instance
+from inferhost.planner.weights import kv_bytes_per_token
+from inferhost.schema.problems import InputError, Problem
+
+STEPS = {"vllm": VLLM_BLOCK_TOKENS, "llama.cpp": LLAMA_CPP_STEP_TOKENS, "exllamav3": LLAMA_CPP_STEP_TOKENS}
+ALLOCATED_AS_ASKED = ("llama.cpp", "exllamav3")
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """The card's memory, term by term, and what it holds."""
+
+    total_bytes: int
+    division: Division
+    kv_bytes_per_token: int
+    kv_cache_tokens: int
+    context_tokens: int
+    sequences: int
+    concurrent_requests: int
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        return self.kv_cache_tokens * self.kv_bytes_per_token
+
+    @property
+    def unallocated_bytes(self) -> int:
+        return self.division.kv_room_bytes - self.kv_cache_bytes
+
+    def terms(self) -> dict[str, int]:
+        """The terms that add up to the card's memory."""
+        parts = self.division
+        return {
+            "weights_bytes": parts.weights_bytes,
+            "kv_cache_bytes": self.kv_cache_bytes,
+            "activation_bytes": parts.activation_bytes,
+            "graphs_bytes": parts.graphs_bytes,
+            "non_torch_bytes": parts.non_torch_bytes,
+            "margin_bytes": parts.margin_bytes,
+            "reserved_bytes": parts.reserved_bytes,
+            "unallocated_bytes": self.unallocated_bytes,
+        }
+
+    def document(self, instance: str) -> dict[str, Any]:
+        """The plan's `budget`."""
+        return {
+            "instance": instance,
+            "total_memory_bytes": self.total_bytes,
+            **self.terms(),
+            "kv_bytes_per_token": self.kv_bytes_per_token,
+            "kv_cache_tokens": self.kv_cache_tokens,
+            "context_tokens": self.context_tokens,
+            "max_sequences": self.sequences,
+            "concurrent_requests": self.concurrent_requests,
+            "memory_fraction": self.division.memory_fraction,
+            "batched_tokens": self.division.batched_tokens,
+            "formula": self.division.formula,
+            "uncertainty": (
+                f"{shown_gib(self.division.margin_bytes)} are kept free: a prediction can be wrong, and "
+                "promising more than fits is the worse error (formula:memory.margin)"
+            ),
+        }
+
+
+def shown_gib(count: float) -> str:
+    """Bytes as a person reads them."""
+    return f"{count / GIB:.2f} GiB" if abs(count) >= 0.1 * GIB else f"{count / MIB:.1f} MiB"
+
+
+def rounded_down(tokens: int, step: int) -> int:
+    return tokens // step * step
+
+
+def rounded_up(tokens: int, step: int) -> int:
+    return -(-tokens // step) * step
+
+
+def memory_budget(
+    total_bytes: int, model: ModelRow, engine: EngineRow, cache: KvCacheFormat, demand: Demand, *, instance: Instance
+) -> Budget:
+    """The budget, or `InputError` naming the variable at fault and what would fit."""
+    division = RULES[engine.memory_rule](total_bytes, model, engine, demand)
+    per_token = kv_bytes_per_token(model, cache.bytes_per_element)
+    problem = _fraction_problem(total_bytes, division, engine, demand, instance)
+    problem = problem or _weights_problem(total_bytes, division, model, engine, instance)
+    if problem:
+        raise InputError([problem])
+    step = STEPS.get(engine.memory_rule, 1)
+    room_tokens = rounded_down(division.kv_room_bytes // per_token, step)
+    if room_tokens < demand.context_tokens:
+        raise InputError([_context_problem(room_tokens, demand, model, engine, instance)])
+    each = rounded_up(demand.context_tokens, step)
+    fitting = max(1, room_tokens // each)
+    sequences, tokens = demand.sequences, room_tokens
+    if engine.memory_rule in ALLOCATED_AS_ASKED:
+        whole = min(sequences, fitting)
+        tokens = whole * each
+        sequences = whole if engine.memory_rule == "llama.cpp" else sequences
+    return Budget(
+        total_bytes, division, per_token, tokens, demand.context_tokens, sequences, tokens // demand.context_tokens
+    )
+
+
+def _weights_problem(
+    total_bytes: int, division: Division, model: ModelRow, engine: EngineRow, instance: Instance
+) -> Problem | None:
+    if division.kv_room_bytes > 0:
+        return None
+    room = max(0, division.weights_bytes + division.kv_room_bytes)
+    bits = 8 * room / model.parameters
+    smaller = f"at most {bits:.1f} bits per weight, or" if bits >= 2 else "a smaller model, or"
+    return Problem(
+        instance.path("model"),
+        f'found "{model.key}" with {shown_gib(division.weights_bytes)} of weights, '
+        f"but {engine.engine} has {shown_gib(room)} for weights and KV cache on a card of {shown_gib(total_bytes)}",
+        f"{smaller} a card with more memory",
+        "weights-do-not-fit",
+    )
+
+
+def _context_problem(
+    room_tokens: int, demand: Demand, model: ModelRow, engine: EngineRow, instance: Instance
+) -> Problem:
+    room = max(room_tokens, 0)
+    hint = f"at most {room} tokens" if room >= 1 else "a smaller model or a card with more memory"
+    smaller = [n for n, f in engine.kv_cache.items() if f.bytes_per_element < 2]
+    if smaller and instance.text("kv_cache_dtype") in ("auto", "f16"):
+        hint += f"; {instance.path('kv_cache_dtype')}: {smaller[0]} nearly doubles it"
+    return Problem(
+        instance.path("context_tokens"),
+        f"found {demand.context_tokens}, but the KV cache of {engine.engine} holds {room} tokens beside {model.key}",
+        hint,
+        "context-does-not-fit",
+    )
+
+
+def _fraction_problem(
+    total_bytes: int, division: Division, engine: EngineRow, demand: Demand, instance: Instance
+) -> Problem | None:
+    """A memory fraction of the wish has to leave room for the chunk size in force.
+
+    Guides raise both at once, which takes the room from the very activations that grow.
+    """
+    asked = demand.memory_fraction
+    flag = engine.flags.get("memory_fraction")
+    if asked is None or engine.memory_rule != "sglang" or division.batched_tokens is None:
+        return None
+    most = sglang_fraction(total_bytes, division.batched_tokens, demand.sequences)
+    if asked <= most:
+        return None
+    needs = sglang_reserve_bytes(total_bytes, division.batched_tokens, demand.sequences)
+    return Problem(
+        instance.path("extra_args"),
+        f'"{flag}" {asked} leaves {shown_gib((1 - asked) * total_bytes)} beside the pool, but chunks of '
+        f"{division.batched_tokens} tokens need {shown_gib(needs)}",
+        f"at most {most} with chunks of {division.batched_tokens}, or leave both to the plan",
+        "memory-fraction",
+    )
+
+
+def card_bytes(memory_mib: int) -> int:
+    """A card's memory in bytes, as CUDA reports it."""
+    return memory_mib * MIB

@@ -1,0 +1,202 @@
+"""How each engine divides a card's memory, as its own source does it; one function per memory rule.
+
+Each takes the card's bytes, the model and the demand and says what goes where; the KV part may come out negative,
+which `planner.memory` turns into a refusal. Constants of an engine version stand in its catalogue row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+from inferhost.catalogue.rows import EngineRow, ModelRow
+from inferhost.planner.weights import weights_bytes
+
+MIB, GIB = 2**20, 2**30
+VLLM_BLOCK_TOKENS = 16
+LLAMA_CPP_STEP_TOKENS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Demand:
+    """What is asked of the memory; `None` leaves a choice to the planner."""
+
+    context_tokens: int
+    sequences: int
+    memory_fraction: float | None = None
+    batched_tokens: int | None = None
+    micro_batch_tokens: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Division:
+    """Where the bytes go. `kv_room_bytes` is what is left for the cache, margin already taken off."""
+
+    weights_bytes: int
+    activation_bytes: int
+    graphs_bytes: int
+    non_torch_bytes: int
+    margin_bytes: int
+    reserved_bytes: int  # not the engine's to use, e.g. above its memory fraction
+    kv_room_bytes: int
+    formula: str
+    memory_fraction: float | None = None
+    batched_tokens: int | None = None
+    micro_batch_tokens: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tier:
+    """What SGLang chooses below a total memory."""
+
+    below_mib: float
+    chunk_tokens: int
+    graph_sequences: int
+
+
+SGLANG_TIERS = (
+    Tier(20 * 1024, 2048, 8),
+    Tier(35 * 1024, 4096, 48),
+    Tier(60 * 1024, 4096, 32),
+    Tier(160 * 1024, 8192, 256),
+    Tier(math.inf, 16384, 512),
+)
+
+
+def sglang_tier(total_bytes: int) -> Tier:
+    """SGLang's own defaults for a card of this size (one card).
+
+    Source: formula `memory.sglang_tiers`.
+    """
+    return next(tier for tier in SGLANG_TIERS if total_bytes / MIB < tier.below_mib)
+
+
+def sglang_prefill_graphs(chunk_tokens: int) -> int:
+    """How many prefill graphs SGLang captures for a chunk size.
+
+    Source: formula `memory.sglang_reserve`.
+    """
+    sizes = [*range(4, 33, 4), *range(48, 257, 16), *range(288, 513, 32), *range(576, 1025, 64)]
+    sizes += [*range(1280, 4097, 256), *range(4608, chunk_tokens + 1, 512)]
+    return sum(size <= chunk_tokens for size in sizes)
+
+
+def sglang_reserve_bytes(total_bytes: int, chunk_tokens: int, sequences: int) -> int:
+    """What SGLang keeps for activations and graphs beside its static pool.
+
+    Source: formula `memory.sglang_reserve`.
+    """
+    graphs = min(sglang_tier(total_bytes).graph_sequences, sequences)
+    mib = 512 + 1.5 * max(chunk_tokens, 2048) + 1024 / 8 + 2 * graphs + 8 * sglang_prefill_graphs(chunk_tokens)
+    return round(max(mib, 10240 if total_bytes > 60 * GIB else 0) * MIB)
+
+
+def sglang_fraction(total_bytes: int, chunk_tokens: int, sequences: int) -> float:
+    """The `mem_fraction_static` that SGLang would choose, rounded as it rounds."""
+    reserve = sglang_reserve_bytes(total_bytes, chunk_tokens, sequences)
+    return round((total_bytes - reserve) / total_bytes, 3)
+
+
+def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
+    """The fraction is of the memory free before loading, not of the total; the rest is for activations and graphs.
+
+    Source: formula `memory.sglang_pool`.
+    """
+    chunk = demand.batched_tokens or sglang_tier(total_bytes).chunk_tokens
+    fraction = demand.memory_fraction or sglang_fraction(total_bytes, chunk, demand.sequences)
+    context = round(engine.memory["context_bytes"])
+    static = math.floor((total_bytes - context) * fraction)
+    weights, margin = weights_bytes(model, embedding_on_host=False), round(engine.memory["margin_bytes"])
+    return Division(
+        weights, total_bytes - context - static, 0, context, margin, 0, static - weights - margin,
+        "memory.sglang_pool", fraction, chunk,
+    )  # fmt: skip
+
+
+def vllm_batched_tokens(total_bytes: int) -> int:
+    """vLLM's default batch of prefill tokens by total memory (API server)."""
+    gib = total_bytes / GIB
+    return 2048 if gib < 70 else 8192 if gib < 160 else 16384
+
+
+def vllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
+    """The fraction is of the total; the engine measures its own peak, so every term here is a prediction.
+
+    Source: formulas `memory.vllm_pool` and `memory.vllm_activation`.
+    """
+    batch = demand.batched_tokens or vllm_batched_tokens(total_bytes)
+    fraction = demand.memory_fraction or engine.memory["memory_fraction"]
+    requested = math.ceil(total_bytes * fraction)
+    logits = engine.memory["activation_bytes_per_logit"] * demand.sequences * model.vocabulary_size
+    activation = round(max(logits, prefill_activation_bytes(model, batch)))
+    weights, margin = weights_bytes(model, embedding_on_host=False), round(engine.memory["margin_bytes"])
+    graphs, non_torch = round(engine.memory["graph_bytes"]), round(engine.memory["non_torch_bytes"])
+    room = requested - weights - activation - graphs - non_torch - margin
+    return Division(
+        weights,
+        activation,
+        graphs,
+        non_torch,
+        margin,
+        total_bytes - requested,
+        room,
+        "memory.vllm_pool",
+        fraction,
+        batch,
+    )
+
+
+def prefill_activation_bytes(model: ModelRow, batched_tokens: int) -> int:
+    """Peak of one prefill step at 16 bit."""
+    return 2 * batched_tokens * (3 * (model.intermediate_size or 0) + 4 * model.hidden_size)
+
+
+def llama_cpp(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
+    """No fraction: the cache is allocated for what was asked, beside weights and one compute buffer.
+
+    Source: formulas `memory.llama_cpp_pool` and `memory.llama_cpp_compute`.
+    """
+    micro = demand.micro_batch_tokens or round(engine.memory["micro_batch_tokens"])
+    compute = 4 * micro * (model.vocabulary_size + 2 * model.hidden_size)
+    weights, margin = weights_bytes(model, embedding_on_host=True), round(engine.memory["margin_bytes"])
+    context = round(engine.memory["context_bytes"])
+    room = total_bytes - weights - compute - context - margin
+    return Division(weights, compute, 0, context, margin, 0, room, "memory.llama_cpp_pool", micro_batch_tokens=micro)
+
+
+def exllamav3(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
+    """A pool of tokens shared by all jobs, set explicitly.
+
+    Source: formula `memory.exllamav3_pool`.
+    """
+    batch = demand.batched_tokens or round(engine.memory["batched_tokens"])
+    activation = prefill_activation_bytes(model, batch)
+    weights, margin = weights_bytes(model, embedding_on_host=False), round(engine.memory["margin_bytes"])
+    context = round(engine.memory["context_bytes"])
+    room = total_bytes - weights - activation - context - margin
+    return Division(weights, activation, 0, context, margin, 0, room, "memory.exllamav3_pool", batched_tokens=batch)
+
+
+def sfllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
+    """A fraction of what is free after loading; graphs are captured afterwards in the rest.
+
+    Source: formula `memory.sfllm_pool`.
+    """
+    fraction = demand.memory_fraction or engine.memory["memory_fraction"]
+    weights, margin = weights_bytes(model, embedding_on_host=False), round(engine.memory["margin_bytes"])
+    context = round(engine.memory["context_bytes"])
+    free = total_bytes - weights - context
+    pool = math.floor(free * fraction)
+    return Division(
+        weights, free - pool, 0, context, margin, 0, pool - margin, "memory.sfllm_pool", memory_fraction=fraction
+    )
+
+
+RULES: dict[str, Callable[[int, ModelRow, EngineRow, Demand], Division]] = {
+    "sglang": sglang,
+    "vllm": vllm,
+    "llama.cpp": llama_cpp,
+    "exllamav3": exllamav3,
+    "sfllm": sfllm,
+}

@@ -1,0 +1,114 @@
+"""What is asked for, made ready for planning: the wish, the hardware and the one engine instance.
+
+Reading collects the problems of wish and hardware together, so that a person repairs an inventory once. Values
+are checked here for form only; whether they can work is decided where they are used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from inferhost.schema import document
+from inferhost.schema.hardware import Hardware
+from inferhost.schema.problems import InputError, Problem
+from inferhost.schema.wish import INSTANCE_PREFIX, Wish, read_instances, read_wish
+
+HARDWARE = "inferhost_hardware"
+INSTANCES = INSTANCE_PREFIX + "instances"
+INSTANCE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The complete wish, which of it a person set, and the hardware in it."""
+
+    wish: Wish
+    given: frozenset[str]
+    hardware: Hardware
+
+    def manages(self, section: str) -> bool:
+        return section in self.wish.words("inferhost_manage")
+
+    def origin(self, option: str) -> str:
+        """How a value came about, for a reason's text."""
+        return "the wish sets it" if option in self.given else "the default; the wish does not set it"
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """One engine instance: its name, its values, and which of them stand in its own mapping."""
+
+    name: str
+    wish: Wish
+    own: frozenset[str]
+    given: frozenset[str]
+
+    def text(self, option: str) -> str:
+        return self.wish.text(INSTANCE_PREFIX + option)
+
+    def integer(self, option: str) -> int:
+        return self.wish.integer(INSTANCE_PREFIX + option)
+
+    def path(self, option: str) -> str:
+        """The variable that a person has to change: the instance's own key where it has one."""
+        own = option.partition("[")[0].partition(".")[0] in self.own
+        return f"{INSTANCES}.{self.name}.{option}" if own else INSTANCE_PREFIX + option
+
+    def source(self, option: str) -> str:
+        return f"wish:{INSTANCES if option in self.own else INSTANCE_PREFIX + option}"
+
+    def origin(self, option: str) -> str:
+        """How a value came about, for a reason's text."""
+        given = option in self.own or INSTANCE_PREFIX + option in self.given
+        return "the wish sets it" if given else "the default; the wish does not set it"
+
+
+def read_request(values: Mapping[str, Any]) -> Request:
+    """Wish and hardware from all `inferhost_*` variables, or `InputError` with every problem of both."""
+    problems: list[Problem] = []
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=str))
+    except (TypeError, ValueError) as error:
+        raise InputError([Problem("inferhost_*", f"cannot be read as JSON: {error}")]) from error
+    wish: Wish | None = None
+    hardware: Hardware | None = None
+    try:
+        wish = read_wish(plain)
+    except InputError as error:
+        problems += error.problems
+    if isinstance(plain.get(HARDWARE), dict):
+        try:
+            hardware = document.read(Hardware, plain[HARDWARE])
+        except InputError as error:
+            problems += [dataclasses.replace(p, path=f"{HARDWARE}.{p.path}") for p in error.problems]
+    if problems or wish is None or hardware is None:
+        raise InputError(problems)
+    return Request(wish, frozenset(plain), hardware)
+
+
+def read_instance(request: Request) -> Instance:
+    """The one instance, or `InputError`: several per host are not built yet."""
+    found = read_instances(request.wish)
+    if len(found) != 1:
+        names = ", ".join(found) or "none"
+        raise InputError(
+            [
+                Problem(
+                    INSTANCES,
+                    f"found {len(found)} ({names}), wanted exactly one",
+                    "several instances on one host are not built yet; "
+                    "for none, leave service out of inferhost_manage",
+                )
+            ]
+        )
+    name, wish = next(iter(found.items()))
+    if not INSTANCE_NAME.fullmatch(name):
+        raise InputError(
+            [Problem(f"{INSTANCES}.{name}", "is no name for an instance", "lower-case letters, digits, - and _")]
+        )
+    own = request.wish.table(INSTANCES)[name]
+    return Instance(name, wish, frozenset(str(key) for key in own), request.given)

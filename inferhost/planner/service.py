@@ -1,0 +1,122 @@
+"""One engine instance: engine, environment, budget, command line and unit, every value with its reason.
+
+Puts together what the other rooms of the planner decide, and collects their problems. Nothing here knows an
+engine by name: flags, defaults and limits come from its catalogue row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from inferhost.catalogue import Catalogue
+from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
+from inferhost.planner import cpu, unit
+from inferhost.planner.arguments import ExtraArguments, extra_arguments, unchecked_flags
+from inferhost.planner.command import command_line
+from inferhost.planner.engine import chosen_engine
+from inferhost.planner.environment import engine_environment
+from inferhost.planner.form import form_problems, model_row
+from inferhost.planner.memory import card_bytes, memory_budget
+from inferhost.planner.memory_rules import Demand
+from inferhost.planner.request import HARDWARE, Instance, Request
+from inferhost.planner.roofline import roofline
+from inferhost.schema.plan import Dropin, File, Pending, Reason, Service
+from inferhost.schema.problems import InputError, Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class ServiceSection:
+    """What the section places, with its reasons."""
+
+    service: Service
+    env: dict[str, str]
+    file: File
+    dropin: Dropin
+    budget: dict[str, Any]
+    roofline: dict[str, Any]
+    reasons: list[Reason]
+    pending: list[Pending]
+
+
+def service_section(request: Request, instance: Instance, card: GpuRow, catalogue: Catalogue) -> ServiceSection:
+    """Everything about the instance, or `InputError` with every problem that can be told apart."""
+    model = _model(request, instance, catalogue)
+    engine, reasons = chosen_engine(request, instance, model, card, catalogue)
+    extra, (env, env_reasons, pending) = _checked_extras(request, instance, engine, catalogue)
+    budget = memory_budget(
+        card_bytes(request.hardware.gpus[0].memory_mib),
+        model,
+        engine,
+        engine.kv_cache[instance.text("kv_cache_dtype")],
+        _demand(instance, extra),
+        instance=instance,
+    )
+    argv, argv_reasons = command_line(instance, engine, model, budget, extra)
+    service, service_reasons = unit.service(request, instance, engine, model, budget=budget, argv=argv)
+    file, file_reason = unit.file(engine)
+    dropin, dropin_reasons = unit.dropin(request, service, env, engine)
+    reasons += [*env_reasons, *argv_reasons, *service_reasons, file_reason, *dropin_reasons]
+    pending += _pending(request, instance, engine, extra, catalogue)
+    speed = roofline(instance.name, card, model, engine, budget=budget, catalogue=catalogue)
+    return ServiceSection(service, env, file, dropin, budget.document(instance.name), speed, reasons, pending)
+
+
+def _model(request: Request, instance: Instance, catalogue: Catalogue) -> ModelRow:
+    """The model, with the problems of all single values collected before it is of use."""
+    problems = form_problems(instance) + cpu.limit_problems(request)
+    if instance.text("model"):
+        try:
+            model = model_row(instance, catalogue)
+        except InputError as error:
+            problems += error.problems
+        else:
+            if not problems:
+                return model
+    raise InputError(problems)
+
+
+def _checked_extras(
+    request: Request, instance: Instance, engine: EngineRow, catalogue: Catalogue
+) -> tuple[ExtraArguments, tuple[dict[str, str], list[Reason], list[Pending]]]:
+    """Further arguments and environment, with the problems of both together."""
+    problems: list[Problem] = []
+    extra, environment = None, None
+    try:
+        extra = extra_arguments(instance, engine, catalogue)
+    except InputError as error:
+        problems += error.problems
+    try:
+        environment = engine_environment(request, instance, engine, catalogue)
+    except InputError as error:
+        problems += error.problems
+    if extra is None or environment is None:
+        raise InputError(problems)
+    return extra, environment
+
+
+def _demand(instance: Instance, extra: ExtraArguments) -> Demand:
+    return Demand(
+        instance.integer("context_tokens"),
+        instance.integer("max_sequences"),
+        extra.overrides.get("memory_fraction"),
+        extra.overrides.get("batched_tokens"),
+        extra.overrides.get("micro_batch"),
+    )
+
+
+def _pending(
+    request: Request, instance: Instance, engine: EngineRow, extra: ExtraArguments, catalogue: Catalogue
+) -> list[Pending]:
+    """What only the host can settle."""
+    where = f"service.{instance.name}"
+    found = []
+    if request.hardware.driver_version is None and engine.min_driver_branch is not None:
+        needs = f"driver branch {engine.min_driver_branch} or later"
+        found.append(Pending(f"{where}.engine", needs, f"{HARDWARE}.driver_version is not known"))
+    if engine.probe_needs:
+        found.append(Pending(f"{where}.probe", engine.probe_needs, f"{engine.engine} answers no request without it"))
+    for flag in unchecked_flags(extra.words, engine, catalogue):
+        because = f"the catalogue has only a selection of the flags of {engine.engine} {engine.version}"
+        found.append(Pending(f"{where}.argv.{flag}", "a look into the engine's source", because))
+    return found

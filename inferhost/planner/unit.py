@@ -1,0 +1,127 @@
+"""The systemd side of an instance: its service entry, the unit file and the drop-in.
+
+The unit itself is one static file of the package; the drop-in carries only what was decided for this host.
+People override with `50-local.conf`.
+"""
+
+from __future__ import annotations
+
+from inferhost.catalogue.rows import EngineRow, ModelRow
+from inferhost.planner import cpu, quoting
+from inferhost.planner.memory import Budget
+from inferhost.planner.reasons import reason
+from inferhost.planner.request import HARDWARE, Instance, Request
+from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, File, Probe, Reason, Service
+
+UNIT_FILE = "inferhost-serve@.service"
+RESTART = "engine restart"
+
+
+def service(
+    request: Request, instance: Instance, engine: EngineRow, model: ModelRow, *, budget: Budget, argv: tuple[str, ...]
+) -> tuple[Service, list[Reason]]:
+    """The plan's service entry, with the reasons of what has no flag."""
+    served = instance.text("served_model_name") or model.key
+    host, port = instance.text("host"), instance.integer("port") or engine.port
+    address = f"http://{_reachable(host)}:{port}"
+    probe = Probe(address + engine.health_path, address + engine.probe_path, {"model": served, **engine.probe_body})
+    entry = Service(
+        instance=instance.name,
+        unit=UNIT_FILE.replace("@.", f"@{instance.name}."),
+        user=instance.text("user"),
+        engine=engine.engine,
+        engine_version=engine.version,
+        model=model.key,
+        model_path=instance.text("model_path"),
+        argv=argv,
+        host=host,
+        port=port,
+        context_tokens=budget.context_tokens,
+        max_sequences=budget.sequences,
+        limit_nofile=request.wish.integer("inferhost_cpu_limit_nofile"),
+        limit_memlock=cpu.memlock_bytes(request),
+        probe=probe,
+        disruption=RESTART,
+    )
+    where, limits = f"service.{instance.name}", "wish:inferhost_cpu_limit_"
+    rows = (
+        ("model", entry.model, instance.origin("model"), instance.source("model"), "it serves at all"),
+        (
+            "user",
+            entry.user,
+            instance.origin("user"),
+            instance.source("user"),
+            "none: it runs without root",
+        ),
+        (
+            "limit_nofile",
+            entry.limit_nofile,
+            "one file per client socket",
+            f"{limits}nofile",
+            "none, but no refused clients",
+        ),
+        (
+            "limit_memlock",
+            entry.limit_memlock,
+            "pinned host buffers need it",
+            f"{limits}memlock",
+            "none: it loads at all",
+        ),
+    )
+    return entry, [
+        reason(f"{where}.{name}", value, because, source, gain=gain, disruption=RESTART)
+        for name, value, because, source, gain in rows
+    ]
+
+
+def _reachable(host: str) -> str:
+    """The address at which the host finds its own engine: one that listens everywhere also listens on loopback."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    return everywhere.get(host, f"[{host}]" if ":" in host else host)
+
+
+def file(engine: EngineRow) -> tuple[File, Reason]:
+    """The static unit, and why it is there."""
+    entry = File(f"{UNIT_DIRECTORY}/{UNIT_FILE}", "service", "0644", None, UNIT_FILE, RESTART)
+    because = "the engine's unit with its hardening; the drop-in adds what was decided here"
+    source = f"catalogue:engines/{engine.key}#executable"
+    return entry, reason(
+        f"files.{entry.path}", UNIT_FILE, because, source, gain="it serves at all", disruption=RESTART
+    )
+
+
+def dropin(
+    request: Request, entry: Service, environment: dict[str, str], engine: EngineRow
+) -> tuple[Dropin, list[Reason]]:
+    """What was decided for this host, as ordered entries, with the reasons of what stands only here."""
+    where = f"dropins.{entry.unit}"
+    entries = [("Service", "ExecStart", ""), ("Service", "ExecStart", quoting.exec_start(entry.argv))]
+    entries.append(("Service", "User", entry.user))
+    for name, value in sorted(environment.items()):
+        entries.append(("Service", "Environment", quoting.environment_assignment(name, value)))
+    reasons = []
+    if engine_is_bound(request):
+        node = str(request.hardware.gpus[0].numa_node)
+        because = f"the card hangs on node {node}: the engine's threads and host buffers stay there"
+        bound = (("NUMAPolicy", "preferred"), ("NUMAMask", node), ("CPUAffinity", "numa"))
+        entries += [("Service", key, value) for key, value in bound]
+        reasons += [
+            reason(f"{where}.{key}", value, because, f"wish:{HARDWARE}", disruption=RESTART) for key, value in bound
+        ]
+    entries.append(("Service", "LimitNOFILE", str(entry.limit_nofile)))
+    entries.append(("Service", "LimitMEMLOCK", entry.limit_memlock))
+    entries.append(("Service", "TimeoutStopSec", str(engine.stop_timeout_s)))
+    reasons.append(
+        reason(
+            f"{where}.TimeoutStopSec", engine.stop_timeout_s, engine.stop_because,
+            f"catalogue:engines/{engine.key}#stop_timeout_s", gain="none: a stop ends", disruption=RESTART,
+        )
+    )  # fmt: skip
+    return Dropin(entry.unit, "service", tuple(entries), RESTART), reasons
+
+
+def engine_is_bound(request: Request) -> bool:
+    """Whether the engine can be kept on the node of its card: several nodes, and the card's one is known."""
+    gpus = request.hardware.gpus
+    known = bool(gpus) and gpus[0].numa_node is not None and gpus[0].numa_node >= 0
+    return request.manages("service") and request.hardware.cpu.numa_nodes > 1 and known

@@ -1,0 +1,118 @@
+"""One sandbox host: start it fresh, reach it, remove it.
+
+A host is up when systemd says `running` and ssh lets the operator in; anything less is an error that says why.
+"""
+import socket
+import subprocess
+import time
+
+from .image import image
+from .places import ssh_key
+from .podman import NETWORK, Podman
+from .tools import REFUSED, BedError
+
+LABEL = "inferhost.bed"
+USER = "operator"
+START_LIMIT_S = 90
+
+
+def up(podman: Podman, name: str, port: int) -> None:
+    """Replace the host `name` by a fresh one whose sshd listens on 127.0.0.1:port."""
+    tag = image(podman)
+    down(podman, name)
+    refuse_taken_port(port)
+    podman.ensure_network()
+    published = f"127.0.0.1:{port}:22"
+    run = ["run", "-d", "--name", name, "--hostname", name, "--label", f"{LABEL}={port}", "--systemd=always"]
+    podman.output(*run, "--network", NETWORK, "--publish", published, tag)
+    wait_until_running(podman, name)
+    wait_for_ssh(name, port)
+
+
+def down(podman: Podman, name: str) -> None:
+    """Remove the host; none of that name is fine."""
+    podman.output("rm", "--force", "--ignore", "--time", "2", name)
+
+
+def refuse_taken_port(port: int) -> None:
+    """Refuse a port on which something of somebody else listens."""
+    with socket.socket() as probe:
+        # Without it, connections of the host just replaced would keep the port for a minute.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as found:
+            raise BedError(f"port 127.0.0.1:{port}: {found.strerror}, wanted a free one", code=REFUSED) from found
+
+
+def wait_until_running(podman: Podman, name: str) -> None:
+    """Wait until systemd has started everything; a failed unit is named."""
+    end = time.monotonic() + START_LIMIT_S
+    state = ""
+    while time.monotonic() < end:
+        argv = podman.command("exec", name, "systemctl", "is-system-running", "--wait")
+        done = subprocess.run(argv, env=podman.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        state = done.stdout.strip() or done.stderr.strip()
+        if state == "running":
+            return
+        if state == "degraded":
+            failed = podman.output("exec", name, "systemctl", "--failed", "--plain", "--no-legend")
+            raise BedError(f"{name}: systemd is degraded, wanted running", failed)
+        # For an instant after the start, systemd's socket does not exist yet.
+        time.sleep(0.1)
+    raise BedError(f"{name}: {state or 'no answer'} after {START_LIMIT_S} s, wanted systemd running")
+
+
+def wait_for_ssh(name: str, port: int) -> None:
+    """Wait until the operator can log in."""
+    end = time.monotonic() + START_LIMIT_S
+    while True:
+        done = subprocess.run([*ssh_command(port), "true"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode == 0:
+            return
+        if time.monotonic() > end:
+            raise BedError(f"{name}: no login on port {port} after {START_LIMIT_S} s", done.stderr.strip())
+        time.sleep(0.1)
+
+
+def ssh_options() -> dict[str, str]:
+    """OpenSSH options for every host of the bed; each start has the same loopback address and means another host."""
+    return {
+        "User": USER,
+        "IdentityFile": str(ssh_key()),
+        "IdentitiesOnly": "yes",
+        "StrictHostKeyChecking": "no",
+        "UserKnownHostsFile": "/dev/null",
+        "LogLevel": "ERROR",
+        "BatchMode": "yes",
+        "ConnectTimeout": "5",
+    }
+
+
+def ssh_command(port: int) -> list[str]:
+    """The ssh command line without the remote command; the user's own ssh configuration does not count."""
+    options = [word for key, value in ssh_options().items() for word in ("-o", f"{key}={value}")]
+    return ["ssh", "-F", "none", *options, "-p", str(port), "127.0.0.1"]
+
+
+def port_of(podman: Podman, name: str) -> int:
+    """The loopback port of a host that is up."""
+    form = '{{index .Config.Labels "%s"}}' % LABEL
+    if not podman.succeeds("container", "exists", name):
+        raise BedError(f"{name}: no such host in the bed", "bed up NAME SSH_PORT starts one", REFUSED)
+    return int(podman.output("container", "inspect", "--format", form, name))
+
+
+def ssh_config(podman: Podman, name: str) -> str:
+    """A Host section for `ssh -F`, as testinfra wants it."""
+    options = {"HostName": "127.0.0.1", "Port": str(port_of(podman, name)), **ssh_options()}
+    return "\n".join([f"Host {name}", *(f"  {key} {value}" for key, value in options.items())])
+
+
+def clean(podman: Podman) -> None:
+    """Remove every host of this cache and their network."""
+    hosts = podman.output("ps", "--all", "--quiet", "--filter", f"label={LABEL}").split()
+    if hosts:
+        podman.output("rm", "--force", "--time", "2", *hosts)
+    if podman.succeeds("network", "exists", NETWORK):
+        podman.output("network", "rm", "--force", NETWORK)
