@@ -3,6 +3,6 @@
 `load()` gives the frozen `Catalogue`. The rows are facts; what follows from them is decided in `inferhost.planner`.
 """
 
-from inferhost.catalogue.load import Catalogue, load
+from inferhost.catalogue.reader import Catalogue, load
 
 __all__ = ["Catalogue", "load"]

@@ -22,6 +22,7 @@ class GpuRow:
     compute_capability: str
     memory_label_gb: Optional[float]
     memory_mib: Optional[int]  # as NVML reports it
+    memory_under_cuda_mib: Optional[int]  # what a CUDA program sees, which is less
     memory_type: Optional[str]
     memory_bus_bits: Optional[int]
     memory_bandwidth_gb_s: Optional[float]
@@ -193,6 +194,7 @@ class SpeedRow:
     overhead_us_per_layer: float
     low_ratio: float
     high_ratio: float
+    slower_below_bits: Optional[float]  # fewer bits than this were measured slower, not faster
     samples: int
     notes: str
     source: str

@@ -6,6 +6,7 @@ reason whose source exists, and a wish that cannot work is refused with all its 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -38,7 +39,8 @@ def plan(wish_values: Mapping[str, Any], host_name: str, catalogue: Catalogue) -
     cpu = _cpu(problems, request)
     service = None
     if request.manages("service"):
-        service = _part(problems, lambda: _service(request, rows, catalogue))
+        judged = request if drivers else _without_driver(request)
+        service = _part(problems, lambda: _service(judged, rows, catalogue))
     if problems or rows is None or drivers is None or gpus is None:
         raise InputError(problems)
     reasons = [*drivers[1], *_untouched(request), *gpus[1]]
@@ -80,6 +82,11 @@ def _part(problems: list[Problem], part: Callable[[], T]) -> T | None:
         return None
 
 
+def _without_driver(request: Request) -> Request:
+    """The request for the engine's sake, once the found driver is refused anyway: one problem, said once."""
+    return dataclasses.replace(request, hardware=dataclasses.replace(request.hardware, driver_version=None))
+
+
 def _cpu(problems: list[Problem], request: Request) -> CpuSection | None:
     if not request.manages("cpu"):
         return None
@@ -101,7 +108,7 @@ def _untouched(request: Request) -> list[Reason]:
     """One line per section that the wish leaves out, so that nobody takes silence for success."""
     because = "not in inferhost_manage: left untouched"
     return [
-        reason(f"manage.{section}", False, because, "wish:inferhost_manage", gain="none")
+        reason(f"manage.{section}", "untouched", because, "wish:inferhost_manage", gain="none")
         for section in SECTIONS
         if not request.manages(section)
     ]

@@ -8,12 +8,13 @@ them or refuses them together.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, FlagRow
-from inferhost.planner.reasons import is_flag
+from inferhost.planner.reasons import instead, is_flag
 from inferhost.planner.request import Instance
 from inferhost.schema.problems import InputError, Problem, near
 
@@ -34,6 +35,9 @@ OPTION_OF = {
 
 OVERRIDES: dict[str, type] = {"memory_fraction": float, "batched_tokens": int, "micro_batch": int}
 """Concepts that a further argument may set; the budget is then computed with them."""
+
+SECRET_FLAG = re.compile(r"-.*(key|token|secret|password)", re.IGNORECASE)
+"""Flags that the catalogue does not know, but whose name says what they carry."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,16 +90,16 @@ def _flag_problem(
     if any(character.isspace() for character in flag):
         return Problem(path, f'found "{flag}" as one word', "a flag and its value are two items of the list")
     row = known.get(flag)
+    if row.secret if row else (not engine.flags_complete and SECRET_FLAG.fullmatch(flag)):
+        hint = f"{flag}-file, where the engine has it, or LoadCredential= in 50-local.conf"
+        return Problem(path, f'"{flag}" carries a secret, and the plan is no place for one', hint, "secret")
     if row is None:
         hint = near(flag, list(known))
         if engine.flags_complete:
             return Problem(path, f'"{flag}" is not read by {program}', hint, "placebo-flag")
         return None
-    if row.secret:
-        hint = f"{row.names[0]}-file, where the engine has it, or LoadCredential= in 50-local.conf"
-        return Problem(path, f'"{flag}" carries a secret, and the plan is no place for one', hint, "secret")
     if row.status != "real":
-        return Problem(path, f'"{flag}" is not read by {program}', f"instead: {row.replacement}", "placebo-flag")
+        return Problem(path, f'"{flag}" is not read by {program}', instead(row.replacement), "placebo-flag")
     if concept in OPTION_OF:
         option = instance.path(OPTION_OF[concept])
         return Problem(path, f'"{flag}" is set by the plan', f"use {option}", "planned-flag")

@@ -13,7 +13,7 @@ from typing import Any
 from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner.arguments import ExtraArguments
 from inferhost.planner.memory import Budget, shown_gib
-from inferhost.planner.reasons import FIELD_CONCEPTS, argument_flags, concept_path, reason
+from inferhost.planner.reasons import FIELD_CONCEPTS, argument_flags, concept_path, is_flag, reason
 from inferhost.planner.request import Instance
 from inferhost.schema.plan import Reason
 
@@ -58,10 +58,23 @@ def command_line(
             value = " ".join(switch.arguments[1:]) or True
             reasons.append(reason(f"{where}.argv.{flag}", value, switch.because, switch.source, disruption=RESTART))
     because = f"{instance.origin('extra_args')}; {engine.engine} {engine.version} reads it"
-    for flag in dict.fromkeys(given):
+    for flag, value in _given_values(extra.words).items():
         source = instance.source("extra_args")
-        reasons.append(reason(f"{where}.argv.{flag}", flag, because, source, gain="unknown", disruption=RESTART))
+        reasons.append(reason(f"{where}.argv.{flag}", value, because, source, gain="unknown", disruption=RESTART))
     return (*words, *extra.words), reasons
+
+
+def _given_values(words: tuple[str, ...]) -> dict[str, Any]:
+    """What the wish gives each flag; a flag without a value is simply on."""
+    found: dict[str, list[str]] = {}
+    flag = ""
+    for word in words:
+        if is_flag(word):
+            flag, _, value = word.partition("=")
+            found[flag] = [value] if value else []
+        else:
+            found[flag].append(word)
+    return {name: " ".join(values) or True for name, values in found.items()}
 
 
 def _wished(instance: Instance, engine: EngineRow, model: ModelRow) -> Iterator[Told]:
@@ -115,6 +128,10 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
         yield Told("memory_fraction", parts.memory_fraction, f"leaves {room}", formula, gain)
     if parts.batched_tokens is not None:
         because = "the engine's own size for this card, set together with the memory that it needs"
+        if parts.usual_batched_tokens not in (None, parts.batched_tokens):
+            because = (
+                f"less than the engine's own {parts.usual_batched_tokens}, which leaves too little room for the rest"
+            )
         yield Told("batched_tokens", parts.batched_tokens, because, formula, "prefill only")
     yield Told(
         "gpu_layers",

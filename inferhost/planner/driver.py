@@ -84,7 +84,7 @@ def driver(rows: tuple[GpuRow, ...], hardware: Hardware) -> tuple[Driver, list[R
     reasons = []
     if rows:
         source = f"catalogue:gpus/{rows[0].key}#kernel_module"
-        because = f"{_cards(rows)} asks for it"
+        because = f"{_cards(rows)} takes either" if kind == "either" else f"{_cards(rows)} asks for it"
         gain = "the card runs at all"
         reasons = [reason("driver.kernel_module", kind, because, source, gain=gain, disruption="reboot")]
     pending = []

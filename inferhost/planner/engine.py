@@ -16,6 +16,8 @@ from inferhost.planner.request import Instance, Request
 from inferhost.schema.plan import Reason
 from inferhost.schema.problems import InputError, Problem
 
+UNQUANTISED = "16 bit"
+
 
 def capability(text: str) -> tuple[int, int]:
     """`12.0` as numbers that compare rightly; as text or as a fraction 12.0 would be below 9.0 or equal 12."""
@@ -40,9 +42,9 @@ def obstacles(
         known = " and ".join(sorted(engine.quantisations))
         found.append(("engine", f"{name} reads {known}, and {model.key} is {model.format}"))
     elif model.quantisation not in formats:
-        known = ", ".join(sorted(formats))
+        known = ", ".join(UNQUANTISED if q == "none" else q for q in sorted(formats))
         found.append(("engine", f"{name} has no {model.quantisation} weights in {model.format} (it has: {known})"))
-    elif capability(have) < capability(formats[model.quantisation]):
+    elif capability(least) <= capability(have) < capability(formats[model.quantisation]):
         needs = formats[model.quantisation]
         found.append(("engine", f"{name} needs compute capability {needs} for {model.quantisation} weights"))
     if engine.families is not None and model.family not in engine.families:
@@ -143,7 +145,10 @@ def _refusals(
     catalogue: Catalogue,
 ) -> list[Problem]:
     works = [e for e in catalogue.engines.values() if not against[e.key]]
-    if works:
+    newer = [e for e in rows if against[e.key] and not obstacles(e, model, card, None, instance)]
+    if newer:
+        hint = f"driver branch {newer[0].min_driver_branch} or later"
+    elif works:
         names = " or ".join(f"{e.engine} {e.version}" for e in sorted(works, key=lambda e: e.preference))
         hint = f"{names} serves {model.key} on a {card.key}; auto picks it"
     else:

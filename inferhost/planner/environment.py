@@ -13,7 +13,7 @@ from typing import Any
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, EnvironmentRow
-from inferhost.planner.reasons import reason
+from inferhost.planner.reasons import instead, reason
 from inferhost.planner.request import Instance, Request
 from inferhost.schema.document import shown
 from inferhost.schema.plan import Pending, Reason
@@ -81,7 +81,7 @@ def variable_problem(
             "removed": "was removed",
             "harmful": f"does harm: {row.effect}",
         }[row.status]
-        return Problem(path, why, f"instead: {row.replacement}", "placebo")
+        return Problem(path, why, instead(row.replacement), "placebo")
     if not set(row.read_by) & set(engine.reads_environment_of):
         readers = ", ".join(row.read_by)
         return Problem(path, f"is read by {readers}, which is no part of {program}", "remove it", "placebo")
@@ -90,7 +90,9 @@ def variable_problem(
         return Problem(path, f"has no effect: {program} overwrites it with {what}", "remove it", "placebo")
     for pattern, why in row.harmful_values.items():
         if fnmatch.fnmatchcase(str(value), pattern):
-            hint = f"leave it at its default ({row.default})" if row.default else "remove it"
+            ours = next((d.value for d in engine.environment if d.name == name), None)
+            hint = "leave it out" if ours is None else "leave it to the plan, which sets one that lasts"
+            hint = f"leave it to the plan: {ours}" if ours is not None and "{" not in ours else hint
             return Problem(path, f"found {shown(value)}: {why}", hint, "harmful")
     return None
 

@@ -7,19 +7,22 @@ fit with the number that would. Every term is in bytes and the terms add up to t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
-from inferhost.catalogue.rows import EngineRow, KvCacheFormat, ModelRow
+from inferhost.catalogue.rows import EngineRow, GpuRow, KvCacheFormat, ModelRow
 from inferhost.planner.memory_rules import (
     GIB,
     LLAMA_CPP_STEP_TOKENS,
     MIB,
     RULES,
+    SGLANG_LEAST_CHUNK_TOKENS,
     VLLM_BLOCK_TOKENS,
     Demand,
     Division,
     sglang_fraction,
     sglang_reserve_bytes,
+    sglang_tier,
 )
 from inferhost.planner.request import Instance
 from inferhost.planner.weights import kv_bytes_per_token
@@ -100,9 +103,42 @@ def rounded_up(tokens: int, step: int) -> int:
 def memory_budget(
     total_bytes: int, model: ModelRow, engine: EngineRow, cache: KvCacheFormat, demand: Demand, *, instance: Instance
 ) -> Budget:
-    """The budget, or `InputError` naming the variable at fault and what would fit."""
-    division = RULES[engine.memory_rule](total_bytes, model, engine, demand)
+    """The budget, or `InputError` naming the variable at fault and what would fit.
+
+    Where the engine's own prefill chunk takes the room that the asked context needs, smaller chunks are tried;
+    the refusal then speaks of the smallest.
+    """
     per_token = kv_bytes_per_token(model, cache.bytes_per_element)
+    refused = InputError([])
+    for tried in _demands(total_bytes, engine, demand):
+        division = RULES[engine.memory_rule](total_bytes, model, engine, tried)
+        try:
+            return _fitted(total_bytes, division, per_token, tried, model=model, engine=engine, instance=instance)
+        except InputError as error:
+            refused = error
+    raise refused
+
+
+def _demands(total_bytes: int, engine: EngineRow, demand: Demand) -> Iterator[Demand]:
+    """What is asked, then the same with ever smaller prefill chunks where the planner may choose them."""
+    yield demand
+    if engine.memory_rule == "sglang" and demand.batched_tokens is None:
+        chunk = sglang_tier(total_bytes).chunk_tokens // 2
+        while chunk >= SGLANG_LEAST_CHUNK_TOKENS:
+            yield dataclasses.replace(demand, batched_tokens=chunk)
+            chunk //= 2
+
+
+def _fitted(
+    total_bytes: int,
+    division: Division,
+    per_token: int,
+    demand: Demand,
+    *,
+    model: ModelRow,
+    engine: EngineRow,
+    instance: Instance,
+) -> Budget:
     problem = _fraction_problem(total_bytes, division, engine, demand, instance)
     problem = problem or _weights_problem(total_bytes, division, model, engine, instance)
     if problem:
@@ -180,6 +216,11 @@ def _fraction_problem(
     )
 
 
-def card_bytes(memory_mib: int) -> int:
-    """A card's memory in bytes, as CUDA reports it."""
-    return memory_mib * MIB
+def card_bytes(found_mib: int, card: GpuRow) -> int:
+    """A card's memory in bytes, as a CUDA program sees it.
+
+    What discovery reads through NVML is 0.3 to 0.6 GiB more, which no program can allocate: the lesser of both
+    counts, because promising more than fits is the worse error.
+    """
+    known = card.memory_under_cuda_mib
+    return MIB * (found_mib if known is None else min(found_mib, known))

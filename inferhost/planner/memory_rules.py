@@ -16,6 +16,7 @@ from inferhost.planner.weights import weights_bytes
 MIB, GIB = 2**20, 2**30
 VLLM_BLOCK_TOKENS = 16
 LLAMA_CPP_STEP_TOKENS = 256
+SGLANG_LEAST_CHUNK_TOKENS = 2048  # below it the reserve does not shrink any more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Division:
     formula: str
     memory_fraction: float | None = None
     batched_tokens: int | None = None
+    usual_batched_tokens: int | None = None
     micro_batch_tokens: int | None = None
 
 
@@ -110,7 +112,7 @@ def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand)
     weights, margin = weights_bytes(model, embedding_on_host=False), round(engine.memory["margin_bytes"])
     return Division(
         weights, total_bytes - context - static, 0, context, margin, 0, static - weights - margin,
-        "memory.sglang_pool", fraction, chunk,
+        "memory.sglang_pool", fraction, chunk, sglang_tier(total_bytes).chunk_tokens,
     )  # fmt: skip
 
 

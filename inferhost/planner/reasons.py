@@ -29,6 +29,14 @@ def reason(
     return Reason(setting, value, because, source, gain, disruption)
 
 
+def instead(replacement: str | None) -> str:
+    """The hint of a refused flag or variable: what to use, or that nothing takes its place."""
+    what, _, why = (replacement or "nothing").partition(": ")
+    if what != "nothing":
+        return f"use {replacement}"
+    return f"remove it: {why}" if why else "remove it"
+
+
 def concept_path(instance: str, engine: EngineRow, concept: str) -> str:
     """The path of what an engine is told: its flag where it has one, else the service's own field."""
     flag = engine.flags.get(concept)

@@ -141,7 +141,7 @@ def roofline(
         "expected_band_tok_s": [round(low, 1), round(high, 1)],
         "expected_source": f"catalogue:speeds/{speed.key}#efficiency_ratio",
         "arithmetic": _arithmetic(card, model, bandwidth, read, kv_bytes_per_token),
-        "levers": _levers(model, bandwidth, read, kv_bytes_per_token, budget.sequences),
+        "levers": _levers(model, bandwidth, read, budget, speed),
         "conclusion": CLOCKS_CANNOT,
         "note": RANDOM_NOTE if model.random else "",
     }
@@ -176,10 +176,12 @@ def shown_volume(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def _levers(model: ModelRow, bandwidth: Bandwidth, read: int, kv_bytes: int, sequences: int) -> list[dict[str, Any]]:
+def _levers(
+    model: ModelRow, bandwidth: Bandwidth, read: int, budget: Budget, speed: SpeedRow
+) -> list[dict[str, Any]]:
     most = bandwidth.max_clock_bytes_s
-    batches = sorted({2, 4, 8} | {sequences} - {1})
-    cached = BATCH_CONTEXT_TOKENS * kv_bytes
+    batches = sorted(({2, 4, 8} | {budget.sequences}) - {1})
+    cached = BATCH_CONTEXT_TOKENS * budget.kv_bytes_per_token
     alone = batch_ceiling_tok_s(read, cached, 1, most)
     totals = {n: batch_ceiling_tok_s(read, cached, n, most) for n in batches}
     levers = [
@@ -200,16 +202,7 @@ def _levers(model: ModelRow, bandwidth: Bandwidth, read: int, kv_bytes: int, seq
             "formula:roofline.speculation",
         )
     )
-    for bits in _fewer_bits(model.linear_bits):
-        lower = linear_parameters(model, True) * bits / 8 + head_bytes(model)
-        levers.append(
-            _lever(
-                f"{bits:g} bits per weight",
-                f"{shown_volume(lower)} per token; costs quality, to be measured",
-                decode_ceiling_tok_s(lower, most),
-                "formula:roofline.fewer_bits",
-            )
-        )
+    levers += _bit_levers(model, most, speed)
     levers.append(_clock_lever(bandwidth, read))
     return levers
 
@@ -227,8 +220,25 @@ def _clock_lever(bandwidth: Bandwidth, read: int) -> dict[str, Any]:
     )
 
 
-def _fewer_bits(bits: float) -> tuple[float, ...]:
-    return (8, 4.25) if bits > 12 else (4.5, 3.5) if bits > 6 else tuple(b for b in (3.5, 3.0, 2.5) if b < bits)
+def _bit_levers(model: ModelRow, bandwidth_bytes_s: float, speed: SpeedRow) -> list[dict[str, Any]]:
+    """What fewer bits per weight would give, where fewer bytes are not paid for with more arithmetic.
+
+    Source: formula `roofline.fewer_bits`.
+    """
+    now = model.linear_bits
+    steps = (8, 4.25) if now > 12 else (4.5, 3.5) if now > 6 else tuple(b for b in (3.5, 3.0, 2.5) if b < now)
+    least = speed.slower_below_bits or 0
+    levers = []
+    for bits in (b for b in steps if b >= least):
+        lower = linear_parameters(model, True) * bits / 8 + head_bytes(model)
+        effect = f"{shown_volume(lower)} per token; costs quality, to be measured"
+        ceiling = decode_ceiling_tok_s(lower, bandwidth_bytes_s)
+        levers.append(_lever(f"{bits:g} bits per weight", effect, ceiling, "formula:roofline.fewer_bits"))
+    if least:
+        effect = "measured slower on this architecture: fewer bytes, but more integer work"
+        source = f"catalogue:speeds/{speed.key}#slower_below_bits"
+        levers.append(_lever(f"below {least:g} bits per weight", effect, None, source))
+    return levers
 
 
 def _lever(name: str, effect: str, ceiling_tok_s: float | None, source: str) -> dict[str, Any]:

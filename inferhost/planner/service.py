@@ -45,7 +45,7 @@ def service_section(request: Request, instance: Instance, card: GpuRow, catalogu
     engine, reasons = chosen_engine(request, instance, model, card, catalogue)
     extra, (env, env_reasons, pending) = _checked_extras(request, instance, engine, catalogue)
     budget = memory_budget(
-        card_bytes(request.hardware.gpus[0].memory_mib),
+        card_bytes(request.hardware.gpus[0].memory_mib, card),
         model,
         engine,
         engine.kv_cache[instance.text("kv_cache_dtype")],

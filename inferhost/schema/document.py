@@ -10,6 +10,7 @@ and never to a person.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import typing
 from typing import Any, TypeVar, Union
@@ -68,7 +69,7 @@ def json_schema(hint: Any) -> dict[str, Any]:
     if hint in SCALARS:
         return {"type": SCALARS[hint][0]}
     if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
+        hints = _hints(hint)
         names = [f.name for f in dataclasses.fields(hint)]
         return {
             "type": "object",
@@ -85,6 +86,12 @@ def json_schema(hint: Any) -> dict[str, Any]:
     if origin is dict:
         return {"type": "object", "additionalProperties": json_schema(arguments[1])}
     return {"type": "null"} if hint is type(None) else {}
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """The resolved hints of a document class: resolving is most of the cost of reading a catalogue."""
+    return typing.get_type_hints(cls)
 
 
 def _read(hint: Any, value: object, path: str, problems: list[Problem]) -> Any:
@@ -131,7 +138,7 @@ def _one_of(arguments: tuple[Any, ...], value: object, path: str, problems: list
 def _object(cls: Any, value: object, path: str, problems: list[Problem]) -> Any:
     if not isinstance(value, dict):
         return _wrong(path, value, "a mapping", problems)
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     before = len(problems)
     for key in value:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from inferhost.schema.problems import InputError, Problem, near
 
 PREFIX = "inferhost_"
 INSTANCE_PREFIX = "inferhost_service_"
+# What int() takes is more than a person means: "²" and "--5" fail in it, thousands of digits too.
+INTEGER = re.compile(r"-?[0-9]{1,18}")
 TRUE, FALSE = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
 
 
@@ -145,7 +148,7 @@ def _integer(value: Any) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     text = value.strip() if isinstance(value, str) else ""
-    return int(text) if text.lstrip("-").isdigit() else None
+    return int(text) if INTEGER.fullmatch(text) else None
 
 
 def _boolean(value: Any) -> bool | None:

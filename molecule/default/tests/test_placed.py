@@ -48,6 +48,6 @@ def test_kernel_parameters_and_limits_have_files(host):
 def test_the_baseline_holds_what_was_there_before_us(host):
     records = json.loads(host.file("/var/lib/inferhost/baseline.json").content_string)["records"]
     limits = {k: v for k, v in records.items() if k.endswith(":power_limit_mw")}
-    assert [v["value"] for v in limits.values()] == [480_000]
+    assert [v["found"] for v in limits.values()] == [480_000]
     assert host.file(DROPIN).exists
-    assert records[f"file:{DROPIN}"]["absent"] is True
+    assert records[f"file:{DROPIN}"]["found"] is None

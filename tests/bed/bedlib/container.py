@@ -6,9 +6,10 @@ import socket
 import subprocess
 import time
 
+from .firewall import drop_leftover_rules
 from .image import image
 from .places import ssh_key
-from .podman import NETWORK, Podman
+from .podman import Podman
 from .tools import REFUSED, BedError
 
 LABEL = "inferhost.bed"
@@ -21,17 +22,22 @@ def up(podman: Podman, name: str, port: int) -> None:
     tag = image(podman)
     down(podman, name)
     refuse_taken_port(port)
+    if podman.machine.root:
+        drop_leftover_rules(podman.network, port)
     podman.ensure_network()
     published = f"127.0.0.1:{port}:22"
     run = ["run", "-d", "--name", name, "--hostname", name, "--label", f"{LABEL}={port}", "--systemd=always"]
-    podman.output(*run, "--network", NETWORK, "--publish", published, tag)
+    podman.output(*run, "--network", podman.network, "--publish", published, tag)
     wait_until_running(podman, name)
     wait_for_ssh(name, port)
 
 
 def down(podman: Podman, name: str) -> None:
     """Remove the host; none of that name is fine."""
-    podman.output("rm", "--force", "--ignore", "--time", "2", name)
+    remove = ["rm", "--force", "--ignore", "--time", "2", name]
+    # A container whose processes were killed from outside: the first attempt fails, but records that it has ended.
+    if not podman.succeeds(*remove):
+        podman.output(*remove)
 
 
 def refuse_taken_port(port: int) -> None:
@@ -111,8 +117,7 @@ def ssh_config(podman: Podman, name: str) -> str:
 
 def clean(podman: Podman) -> None:
     """Remove every host of this cache and their network."""
-    hosts = podman.output("ps", "--all", "--quiet", "--filter", f"label={LABEL}").split()
-    if hosts:
-        podman.output("rm", "--force", "--time", "2", *hosts)
-    if podman.succeeds("network", "exists", NETWORK):
-        podman.output("network", "rm", "--force", NETWORK)
+    form = "{{.Names}}"
+    for name in podman.output("ps", "--all", "--filter", f"label={LABEL}", "--format", form).split():
+        down(podman, name)
+    podman.remove_network()

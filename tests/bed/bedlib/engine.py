@@ -22,9 +22,6 @@ INSIDE = "/opt/llama.cpp"
 
 def wanted_engine() -> tuple[str, int]:
     """Version and build of llama.cpp that the catalogue describes."""
-    if not ENGINES.exists():  # INTERIM
-        say("WARNING: engines.json does not exist: 0.7.0 build 11669 assumed")
-        return "0.7.0", 11669
     try:
         rows = json.loads(ENGINES.read_text())["rows"]
         row = next(row for row in rows if row["key"] == "llama.cpp")

@@ -86,11 +86,8 @@ def target_context(context: Path) -> None:
     (context / "authorized_keys").write_text(public_key())
     simulator = context / "simulator"
     simulator.mkdir()
-    if (SIMULATOR / "Makefile").is_file():  # INTERIM
-        output_of(["make", "-C", str(SIMULATOR), f"BUILD={simulator}", "all"], what="make -C tests/simulator")
-        shutil.copytree(SIMULATOR / "personalities", simulator / "personalities")
-    else:
-        say("WARNING: tests/simulator/Makefile does not exist: image without a simulated GPU")
+    output_of(["make", "-C", str(SIMULATOR), f"BUILD={simulator}", "all"], what="make -C tests/simulator")
+    shutil.copytree(SIMULATOR / "personalities", simulator / "personalities")
 
 
 def build(podman: Podman, tag: str, containerfile: str, context: Path, *arguments: str) -> None:

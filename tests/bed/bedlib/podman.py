@@ -13,7 +13,6 @@ from .machine import Machine, filesystem_of, observe_machine
 from .places import cache, run_folder
 from .tools import REFUSED, BedError, locked, output_of, write_if_different
 
-NETWORK = "inferhost-bed"
 # Joins a private mount namespace, puts cgroup2 alone on /sys/fs/cgroup, and ends; the namespace stays, pinned by a
 # file. Never mount it with -o nsdelegate: the option sits on the superblock that the whole machine shares.
 CGROUP2_ONLY = "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup"
@@ -48,7 +47,12 @@ def containers_conf(machine: Machine, graph: Path, run: Path) -> str:
         f'static_dir = "{graph}/libpod"',
         f'volume_path = "{graph}/volumes"',
     ]
-    network = ['network_backend = "netavark"', f'network_config_dir = "{graph}/networks"']
+    network = [
+        'network_backend = "netavark"',
+        f'network_config_dir = "{graph}/networks"',
+        # The same on Debian 12 and 13, for firewall.py; podman 4.3 knows nothing else and ignores the key.
+        'firewall_driver = "iptables"',
+    ]
     sections = {"containers": containers, "engine": engine, "network": network}
     return "".join(f"[{name}]\n" + "".join(f"{line}\n" for line in lines) for name, lines in sections.items())
 
@@ -66,6 +70,9 @@ class Podman:
         self.machine = observe_machine()
         self.graph = cache() / "containers"
         self.run = run_folder()
+        # Podman keys address leases and firewall chains by the network's name, for all storages together.
+        self.network = f"inferhost-{self.run.name}"
+        self.bridge = f"bed-{self.run.name}"
         if not self.machine.unified_cgroup and not self.machine.root:
             raise BedError("/sys/fs/cgroup: hybrid or version 1, wanted cgroup2 alone", "run as root", REFUSED)
         conf, storage = self.run / "containers.conf", self.run / "storage.conf"
@@ -90,19 +97,25 @@ class Podman:
         return subprocess.run(self.command(*arguments), env=self.env, stdout=quiet, stderr=quiet).returncode == 0
 
     def ensure_network(self) -> None:
-        """A bridge of our own: podman's default one hands out addresses per storage, so two storages would clash.
+        """A bridge of our own, with a name and a subnet that no other storage chooses.
 
-        Podman 4.3 cannot name the bridge, and would choose a name and a subnet that another storage may have chosen
-        as well; so the subnet comes from the cache's digest and the name is put into the network's file.
+        Podman 4.3 cannot name the bridge, hence the edit of the network's file.
         """
         with locked(self.run / "lock"):
-            if self.succeeds("network", "exists", NETWORK):
+            if self.succeeds("network", "exists", self.network):
                 return
-            self.output("network", "create", "--disable-dns", "--subnet", subnet_of(self.run.name), NETWORK)
-            file = self.graph / "networks" / f"{NETWORK}.json"
+            self.output("network", "create", "--disable-dns", "--subnet", subnet_of(self.run.name), self.network)
+            file = self.graph / "networks" / f"{self.network}.json"
             described = json.loads(file.read_text())
-            described["network_interface"] = f"ih{self.run.name}"
+            described["network_interface"] = self.bridge
             write_if_different(file, json.dumps(described, indent=2))
+
+    def remove_network(self) -> None:
+        """Remove the network, and the bridge that a killed container left behind."""
+        if self.succeeds("network", "exists", self.network):
+            self.output("network", "rm", "--force", self.network)
+        if Path("/sys/class/net", self.bridge).exists():
+            output_of(["ip", "link", "delete", self.bridge])
 
     def release(self) -> None:
         """Drop all images and end the mount namespace, so that the storage is an ordinary folder again."""
@@ -117,7 +130,7 @@ class Podman:
 def subnet_of(cache_digest: str) -> str:
     """A private subnet that differs from cache to cache, away from podman's 10.88 and 10.89."""
     first, second = bytes.fromhex(cache_digest)[:2]
-    return f"10.{160 + first % 64}.{second}.0/24"
+    return f"10.{96 + first % 64}.{second}.0/24"
 
 
 def join_namespace(folder: Path, graph: Path) -> Sequence[str]:

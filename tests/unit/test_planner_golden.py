@@ -1,0 +1,102 @@
+"""Golden plans: the same wish gives the same bytes, every setting says why, and every source exists."""
+
+import dataclasses
+import json
+
+import pytest
+
+from inferhost import planner, table
+from inferhost.catalogue import load
+from inferhost.schema import document
+from inferhost.schema.plan import identified, read_plan
+from inferhost.schema.wish import options
+from tests.golden import renew
+
+CATALOGUE = load()
+HOSTS = renew.hosts()
+
+
+@pytest.fixture(params=HOSTS, ids=lambda folder: folder.name)
+def folder(request):
+    return request.param
+
+
+def golden_plan(folder):
+    return read_plan(json.loads((folder / "plan.json").read_text()))
+
+
+def test_the_golden_files_are_what_the_planner_says(folder):
+    for name, text in renew.outputs(folder).items():
+        assert (folder / name).read_text() == text, f"{name}: python -m tests.golden.renew, then read the diff"
+
+
+def test_every_setting_has_a_reason(folder):
+    plan = golden_plan(folder)
+    explained = {reason.setting for reason in plan.reasons}
+    assert planner.setting_paths(plan, CATALOGUE) - explained == set()
+
+
+def test_no_setting_has_two_reasons(folder):
+    settings = [reason.setting for reason in golden_plan(folder).reasons]
+    assert len(settings) == len(set(settings))
+
+
+def test_every_source_exists(folder):
+    plan = golden_plan(folder)
+    sources = {reason.source for reason in plan.reasons}
+    sources |= {lever["source"] for lever in plan.roofline.get("levers", ())}
+    sources |= {plan.roofline["expected_source"]} if plan.roofline else set()
+    assert [s for s in sources if not planner.resolve(s, CATALOGUE, options())] == []
+
+
+def test_a_source_that_does_not_exist_is_found_out():
+    for source in (
+        "catalogue:gpus/rtx-5090#colour",
+        "catalogue:cpus/x#y",
+        "formula:magic",
+        "wish:inferhost_magic",
+        "x",
+    ):
+        assert not planner.resolve(source, CATALOGUE, options()), source
+
+
+def test_a_reason_says_something_in_every_field(folder):
+    for reason in golden_plan(folder).reasons:
+        assert reason.because, reason.setting
+        assert reason.gain, reason.setting
+        assert reason.disruption in ("none", "engine restart", "reboot"), reason.setting
+
+
+def test_the_table_keeps_to_120_columns(folder):
+    assert [line for line in (folder / "table.txt").read_text().splitlines() if len(line) > 120] == []
+
+
+def test_the_table_shows_every_setting_and_every_pending_line(folder):
+    plan = golden_plan(folder)
+    text = "".join((folder / "table.txt").read_text().split())
+    for reason in plan.reasons:
+        assert "".join(table.split_setting(reason.setting)[1].split()) in text, reason.setting
+    for item in plan.pending:
+        assert "".join(item.needs.split()) in text, item.setting
+
+
+def test_the_plan_id_is_the_hash_of_all_the_rest(folder):
+    plan = golden_plan(folder)
+    assert identified(plan) == plan
+    assert identified(dataclasses.replace(plan, sysctl={"vm.swappiness": "11"})).plan_id != plan.plan_id
+
+
+def test_the_order_of_the_wish_does_not_change_the_plan(folder):
+    wish = json.loads((folder / "wish.json").read_text())
+    turned = dict(reversed(wish.items()))
+    plans = [document.text(planner.plan(w, folder.name, CATALOGUE)) for w in (wish, turned)]
+    assert plans[0] == plans[1]
+
+
+def test_sections_that_are_not_managed_set_nothing():
+    plan = golden_plan(next(f for f in HOSTS if f.name == "l40s-observed"))
+    assert (plan.sysctl, plan.env, plan.files, plan.dropins, plan.service) == ({}, {}, (), (), ())
+    assert plan.cpu.governor is None
+    settings = (plan.gpus[0].persistence_mode, plan.gpus[0].power_limit_w)
+    assert settings == (None, None)
+    assert [r.setting for r in plan.reasons] == ["driver.kernel_module", "manage.cpu", "manage.gpu", "manage.service"]

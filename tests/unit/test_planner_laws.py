@@ -1,0 +1,163 @@
+"""Laws over the whole catalogue: any card, model and engine is planned or refused, and no plan promises too much."""
+
+import contextlib
+import random
+import time
+
+import pytest
+
+from inferhost import planner
+from inferhost.schema import document
+from inferhost.schema.problems import InputError
+from inferhost.schema.wish import options
+from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, wish
+
+ENGINES = ("auto", *sorted(CATALOGUE.engines))
+TERMS = (
+    "weights_bytes",
+    "kv_cache_bytes",
+    "activation_bytes",
+    "graphs_bytes",
+    "non_torch_bytes",
+    "margin_bytes",
+    "reserved_bytes",
+    "unallocated_bytes",
+)
+
+
+@pytest.fixture(scope="module")
+def plans():
+    """Every plan that the catalogue allows: card x model x engine; a traceback fails here."""
+    found = {}
+    for card in CATALOGUE.gpus:
+        for model in CATALOGUE.models:
+            for engine in ENGINES:
+                # Refused is as good as planned here; anything but `InputError` is a traceback and fails.
+                with contextlib.suppress(InputError):
+                    found[card, model, engine] = planned(wish(card, model, service_engine=engine))
+    return found
+
+
+def test_every_card_serves_something(plans):
+    assert {card for card, _, _ in plans} == set(CATALOGUE.gpus)
+
+
+def test_every_model_that_is_understood_and_fits_some_card_is_served(plans):
+    served = {model for _, model, _ in plans}
+    unserved = {key for key, row in CATALOGUE.models.items() if row.attention == "full"} - served
+    assert unserved == {"qwen3-235b-a22b", "qwen3-coder-480b-a35b-instruct"}
+
+
+def test_auto_serves_whatever_its_engine_of_choice_serves(plans):
+    for (card, model, engine), plan in plans.items():
+        if engine == "auto":
+            assert (card, model, plan.service[0].engine) in plans
+
+
+def test_no_plan_promises_above_the_ceiling(plans):
+    for key, plan in plans.items():
+        speed = plan.roofline
+        low, high = speed["expected_band_tok_s"]
+        assert low <= speed["expected_tok_s"] <= high <= speed["ceiling_tok_s_max_clock"], key
+        if speed["ceiling_tok_s_running_clock"] is not None:
+            assert high <= speed["ceiling_tok_s_running_clock"] <= speed["ceiling_tok_s_max_clock"], key
+
+
+def test_the_budget_adds_up_to_the_cards_memory_and_no_term_is_negative(plans):
+    for key, plan in plans.items():
+        parts = [plan.budget[term] for term in TERMS]
+        assert min(parts) >= 0, key
+        assert sum(parts) == plan.budget["total_memory_bytes"], key
+
+
+def test_the_budget_never_exceeds_what_the_hardware_has(plans):
+    for (card, _, _), plan in plans.items():
+        assert plan.budget["total_memory_bytes"] <= gpu(card)["memory_mib"] * 2**20
+
+
+def test_the_cache_holds_at_least_one_request_of_the_asked_length(plans):
+    for key, plan in plans.items():
+        assert plan.budget["kv_cache_tokens"] >= plan.budget["context_tokens"], key
+        assert plan.budget["concurrent_requests"] >= 1, key
+
+
+def test_every_setting_has_a_reason_and_every_source_exists(plans):
+    names = options()
+    for key, plan in plans.items():
+        explained = {reason.setting for reason in plan.reasons}
+        assert planner.setting_paths(plan, CATALOGUE) <= explained, key
+        assert all(planner.resolve(reason.source, CATALOGUE, names) for reason in plan.reasons), key
+
+
+def test_every_flag_of_every_command_line_is_read_by_its_engine(plans):
+    for key, plan in plans.items():
+        service = plan.service[0]
+        known = CATALOGUE.flags_by_engine[f"{service.engine}-{service.engine_version}"]
+        flags = [word for word in service.argv if word.startswith("--")]
+        assert [flag for flag in flags if flag not in known or known[flag].status != "real"] == [], key
+
+
+def test_planning_twice_gives_the_same_bytes():
+    for model in ("mistral-large-instruct-2411-awq", "llama-3.1-8b-instruct"):
+        values = wish("rtx-pro-6000-bw-ws", model)
+        assert document.text(planned(values)) == document.text(planned(dict(values)))
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm", "tabbyapi"])
+def test_more_memory_never_holds_fewer_tokens_at_the_same_chunk_size(engine):
+    # SGLang's chunk grows at 20, 35, 60 and 160 GiB and takes room from the cache there, so chunks are kept apart.
+    held = {}
+    for memory_mib in range(18_000, 24_577, 256):
+        values = wish("rtx-3090", "llama-3.1-8b-instruct", service_engine=engine)
+        values["inferhost_hardware"] = hardware(gpu("rtx-3090", memory_mib=memory_mib))
+        with contextlib.suppress(InputError):
+            budget = planned(values).budget
+            held.setdefault(budget["batched_tokens"], []).append(budget["kv_cache_tokens"])
+    assert held
+    for tokens in held.values():
+        assert tokens == sorted(tokens)
+
+
+def test_longer_context_never_raises_concurrency():
+    for engine in ("sglang", "vllm", "tabbyapi", "llama.cpp"):
+        model = "llama-2-7b-q4_k_m" if engine == "llama.cpp" else "mistral-7b-instruct-v0.3"
+        found = []
+        for context in (256, 500, 1000, 2048, 4096):
+            plan = planned(wish("rtx-3090", model, service_engine=engine, service_context_tokens=context))
+            found.append(plan.budget["concurrent_requests"])
+        assert found == sorted(found, reverse=True), engine
+
+
+def test_a_plan_costs_about_a_millisecond():
+    values = wish("rtx-pro-6000-bw-ws", "mistral-large-instruct-2411-awq")
+    planned(values)
+    started = time.process_time()
+    for _ in range(50):
+        planned(values)
+    # 1.2 ms each on the slow machine where this was written; the bound is for accidents, not for tuning.
+    assert (time.process_time() - started) / 50 < 0.02
+
+
+JUNK = (
+    *(None, True, 0, -1, 10**30, 1.5, float("nan"), "", "-1", "--5", "²", "9" * 5000, "a b", "auto"),
+    *("450", "/x\ny", "\x00"),
+    *([], [1], ["--port"], ["--a b"], ["-"], ["--mem-fraction-static", "nan"], ["--chunked-prefill-size", "0"]),
+    *({}, {"a": 1}, {"main": None}, {"main": {"port": "x"}}, {1: 2}, {"": ""}, {"A": [1]}, {"kernel.x": "1\n2"}),
+)  # fmt: skip
+
+
+def test_any_wish_is_planned_or_refused_and_never_a_traceback():
+    names, chance = options(), random.Random(7)
+    seen = {"planned": 0, "refused": 0}
+    for _ in range(1500):
+        values = wish("rtx-3090", chance.choice(("llama-2-7b-q4_k_m", "qwen3-4b")))
+        for name in chance.sample(sorted(names), chance.choice((1, 1, 2, 3))):
+            values[name] = chance.choice((*JUNK, *names[name].get("choices", ())))
+        try:
+            document.text(planned(values))
+        except InputError as refused:
+            seen["refused"] += bool(str(refused))
+        else:
+            seen["planned"] += 1
+    assert sum(seen.values()) == 1500
+    assert min(seen.values()) > 50

@@ -1,0 +1,147 @@
+"""The memory budget: published figures, the engines' own arithmetic, and refusals with the number that would fit."""
+
+import pytest
+
+from inferhost.planner import memory_rules, weights
+from tests.unit.planner_wishes import CATALOGUE, planned, refusal, wish
+
+MIB, GIB = 2**20, 2**30
+MISTRAL = "mistral-large-instruct-2411-awq"
+
+# kv-cases.csv: id, model, cells, K and V bytes per element, KV cache in MiB as llama.cpp printed it.
+LLAMA_CPP_LOGS = [
+    ("llamacpp-02", "qwq-32b", 32768, 34 / 32, 34 / 32, 4352.0),
+    ("ikllama-01", "llama-3.1-8b-instruct", 1024, 18 / 32, 2.0, 82.0),
+    ("ikllama-12", "qwen3-235b-a22b", 40960, 34 / 32, 34 / 32, 3995.0),
+    ("ikllama-25", "qwen3-32b", 8192, 2.0, 2.0, 2048.0),
+    ("ikllama-34", "glm-z1-32b-0414", 32768, 2.0, 2.0, 1952.0),
+]
+
+# kv-cases.csv: id, model, weights in GiB as the engine printed them.
+WEIGHT_LOGS = [
+    ("vllm-06", "llama-3.2-3b-instruct", 6.02),
+    ("vllm-26", "llama-3.1-8b-instruct", 15.0),
+    ("vllm-31", "qwen2.5-7b-instruct", 14.25),
+    ("vllm-33", "qwen2.5-math-1.5b", 2.88),
+    ("vllm-39", "phi-4-mini-instruct", 7.17),
+    ("vllm-46", "llava-v1.6-mistral-7b-hf", 14.08),
+]
+
+# kv-cases.csv: id, model, GiB as CUDA sees it, fraction, sequences, batched tokens, KV tokens as vLLM printed them.
+VLLM_LOGS = [
+    ("vllm-23", "qwen2.5-0.5b-instruct", 15.55, 0.9, 256, 2048, 1043072),
+    ("vllm-24", "qwen2.5-0.5b-instruct", 23.99, 0.92, 256, 2048, 1793232),
+    ("vllm-26", "llama-3.1-8b-instruct", 79.25, 0.92, 1024, 8192, 460496),
+    ("vllm-31", "qwen2.5-7b-instruct", 23.57, 0.9, 256, 2048, 107984),
+    ("vllm-33", "qwen2.5-math-1.5b", 44.39, 0.85, 256, 2048, 1249840),
+    ("vllm-39", "phi-4-mini-instruct", 39.56, 0.9, 256, 2048, 217888),
+    ("vllm-40", "deepseek-r1-distill-qwen-7b", 31.74, 0.9, 256, 2048, 239744),
+]
+
+
+@pytest.mark.parametrize("case", LLAMA_CPP_LOGS, ids=lambda case: case[0])
+def test_the_kv_cache_is_the_published_one_exactly(case):
+    _, model, cells, k_bytes, v_bytes, printed_mib = case
+    per_token = weights.kv_bytes_per_token(CATALOGUE.models[model], (k_bytes + v_bytes) / 2)
+    assert cells * per_token / MIB == printed_mib
+
+
+@pytest.mark.parametrize("case", WEIGHT_LOGS, ids=lambda case: case[0])
+def test_the_weights_are_within_a_tenth_of_a_gib_of_the_published_ones(case):
+    _, model, printed_gib = case
+    # kv-cases.md 2: median error of the rule 0.08 GiB, 90th percentile 0.33 GiB.
+    found = weights.weights_bytes(CATALOGUE.models[model], embedding_on_host=False) / GIB
+    assert found == pytest.approx(printed_gib, abs=0.1)
+
+
+@pytest.mark.parametrize("case", VLLM_LOGS, ids=lambda case: case[0])
+def test_vllm_is_never_promised_more_tokens_than_it_printed(case):
+    _, model, total_gib, fraction, sequences, batch, printed = case
+    row = CATALOGUE.models[model]
+    demand = memory_rules.Demand(2048, sequences, fraction, batch)
+    division = memory_rules.vllm(round(total_gib * GIB), row, CATALOGUE.engines["vllm"], demand)
+    promised = division.kv_room_bytes // weights.kv_bytes_per_token(row, 2.0)
+    # The rule keeps its margin, so the promise is below; 10 % bounds how much of a small card the margin may cost.
+    assert 0.9 * printed <= promised <= printed
+
+
+def test_the_compute_buffer_of_llama_cpp_is_the_published_one():
+    # kv-cases.csv ikllama-01: 266.5 MiB at a micro batch of 512, all layers on the card.
+    division = memory_rules.llama_cpp(
+        24 * GIB,
+        CATALOGUE.models["llama-3.1-8b-instruct"],
+        CATALOGUE.engines["llama.cpp"],
+        memory_rules.Demand(1024, 1),
+    )
+    assert division.activation_bytes / MIB == 266.5
+
+
+def test_mistral_large_awq_reads_the_published_bytes_per_token():
+    # planner-anchors.md 2.4: 64.1 GB per token and 0.36 MB of KV cache per token of context.
+    row = CATALOGUE.models[MISTRAL]
+    assert weights.bytes_read_per_token(row) / 1e9 == pytest.approx(64.1, abs=0.05)
+    assert weights.kv_bytes_per_token(row, 2.0) == 360448
+
+
+def test_sglangs_own_fraction_on_the_pro_6000_is_the_published_one():
+    # planner-anchors.md 1.2: "default mem_fraction is about 0.86" on 97,887 MiB, for up to 256 sequences.
+    assert memory_rules.sglang_fraction(97887 * MIB, 8192, 256) == pytest.approx(0.86, abs=0.005)
+    assert memory_rules.sglang_tier(97887 * MIB).chunk_tokens == 8192
+
+
+def test_a_bigger_chunk_lowers_sglangs_fraction():
+    values = wish("rtx-pro-6000-bw-ws", MISTRAL, service_engine="sglang")
+    bigger = {**values, "inferhost_service_extra_args": ["--chunked-prefill-size", "16384"]}
+    fractions = [planned(v).budget["memory_fraction"] for v in (values, bigger)]
+    assert fractions == [0.862, 0.735]
+
+
+def test_the_guides_pair_of_chunk_and_fraction_is_refused_with_the_room_that_it_takes():
+    # guide-mistakes.md 17: the chunk wants about 25 GiB, the fraction leaves 7.6 GiB.
+    extra = ["--mem-fraction-static", "0.92", "--chunked-prefill-size", "16384"]
+    assert refusal(wish("rtx-pro-6000-bw-ws", MISTRAL, service_engine="sglang", service_extra_args=extra)) == (
+        'error: inferhost_service_extra_args: "--mem-fraction-static" 0.92 leaves 7.60 GiB '
+        "beside the pool, but chunks "
+        "of 16384 tokens need 25.22 GiB\nhint: at most 0.735 with chunks of 16384, or leave both to the plan"
+    )
+
+
+def test_sglang_gets_smaller_chunks_where_its_own_leave_no_room():
+    plan = planned(wish("l4", "llama-3.1-8b-instruct", service_engine="sglang"))
+    because = next(r.because for r in plan.reasons if r.setting == "service.main.argv.--chunked-prefill-size")
+    assert plan.budget["batched_tokens"] == 2048
+    assert because == "less than the engine's own 4096, which leaves too little room for the rest"
+
+
+def test_weights_that_do_not_fit_are_refused_with_both_sizes():
+    assert refusal(wish("rtx-5090", MISTRAL)) == (
+        f'error: inferhost_service_model: found "{MISTRAL}" with 60.44 GiB of weights, but sglang has 26.72 GiB for '
+        "weights and KV cache on a card of 31.40 GiB\nhint: a smaller model, or a card with more memory"
+    )
+
+
+def test_a_context_that_does_not_fit_is_refused_with_the_one_that_does():
+    values = wish("tesla-p4", "llama-2-7b-q4_k_m", service_context_tokens=4096)
+    values["inferhost_hardware"]["gpus"][0]["memory_mib"] = 7000
+    found = refusal(values)
+    assert found == (
+        "error: inferhost_service_context_tokens: found 4096, but the KV cache of llama.cpp holds 3072 tokens beside "
+        "llama-2-7b-q4_k_m\nhint: at most 3072 tokens; inferhost_service_kv_cache_dtype: q8_0 nearly doubles it"
+    )
+    assert planned({**values, "inferhost_service_context_tokens": 3072}).budget["kv_cache_tokens"] == 3072
+
+
+def test_llama_cpp_gets_the_total_of_all_sequences_with_their_number():
+    plan = planned(wish("tesla-p4", "llama-2-7b-q4_k_m", service_max_sequences=8, service_context_tokens=2000))
+    argv = plan.service[0].argv
+    cells, sequences = int(argv[argv.index("--ctx-size") + 1]), int(argv[argv.index("--parallel") + 1])
+    # Each sequence gets cells / sequences, so the total has to be a multiple; 256 is llama.cpp's padding.
+    assert (cells, sequences) == (2 * 2048, 2)
+    assert plan.service[0].max_sequences == 2
+    assert argv[argv.index("--n-gpu-layers") + 1] == "33"
+
+
+def test_fewer_bits_never_take_more_memory():
+    rows = [CATALOGUE.models[key] for key in ("llama-2-7b-q4_k_m", "llama-2-7b-hf")]
+    sizes = [weights.weights_bytes(row, embedding_on_host=False) for row in rows]
+    assert sizes == sorted(sizes)

@@ -1,0 +1,226 @@
+"""What cannot work is refused with the variable, the value and what would work; the whole text counts."""
+
+import pytest
+
+from tests.unit.planner_wishes import gpu, hardware, planned, refusal, wish
+
+PRO_6000 = "rtx-pro-6000-bw-ws"
+MISTRAL = "mistral-large-instruct-2411-awq"
+LLAMA_GGUF = "llama-2-7b-q4_k_m"
+
+
+def on(values, **own):
+    """The wish on hardware that differs in `own` from a plain host with its card."""
+    return {**values, "inferhost_hardware": {**values["inferhost_hardware"], **own}}
+
+
+def test_sglang_on_a_tesla_p4_is_refused_with_what_runs_there():
+    assert refusal(wish("tesla-p4", LLAMA_GGUF, service_engine="sglang")) == (
+        'error: inferhost_service_engine: found "sglang": sglang 0.5.23 needs compute capability 7.5, a tesla-p4 has '
+        f"6.1; sglang 0.5.23 reads safetensors, and {LLAMA_GGUF} is gguf\n"
+        f"hint: llama.cpp 0.7.0 serves {LLAMA_GGUF} on a tesla-p4; auto picks it"
+    )
+
+
+def test_auto_picks_llama_cpp_on_a_tesla_p4_and_says_why_not_the_others():
+    plan = planned(wish("tesla-p4", LLAMA_GGUF))
+    assert plan.service[0].engine == "llama.cpp"
+    because = next(r.because for r in plan.reasons if r.setting == "service.main.engine")
+    assert because == (
+        "the first engine that runs on the card and reads the model (sglang 0.5.23 needs compute capability 7.5, a "
+        "tesla-p4 has 6.1; vllm 0.33.0 needs compute capability 7.5, a tesla-p4 has 6.1)"
+    )
+
+
+def test_a_16_bit_model_on_a_tesla_p4_is_refused_with_the_format_that_runs_there():
+    assert refusal(wish("tesla-p4", "llama-2-7b-hf", service_engine="vllm")) == (
+        'error: inferhost_service_engine: found "vllm": vllm 0.33.0 needs compute capability '
+        "7.5, a tesla-p4 has 6.1\n"
+        "hint: gguf with llama.cpp is what runs on a tesla-p4"
+    )
+
+
+def test_an_engine_that_needs_a_newer_driver_is_refused_with_the_branch():
+    values = on(wish(PRO_6000, MISTRAL, service_engine="sglang"), driver_version="575.51.03")
+    assert refusal(values) == (
+        'error: inferhost_service_engine: found "sglang": sglang 0.5.23 needs driver branch 580 '
+        "or later, 575.51.03 is "
+        "installed\nhint: driver branch 580 or later"
+    )
+
+
+def test_auto_passes_over_an_engine_that_needs_a_newer_driver():
+    plan = planned(on(wish(PRO_6000, LLAMA_GGUF), driver_version="575.51.03"))
+    assert plan.service[0].engine == "llama.cpp"
+
+
+def test_a_driver_older_than_the_card_is_refused_once():
+    assert refusal(on(wish(PRO_6000, MISTRAL), driver_version="560.35.03")) == (
+        f"error: inferhost_hardware.driver_version: found 560.35.03, {PRO_6000} needs 570.133.07 or later\n"
+        "hint: install a newer driver branch"
+    )
+
+
+def test_a_driver_beyond_the_cards_last_branch_is_refused():
+    assert refusal(on(wish("tesla-p4", LLAMA_GGUF), driver_version="595.99.02")) == (
+        "error: inferhost_hardware.driver_version: found 595.99.02, branch 580 is the last for tesla-p4\n"
+        "hint: install branch 580"
+    )
+
+
+def test_a_missing_driver_is_pending_and_not_refused():
+    pending = planned(on(wish(PRO_6000, MISTRAL), driver_version=None)).pending
+    assert [(p.setting, p.needs) for p in pending] == [
+        ("driver.version_found", "an NVIDIA driver: 570.133.07 or later"),
+        ("service.main.engine", "driver branch 580 or later"),
+    ]
+
+
+def test_two_cards_that_no_driver_can_share_are_refused():
+    values = on(wish(PRO_6000, MISTRAL), gpus=[gpu(PRO_6000), gpu("tesla-p4")])
+    assert refusal(values) == (
+        f"error: inferhost_hardware.gpus: {PRO_6000} needs the open kernel module and tesla-p4 the proprietary one\n"
+        "hint: one driver cannot run both: put them into different hosts"
+    )
+
+
+def test_a_power_limit_outside_the_boards_range_is_refused_with_the_range():
+    assert refusal(wish(PRO_6000, MISTRAL, gpu_power_limit="900")) == (
+        f"error: inferhost_gpu_power_limit: found 900, outside 150 to 600 W of gpus[0] ({PRO_6000})\n"
+        "hint: watts within 150 to 600 W, default or max"
+    )
+
+
+@pytest.mark.parametrize("wanted", ["turbo", "450 W", "-1", "4.5", "²", "9" * 5000])
+def test_a_power_limit_that_is_no_number_is_refused(wanted):
+    found = refusal(wish(PRO_6000, MISTRAL, gpu_power_limit=wanted))
+    assert found == f'error: inferhost_gpu_power_limit: found "{wanted}", wanted default, max or watts'
+
+
+def test_the_hardwares_own_power_range_wins_over_the_catalogues():
+    board = gpu("rtx-5090", power_min_w=420, power_default_w=550, power_max_w=580)
+    values = {**wish("rtx-5090", "qwen3-8b"), "inferhost_hardware": hardware(board)}
+    assert planned({**values, "inferhost_gpu_power_limit": "max"}).gpus[0].power_limit_w == 580
+    assert planned({**values, "inferhost_gpu_power_limit": "default"}).gpus[0].power_limit_w == 550
+    assert "outside 420 to 580 W" in refusal({**values, "inferhost_gpu_power_limit": "600"})
+
+
+@pytest.mark.parametrize("wanted", ["default", "max", "300"])
+def test_an_unknown_power_range_leaves_the_decision_to_the_card_and_says_so(wanted):
+    board = gpu("rtx-4090", power_min_w=None, power_default_w=None, power_max_w=None)
+    values = {**wish("rtx-4090", "qwen3-8b", gpu_power_limit=wanted), "inferhost_hardware": hardware(board)}
+    plan = planned(values)
+    assert plan.gpus[0].power_limit_w == (300 if wanted == "300" else wanted)
+    assert [p.setting for p in plan.pending] == ["gpus[0].power_limit_w"]
+
+
+def test_an_unknown_card_is_refused_with_the_nearest_one():
+    assert refusal(on(wish(PRO_6000, MISTRAL), gpus=[gpu(PRO_6000, model="rtx-pro-7000")])) == (
+        'error: inferhost_hardware.gpus[0].model: found "rtx-pro-7000", which the catalogue does not know\n'
+        f'hint: did you mean "{PRO_6000}"?'
+    )
+
+
+def test_a_pci_id_of_another_card_is_refused():
+    assert refusal(on(wish(PRO_6000, MISTRAL), gpus=[gpu(PRO_6000, pci_device_id="10DE:2B85")])) == (
+        f'error: inferhost_hardware.gpus[0].pci_device_id: found "10DE:2B85", not a {PRO_6000}\n'
+        "hint: 2B85 is rtx-5090"
+    )
+
+
+def test_memory_in_the_wrong_unit_is_refused():
+    assert refusal(on(wish(PRO_6000, MISTRAL), gpus=[gpu(PRO_6000, memory_mib=96)])) == (
+        f"error: inferhost_hardware.gpus[0].memory_mib: found 96 MiB, a {PRO_6000} has about 97887\n"
+        "hint: as CUDA reports it"
+    )
+
+
+def test_hardware_problems_are_named_as_the_variable_that_holds_them():
+    assert refusal({"inferhost_hardware": {**hardware(), "cpu": 3}, "inferhost_manage": []}) == (
+        "error: inferhost_hardware.cpu: found 3, wanted a mapping"
+    )
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_one():
+    assert refusal(wish(PRO_6000, "mistral-large-2411-awq")) == (
+        'error: inferhost_service_model: found "mistral-large-2411-awq", which the catalogue does not know\n'
+        f'hint: did you mean "{MISTRAL}"?'
+    )
+
+
+def test_a_model_whose_memory_is_not_understood_is_refused_and_not_guessed():
+    assert refusal(wish(PRO_6000, "deepseek-coder-v2-lite-instruct")) == (
+        'error: inferhost_service_model: found "deepseek-coder-v2-lite-instruct", which has compressed attention '
+        "(MLA): its memory follows rules that this planner does not know yet\nhint: a model with full attention"
+    )
+
+
+def test_a_context_above_the_models_training_is_refused_because_engines_cut_it_in_silence():
+    assert refusal(wish("l4", "llama-2-7b-hf", service_context_tokens=8192)) == (
+        "error: inferhost_service_context_tokens: found 8192, llama-2-7b-hf was trained for 4096\nhint: at most 4096"
+    )
+
+
+def test_an_unknown_version_is_refused_because_its_flags_and_memory_are_unknown():
+    assert refusal(wish(PRO_6000, MISTRAL, service_engine="sglang", service_engine_version="0.5.15")) == (
+        'error: inferhost_service_engine_version: found "0.5.15", whose flags and memory rules '
+        "the catalogue does not "
+        "know\nhint: pinned, or one of: sglang 0.5.23"
+    )
+
+
+def test_an_engine_that_cannot_be_bound_to_loopback_is_refused_rather_than_opened():
+    assert refusal(wish("rtx-3090", "qwen3-0.6b", service_engine="sfllm")) == (
+        'error: inferhost_service_host: found "127.0.0.1": sfllm d612a74 always listens on 0.0.0.0, and 127.0.0.1 is '
+        "asked for\nhint: sglang 0.5.23 or vllm 0.33.0 or tabbyapi e632af4 serves qwen3-0.6b on "
+        "a rtx-3090; auto picks "
+        "it"
+    )
+
+
+def test_a_second_instance_is_refused_honestly():
+    assert refusal(wish(PRO_6000, MISTRAL, service_instances={"a": {}, "b": {}})) == (
+        "error: inferhost_service_instances: found 2 (a, b), wanted exactly one\n"
+        "hint: several instances on one host are not built yet; for none, leave service out of inferhost_manage"
+    )
+
+
+def test_a_value_of_an_instance_is_refused_under_the_instances_name():
+    assert refusal(wish(PRO_6000, MISTRAL, service_instances={"main": {"port": 70000}})) == (
+        "error: inferhost_service_instances.main.port: found 70000, wanted 0 to 65535"
+    )
+
+
+def test_all_problems_of_a_wish_come_at_once_sorted_by_path():
+    values = wish(
+        PRO_6000,
+        "",
+        gpu_power_limit="9999",
+        cpu_swappiness=999,
+        cpu_sysctl={"foo": "1", "vm.x": True},
+        cpu_limit_memlock="8GB",
+        service_user="Root User",
+        service_model_path="models",
+    )
+    found = refusal(values)
+    assert found == (
+        'error: inferhost_cpu_limit_memlock: found "8GB", wanted unlimited or a number of KiB\n'
+        "error: inferhost_cpu_swappiness: found 999, wanted 0 to 200\n"
+        "error: inferhost_cpu_sysctl.foo: is no kernel parameter's name\n"
+        "hint: for example net.core.somaxconn\n"
+        "error: inferhost_cpu_sysctl.vm.x: found True, wanted one line of text or a number\n"
+        f"error: inferhost_gpu_power_limit: found 9999, outside 150 to 600 W of gpus[0] ({PRO_6000})\n"
+        "hint: watts within 150 to 600 W, default or max\n"
+        "error: inferhost_service_model: is required while service is managed\n"
+        "hint: or leave service out of inferhost_manage\n"
+        'error: inferhost_service_model_path: found "models", wanted an absolute path\n'
+        'error: inferhost_service_user: found "Root User", wanted a user name'
+    )
+
+
+def test_a_host_without_a_card_can_be_observed_but_not_serve():
+    assert planned({"inferhost_hardware": hardware(), "inferhost_manage": ["cpu"]}).gpus == ()
+    assert refusal(on(wish(PRO_6000, MISTRAL), gpus=[])) == (
+        "error: inferhost_hardware.gpus: is empty, and an engine needs a card\n"
+        "hint: leave service out of inferhost_manage, or run discovery again"
+    )
