@@ -69,7 +69,7 @@ def json_schema(hint: Any) -> dict[str, Any]:
     if hint in SCALARS:
         return {"type": SCALARS[hint][0]}
     if dataclasses.is_dataclass(hint):
-        hints = _hints(hint)
+        hints = _hints(typing.cast(type, hint))
         names = [f.name for f in dataclasses.fields(hint)]
         return {
             "type": "object",
@@ -89,7 +89,7 @@ def json_schema(hint: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, Any]:
     """The resolved hints of a document class: resolving is most of the cost of reading a catalogue."""
     return typing.get_type_hints(cls)
 

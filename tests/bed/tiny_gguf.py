@@ -4,6 +4,7 @@
 Its text is noise, but printable noise of exactly the length asked for, so that a request's token count is known.
 It needs PyPI `gguf` and numpy, and says nothing about speed or quality.
 """
+
 import sys
 from pathlib import Path
 
@@ -17,9 +18,9 @@ WIDTH, LAYERS, HEADS, KV_HEADS, FEED_FORWARD, CONTEXT = 64, 2, 4, 2, 128, 32768
 LANE = 4.0
 NEVER = -40.0
 WORDS = (
-    "the of and to in is that it for was on are as with be at by this have from or one had not but what all were when "
-    "we there can an your which their said if do will each about how up out them then she many some so these would"
-).split()
+    "the of and to in is that it for was on are as with be at by this have from or one had not but what all were "
+    "when we there can an your which their said if do will each about how up out them then she many some so these would"
+)
 SPECIALS = ["<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -78,7 +79,7 @@ def vocabulary() -> tuple[list[str], list[str]]:
     """Tokens (256 bytes, then word pieces, then specials) and the merges that lead to the pieces."""
     letters = byte_letters()
     tokens, merges = [letters[byte] for byte in range(256)], []
-    for word in WORDS:
+    for word in WORDS.split():
         piece = letters[ord(" ")]
         for letter in word:
             if piece + letter not in tokens:

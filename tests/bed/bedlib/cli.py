@@ -1,4 +1,5 @@
 """Verbs of the bed. Results go to stdout, progress and errors to stderr; 2 means refused with nothing touched."""
+
 import argparse
 import os
 import shutil

@@ -2,6 +2,7 @@
 
 A host is up when systemd says `running` and ssh lets the operator in; anything less is an error that says why.
 """
+
 import socket
 import subprocess
 import time
@@ -57,7 +58,7 @@ def wait_until_running(podman: Podman, name: str) -> None:
     state = ""
     while time.monotonic() < end:
         argv = podman.command("exec", name, "systemctl", "is-system-running", "--wait")
-        done = subprocess.run(argv, env=podman.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(argv, env=podman.env, capture_output=True, text=True, check=False)
         state = done.stdout.strip() or done.stderr.strip()
         if state == "running":
             return
@@ -73,7 +74,7 @@ def wait_for_ssh(name: str, port: int) -> None:
     """Wait until the operator can log in."""
     end = time.monotonic() + START_LIMIT_S
     while True:
-        done = subprocess.run([*ssh_command(port), "true"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([*ssh_command(port), "true"], capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return
         if time.monotonic() > end:
@@ -103,7 +104,7 @@ def ssh_command(port: int) -> list[str]:
 
 def port_of(podman: Podman, name: str) -> int:
     """The loopback port of a host that is up."""
-    form = '{{index .Config.Labels "%s"}}' % LABEL
+    form = f'{{{{index .Config.Labels "{LABEL}"}}}}'
     if not podman.succeeds("container", "exists", name):
         raise BedError(f"{name}: no such host in the bed", "bed up NAME SSH_PORT starts one", REFUSED)
     return int(podman.output("container", "inspect", "--format", form, name))

@@ -3,6 +3,7 @@
 Debian carries llama.cpp from forky on only, so the packages come with their whole closure, libc included, and the
 server runs on an older suite through its own loader (image/llama-server). Nothing is installed on this machine.
 """
+
 import json
 import re
 import shutil
@@ -17,7 +18,6 @@ from .tools import REFUSED, BedError, digest, output_of, say
 ENGINE_SUITE = "forky"
 PACKAGE = "llama.cpp-tools"
 LAUNCHER = IMAGE_FILES / "llama-server"
-INSIDE = "/opt/llama.cpp"
 
 
 def wanted_engine() -> tuple[str, int]:

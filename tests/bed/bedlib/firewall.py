@@ -3,6 +3,8 @@
 A session that ends by killing every process leaves such rules in the kernel. The first rule of a port wins, so the
 next host on that port would be unreachable. Only chains of this cache's network are touched.
 """
+
+import itertools
 import shlex
 import subprocess
 
@@ -21,7 +23,7 @@ def drop_leftover_rules(network: str, port: int) -> None:
 def leftover_rules(saved: str, network: str, port: int) -> list[list[str]]:
     """Rules of `network` for `port` in iptables-save's text, as arguments for iptables -D, jumps first."""
     rules = [shlex.split(line)[1:] for line in saved.splitlines() if line.startswith("-A ")]
-    of_port = [rule for rule in rules if ["--dport", str(port)] in map(list, zip(rule, rule[1:], strict=False))]
+    of_port = [rule for rule in rules if ["--dport", str(port)] in map(list, itertools.pairwise(rule))]
     comment = f"dnat name: {network} id: "
     jumps = [rule for rule in of_port if rule[0] == JUMPS and any(word.startswith(comment) for word in rule)]
     chains = {rule[rule.index("-j") + 1] for rule in jumps}

@@ -2,6 +2,7 @@
 
 A change of the simulator rebuilds the last layer only (seconds); the first two take a minute and stay in the cache.
 """
+
 import os
 import shutil
 import subprocess
@@ -111,9 +112,14 @@ def model_python() -> str:
     """A Python that has gguf and numpy: INFERHOST_PYTHON, the project's .venv, or this one."""
     candidates = [os.environ.get("INFERHOST_PYTHON", ""), str(PROJECT / ".venv" / "bin" / "python"), sys.executable]
     for python in candidates:
-        if python and shutil.which(python) and subprocess.run(
-            [python, "-c", "import gguf, numpy"], stderr=subprocess.DEVNULL, check=False
-        ).returncode == 0:
+        if (
+            python
+            and shutil.which(python)
+            and subprocess.run(
+                [python, "-c", "import gguf, numpy"], stderr=subprocess.DEVNULL, check=False
+            ).returncode
+            == 0
+        ):
             return python
     raise BedError(
         "no Python with gguf and numpy found, wanted one for tiny_gguf.py",

@@ -2,6 +2,7 @@
 
 Read from the machine each time, never written into the project. Decides nothing.
 """
+
 import os
 import subprocess
 from dataclasses import dataclass
@@ -85,9 +86,7 @@ def mirror(codename: str) -> str:
             return found[0].rstrip("/")
         if attempt == 0 and os.geteuid() == 0:
             subprocess.run(["apt-get", "-qq", "update"], check=False)
-    raise BedError(
-        f"apt: no downloaded index of {codename} main, wanted one", "run apt-get update as root", REFUSED
-    )
+    raise BedError(f"apt: no downloaded index of {codename} main, wanted one", "run apt-get update as root", REFUSED)
 
 
 def apt_targets(codename: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 The list depends on the machine: the container runtime is the one that works here.
 """
+
 import os
 import subprocess
 

@@ -3,6 +3,7 @@
 The cache keeps what is slow to make (rootfs, engine, container storage, key, model); the run folder keeps what dies
 with the boot (mount namespace, podman's locks). Two caches never share a run folder, and neither is podman's own.
 """
+
 import os
 import shutil
 from pathlib import Path

@@ -3,6 +3,7 @@
 Nothing here touches the machine's own containers, images, networks or locks. Every call is repeatable: a namespace
 that vanished with a session or a reboot is made again, or found again while a container still lives in it.
 """
+
 import json
 import os
 import subprocess
@@ -93,8 +94,8 @@ class Podman:
 
     def succeeds(self, *arguments: str) -> bool:
         """Whether podman answers yes (exit status 0), for its questions."""
-        quiet = subprocess.DEVNULL
-        return subprocess.run(self.command(*arguments), env=self.env, stdout=quiet, stderr=quiet).returncode == 0
+        argv = self.command(*arguments)
+        return subprocess.run(argv, env=self.env, capture_output=True, check=False).returncode == 0
 
     def ensure_network(self) -> None:
         """A bridge of our own, with a name and a subnet that no other storage chooses.

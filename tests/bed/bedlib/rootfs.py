@@ -2,6 +2,7 @@
 
 It holds what a freshly installed server has and roles rely on (systemd, sshd, python3, sudo), no documentation.
 """
+
 import subprocess
 from pathlib import Path
 
@@ -9,9 +10,7 @@ from .machine import apt_proxy_options, mirror, suite
 from .places import cache
 from .tools import BedError, digest, say
 
-INCLUDE = (
-    "ca-certificates,dbus,iproute2,kmod,openssh-server,procps,python3,python3-apt,sudo,systemd,systemd-sysv"
-)
+INCLUDE = "ca-certificates,dbus,iproute2,kmod,openssh-server,procps,python3,python3-apt,sudo,systemd,systemd-sysv"
 OPTIONS = [
     "--variant=minbase",
     f"--include={INCLUDE}",

@@ -2,6 +2,7 @@
 
 Nothing here knows about containers or packages.
 """
+
 import fcntl
 import hashlib
 import subprocess
@@ -36,7 +37,7 @@ def say(text: str) -> None:
 
 def output_of(argv: Sequence[str], env: Mapping[str, str] | None = None, what: str = "") -> str:
     """The command's stdout; a failure becomes one error that carries the last lines the command said."""
-    done = subprocess.run(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
         raise BedError(f"{what or argv[0]}: exit status {done.returncode}, wanted 0", "\n      ".join(said[-8:]))

@@ -1,0 +1,149 @@
+"""The record of what was here before us: `/var/lib/inferhost/baseline.json`, written once per key until revert.
+
+Keys are stable names: `gpu:UUID:power_limit_mw`, `gpu:UUID:persistence_mode`, `sysctl:vm.swappiness`,
+`cpu:0:governor`, `file:/etc/...`, `dir:/etc/...`, `user:NAME`, `tree:/var/cache/inferhost`. A key that stands is
+never overwritten, so our own values are never taken for originals; it goes when its original is proven to be back.
+The record belongs to one machine, and one that cannot be read or believed stops every verb that writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
+from inferhost.host.report import RecordUnusable, WriteFailed, reason
+from inferhost.schema import document
+from inferhost.schema.problems import InputError, Problem
+
+SCHEMA = 1
+BASELINE = f"{STATE_DIRECTORY}/baseline.json"
+MACHINE_ID = "/etc/machine-id"
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+KEEP = "put the file back from a backup, or move it away to accept what is on this host now as the original"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One original. `found` is None for what was absent; `context` is what to know when it is put back."""
+
+    section: str
+    found: Any
+    context: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """The file as it is read and written."""
+
+    schema: int
+    machine_id: str
+    records: dict[str, Record]
+
+
+class Baseline:
+    """The record of one machine. Each change is safe on disk when its method returns."""
+
+    def __init__(self, machine: Machine, records: Mapping[str, Record], on_disk: bool) -> None:
+        self._machine = machine
+        self._records = dict(records)
+        self.on_disk = on_disk
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._records
+
+    def __getitem__(self, key: str) -> Record:
+        return self._records[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Every recorded key, sorted."""
+        return iter(sorted(self._records))
+
+    def of(self, kind: str, sections: Iterable[str]) -> dict[str, Record]:
+        """The records of one kind (`gpu`, `file`, ...) in these sections, by what follows `kind:`."""
+        wanted, prefix = set(sections), f"{kind}:"
+        return {
+            key[len(prefix) :]: self._records[key]
+            for key in self
+            if key.startswith(prefix) and self._records[key].section in wanted
+        }
+
+    def add(self, new: Mapping[str, Record], check: bool) -> list[str]:
+        """Records the keys that do not stand yet, in one write, and returns them."""
+        added = sorted(k for k in new if k not in self._records)
+        self._records.update({k: new[k] for k in added})
+        if not check and (added or not self.on_disk):
+            self._write()
+        return added
+
+    def drop(self, keys: Iterable[str], check: bool) -> None:
+        """Forgets keys whose originals are proven to be back."""
+        gone = [k for k in keys if k in self._records]
+        for key in gone:
+            del self._records[key]
+        if gone and not check:
+            self._write()
+
+    def _write(self) -> None:
+        content = document.text(Document(SCHEMA, machine_id(self._machine), self._records)).encode()
+        try:
+            self._machine.make_directories(STATE_DIRECTORY, 0o700)
+            self._machine.replace_file(BASELINE, content, 0o600)
+        except WriteFailed as error:
+            raise RecordUnusable(dataclasses.replace(error.problem, id="record-unwritable")) from error
+        self.on_disk = True
+
+
+def machine_id(machine: Machine) -> str:
+    """Which machine this is; empty where it has no id."""
+    return (machine.read_text(MACHINE_ID) or "").strip()
+
+
+def boot_id(machine: Machine) -> str:
+    """Which boot this is; empty where the kernel does not say."""
+    return (machine.read_text(BOOT_ID) or "").strip()
+
+
+def read_baseline(machine: Machine) -> Baseline:
+    """The record on disk, an empty one where there is none, or `RecordUnusable`."""
+    content = _content(machine)
+    if content is None:
+        if machine.exists(PLAN) and machine.exists(PROGRAM):
+            found = "the file is gone, yet the plan and the program are installed"
+            raise RecordUnusable(
+                Problem(
+                    BASELINE,
+                    f"{found}; what was here before them is unknown",
+                    f"put the file back from a backup, or remove {PLAN} to accept what is on this host now",
+                    "record-lost",
+                )
+            )
+        return Baseline(machine, {}, on_disk=False)
+    try:
+        value = json.loads(content.decode("utf-8"))
+        if isinstance(value, dict) and value.get("schema") != SCHEMA:
+            raise _unusable(f"schema: found {document.shown(value.get('schema'))}, this program reads {SCHEMA}")
+        read = document.read(Document, value)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise _unusable(f"is not JSON: {error}") from error
+    except InputError as error:
+        first = error.problems[0]
+        raise _unusable(f"{first.path}: {first.message}") from error
+    here = machine_id(machine)
+    if read.machine_id != here:
+        raise _unusable(f"belongs to machine {read.machine_id or '(none)'}, this is {here or '(none)'}")
+    return Baseline(machine, read.records, on_disk=True)
+
+
+def _content(machine: Machine) -> bytes | None:
+    try:
+        return machine.read_bytes(BASELINE)
+    except OSError as error:
+        raise _unusable(f"cannot be read: {reason(error)}") from error
+
+
+def _unusable(message: str) -> RecordUnusable:
+    return RecordUnusable(Problem(BASELINE, message, KEEP, "record-unusable"))

@@ -1,0 +1,153 @@
+"""The command line of the host program: one verb, one JSON document on stdout, prose on stderr, an exit code.
+
+Rules of the output: stdout carries nothing but the document; stderr has one line per change, verdict and note, and
+`error:` and `hint:` lines for problems. A traceback is a bug of ours (exit 1) and nothing else. The codes are those
+of `inferhost.schema.result`; errors bring their own, and this file alone turns them into an exit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from inferhost import __version__
+from inferhost.host import facts, revert, verbs
+from inferhost.host.machine import PLAN, Machine
+from inferhost.host.report import HostError, NothingTouched, Report, reason
+from inferhost.schema import document, result
+from inferhost.schema.plan import SECTIONS, Plan, read_plan
+from inferhost.schema.problems import InputError, Problem
+
+EXIT_CODES = """exit codes:
+  0  as wanted
+  1  a bug in inferhost
+  2  bad input, nothing was touched
+  3  a setting is not held, or could not be written
+  4  no driver, for a command that is about NVML alone
+  5  the record of what was here before (baseline.json) is unusable, nothing was touched
+  6  another inferhost is at work
+  7  something is pending, e.g. the driver is not there yet
+"""
+
+VERBS = {
+    "install": "record what is here now, then place the plan and this program",
+    "facts": "say what this host is made of; works without a driver",
+    "apply": "write what has no file (NVML, kernel, governor) and prove it",
+    "verify": "compare this host with its plan, setting by setting",
+    "revert": "put back what was here before, from the record alone",
+    "status": "say which plan is installed and what is on record",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad usage is bad input like any other: told in the same shape, with the same code."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError([Problem("command line", message, f"see: {self.prog} --help", "usage")])
+
+
+def main(arguments: Sequence[str], machine_at: Callable[[str], Machine] = Machine) -> int:
+    """Runs one verb and returns its exit code."""
+    report = Report(check=False)
+    try:
+        options = parse(arguments)
+        report.check = options.check
+        _run(options, machine_at(options.root), report)
+        code = report.exit_code()
+    except InputError as error:
+        report.stopped(error.problems)
+        code = result.EXIT_BAD_INPUT
+    except HostError as error:
+        report.stopped([error.problem])
+        code = error.exit_code
+    for line in report.prose():
+        print(line, file=sys.stderr)
+    print(document.text(report.result()), end="", flush=True)
+    return code
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, or `InputError`; `--help` and `--version` answer and exit."""
+    parser = _Parser(
+        prog="inferhost",
+        description="Observes, applies, verifies and takes back the settings of a GPU inference host.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"inferhost {__version__}")
+    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, purpose in VERBS.items():
+        command = commands.add_parser(verb, help=purpose, description=purpose)
+        command.add_argument("--root", default="/", metavar="DIR", help="work on a copy of a host below DIR")
+        command.add_argument("--check", action="store_true", help="say what would change and write nothing")
+        command.add_argument("--plan", metavar="FILE", help=f"the plan (default: {PLAN})")
+        if verb == "install":
+            command.add_argument("--program", metavar="FILE", default=sys.argv[0], help="the zipapp to install")
+        if verb in ("apply", "verify", "revert"):
+            command.add_argument(
+                "--section", action="append", choices=SECTIONS, help="only this section; may be given several times"
+            )
+    return parser.parse_args(list(arguments))
+
+
+def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
+    if options.verb == "facts":
+        facts.observe_facts(machine, report)
+    elif options.verb == "status":
+        verbs.status(machine, _installed_plan(options, machine, report), report)
+    elif options.verb == "revert":
+        revert.revert(machine, options.section or SECTIONS, report)
+    else:
+        content = _plan_content(options, machine)
+        plan = _read(content, options.plan or PLAN)
+        if options.verb == "install":
+            verbs.install(machine, plan, content, _program(options.program), report)
+        else:
+            verb = verbs.apply if options.verb == "apply" else verbs.verify
+            verb(machine, plan, options.section or SECTIONS, report)
+
+
+def _plan_content(options: argparse.Namespace, machine: Machine) -> bytes:
+    """The plan's bytes: a named file is taken as it is named, the installed one below the root."""
+    path = options.plan or PLAN
+    try:
+        with open(options.plan or machine.at(PLAN), "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        hint = "place it with: ansible-playbook site.yml, or name a file with --plan"
+        raise NothingTouched(Problem(path, "found nothing, wanted a plan", hint, "plan-missing")) from error
+    except OSError as error:
+        raise NothingTouched(
+            Problem(path, f"cannot be read: {reason(error)}", "run as root", "unreadable")
+        ) from error
+
+
+def _read(content: bytes, path: str) -> Plan:
+    try:
+        return read_plan(json.loads(content.decode("utf-8")))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise NothingTouched(Problem(path, f"is not JSON: {error}", "place it again", "plan-unreadable")) from error
+
+
+def _installed_plan(options: argparse.Namespace, machine: Machine, report: Report) -> Plan | None:
+    """The plan for `status`, which also answers where there is none or a broken one."""
+    try:
+        return _read(_plan_content(options, machine), options.plan or PLAN)
+    except NothingTouched as error:
+        report.note(f"no plan: {error.problem.path}: {error.problem.message}")
+    except InputError as error:
+        report.note(f"no plan: {error.problems[0].path}: {error.problems[0].message}")
+    return None
+
+
+def _program(path: str) -> bytes:
+    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
+        hint = "run install from the zipapp itself, or name it with --program"
+        raise NothingTouched(Problem(path, "is not the host program, wanted its zipapp", hint, "program"))
+    with open(path, "rb") as file:
+        return file.read()

@@ -1,0 +1,230 @@
+"""The GPU section of a plan: find each card, refuse what cannot be, then power limit and persistence mode.
+
+All refusals come before the first write: a sandbox plan on a real card or the reverse, a card that is not there, a
+limit outside the card's own range. A word (`default`, `max`) is resolved by the card; no other value is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from inferhost.host.knob import Knob, Unusable
+from inferhost.host.nvml import Card, Nvml, NvmlError
+from inferhost.host.report import Report
+from inferhost.schema.plan import Gpu, Plan
+from inferhost.schema.problems import InputError, Problem
+from inferhost.schema.result import Verdict
+
+POWER_WISH = "inferhost_gpu_power_limit"
+
+
+class CardKnob(Knob):
+    """One setting of one card, read and written through NVML."""
+
+    section = "gpu"
+
+    name = ""
+    key_name = ""
+
+    def __init__(self, nvml: Nvml, card: Card, wanted: Any, context: dict[str, str]) -> None:
+        super().__init__(f"gpu.{card.uuid}.{self.name}", f"gpu:{card.uuid}:{self.key_name}", wanted)
+        self.nvml = nvml
+        self.card = card
+        self._context = {"uuid": card.uuid, "name": card.name, **context}
+
+    def context(self) -> dict[str, str]:
+        return self._context
+
+
+class PowerLimit(CardKnob):
+    """The power limit in milliwatts; held only where the enforced limit says so as well."""
+
+    name = "power_limit_w"
+    key_name = "power_limit_mw"
+
+    def observe(self) -> int:
+        return self.nvml.power_limit_mw(self.card)
+
+    def write(self) -> None:
+        self.nvml.set_power_limit_mw(self.card, self.wanted)
+
+    def shown(self, value: Any) -> Any:
+        return None if value is None else watts(value)
+
+    def judge(self, before: Any, found: Any) -> Verdict:
+        if found != self.wanted:
+            return self._judge_other(before, found)
+        try:
+            enforced = self.nvml.enforced_power_limit_mw(self.card)
+        except NvmlError as error:
+            return self.verdict(found, "unverified", error.cause, f"the getter agrees; {error.evidence}")
+        evidence = f"limit {watts(found)} W, enforced {watts(enforced)} W"
+        if enforced == found:
+            return self.verdict(found, "held", "none", evidence)
+        if enforced < found:  # a limiter out of band: board, chassis, baseboard controller
+            return self.verdict(found, "clamped", "power_cap", evidence)
+        return self.verdict(found, "ignored", "unexplained", evidence)
+
+    def _judge_other(self, before: Any, found: Any) -> Verdict:
+        if before is None:
+            try:
+                boots_with = self.nvml.default_power_limit_mw(self.card)
+            except NvmlError:
+                boots_with = None
+            if found == boots_with:
+                evidence = "the limit that the card boots with: not applied yet, or lost with the driver"
+                return self.verdict(found, "overridden", "driver_reload", evidence)
+        return super().judge(before, found)
+
+
+class Persistence(CardKnob):
+    """Whether the driver stays loaded while no program uses the card."""
+
+    name = "persistence_mode"
+    key_name = "persistence_mode"
+
+    def observe(self) -> bool:
+        return self.nvml.persistence_mode(self.card)
+
+    def write(self) -> None:
+        self.nvml.set_persistence_mode(self.card, self.wanted)
+
+
+def watts(limit_mw: int) -> Any:
+    """Milliwatts in W: an integer where it is one."""
+    return limit_mw // 1000 if limit_mw % 1000 == 0 else limit_mw / 1000
+
+
+def knobs(plan: Plan, nvml: Nvml, boot: str, report: Report) -> list[Knob]:
+    """The plan's GPU settings as knobs in the order of writing, or `InputError` with every refusal."""
+    problems = _simulation_problems(plan, nvml)
+    if problems:
+        raise InputError(problems)
+    search = _Search(nvml, {"boot_id": boot, "driver_version": nvml.driver_version()}, report, problems)
+    cards, found = nvml.cards(), []
+    for number, gpu in enumerate(plan.gpus):
+        card = _selected(gpu, cards)
+        if card is None:
+            problems.append(_missing(gpu, number, cards, nvml))
+        else:
+            found += search.knobs_of(gpu, card)
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def card_knob(key_name: str, nvml: Nvml, card: Card, wanted: Any) -> Knob | None:
+    """The knob of one baseline key, to put `wanted` back; None for a key that this version does not know."""
+    kinds = {kind.key_name: kind for kind in (PowerLimit, Persistence)}
+    return kinds[key_name](nvml, card, wanted, {}) if key_name in kinds else None
+
+
+def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
+    """The verdicts while no driver answers: every setting waits, and nothing else fails."""
+    for gpu in plan.gpus:
+        name = gpu.select.uuid or f"{gpu.select.pci_device_id}[{gpu.select.ordinal}]"
+        wanted = {"persistence_mode": gpu.persistence_mode, "power_limit_w": gpu.power_limit_w}
+        for setting, value in wanted.items():
+            if value is not None:
+                report.verdicts.append(
+                    Verdict(f"gpu.{name}.{setting}", value, None, "pending", error.cause, error.evidence)
+                )
+
+
+def pci_device_id(text: str) -> str:
+    """The four digits of a PCI device id, from "2BB1", "10DE:2BB1" or NVML's "0x2BB110DE"."""
+    digits = text.upper().replace("0X", "")
+    return digits.rpartition(":")[2] if ":" in digits else digits[:4]
+
+
+def _simulation_problems(plan: Plan, nvml: Nvml) -> list[Problem]:
+    """A sandbox plan must never reach a real card, and a real one never a simulated card."""
+    simulated = nvml.simulated()
+    if plan.host.simulated == simulated:
+        return []
+    kinds = {True: "simulated", False: "real"}
+    return [
+        Problem(
+            "inferhost_simulated",
+            f"the plan is for {kinds[plan.host.simulated]} GPUs, this host's NVML library is {kinds[simulated]}",
+            "is this the host that you meant? The library decides, not the inventory",
+            "simulated-mismatch",
+        )
+    ]
+
+
+def _selected(gpu: Gpu, cards: list[Card]) -> Card | None:
+    if gpu.select.uuid is not None:
+        return next((c for c in cards if c.uuid == gpu.select.uuid), None)
+    alike = [c for c in cards if c.pci_device_id == pci_device_id(gpu.select.pci_device_id)]
+    return alike[gpu.select.ordinal] if 0 <= gpu.select.ordinal < len(alike) else None
+
+
+def _missing(gpu: Gpu, number: int, cards: list[Card], nvml: Nvml) -> Problem:
+    if gpu.select.uuid is not None:
+        wanted = gpu.select.uuid
+    else:
+        wanted = f"card {gpu.select.ordinal} with PCI device id {gpu.select.pci_device_id}"
+    here = ", ".join(f"{c.name} {c.pci_device_id} {c.uuid}" for c in cards) or "no card"
+    lost = "".join(f"; {error.evidence}" for error in nvml.unreadable)
+    return Problem(
+        f"inferhost_hardware.gpus[{number}]",
+        f"found {here}{lost}, wanted {wanted}",
+        "was a card moved or replaced? Write down what is there with: inferhost discover",
+        "gpu-missing",
+    )
+
+
+@dataclasses.dataclass
+class _Search:
+    """What every step of the search needs, and the refusals that it collects."""
+
+    nvml: Nvml
+    context: dict[str, str]
+    report: Report
+    problems: list[Problem]
+
+    def knobs_of(self, gpu: Gpu, card: Card) -> list[Knob]:
+        """One card's knobs: persistence on comes first, so that the driver keeps the limit; off comes last."""
+        found: list[Knob] = []
+        if gpu.power_limit_w is not None:
+            limit = self.power_limit(gpu.power_limit_w, card)
+            found += [limit] if limit else []
+        if gpu.persistence_mode is not None:
+            persistence = Persistence(self.nvml, card, gpu.persistence_mode, self.context)
+            found.insert(0 if gpu.persistence_mode else len(found), persistence)
+            if not gpu.persistence_mode:
+                self.report.note(f"{card.uuid}: with persistence off the power limit goes when the driver unloads")
+        for name in ("graphics_clock_lock_mhz", "memory_clock_lock_mhz"):
+            wanted = getattr(gpu, name)
+            if wanted is not None:
+                evidence = "not built yet: this version of inferhost writes no clock locks"
+                self._verdict(card, name, list(wanted), Unusable("unsupported", "no_interface", evidence, False))
+        return found
+
+    def power_limit(self, wish: object, card: Card) -> PowerLimit | None:
+        """The knob for a wished limit; None, with the reason told, where the card has none or refuses this one."""
+        try:
+            low, high = self.nvml.power_limit_range_mw(card)
+            default = self.nvml.default_power_limit_mw(card) if wish == "default" else 0
+        except NvmlError as error:
+            self._verdict(card, PowerLimit.name, wish, error)
+            return None
+        number = wish * 1000 if isinstance(wish, int) else {"default": default, "max": high}.get(str(wish))
+        if number is not None and low <= number <= high:
+            return PowerLimit(self.nvml, card, number, self.context)
+        accepted = f"{watts(low)} to {watts(high)} W"
+        found = f"{wish} W" if isinstance(wish, int) else f'"{wish}"'
+        message = f"found {found}, {card.name} ({card.uuid}) accepts {accepted}"
+        hint = "watts outside the card's range are refused, never clamped"
+        self.problems.append(Problem(POWER_WISH, message, hint, "out-of-range"))
+        refusal = Unusable("refused", "none", f"the card accepts {accepted}; not written", False)
+        self._verdict(card, PowerLimit.name, wish, refusal)
+        return None
+
+    def _verdict(self, card: Card, name: str, wanted: Any, error: Unusable) -> None:
+        setting = f"gpu.{card.uuid}.{name}"
+        self.report.verdicts.append(Verdict(setting, wanted, None, error.verdict, error.cause, error.evidence))
+        if error.failure:
+            self.report.problems.append(Problem(setting, error.evidence, "", "not-written"))

@@ -1,0 +1,80 @@
+"""One host program at a time: `/run/inferhost/lock`, held with flock, which the kernel releases when a holder dies.
+
+Only verbs that write take it. It lives as long as the record does: a run that leaves no record (refused, or the whole
+revert) removes it. The wait is short and bounded, because the caller is a play or a timer that can come
+again; whoever waits in vain is told which process holds the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+
+from inferhost.host.machine import RUN_DIRECTORY, STATE_DIRECTORY, Machine
+from inferhost.host.report import Locked
+from inferhost.schema.problems import Problem
+
+LOCK = f"{RUN_DIRECTORY}/lock"
+WAIT_S = 10.0
+POLL_S = 0.1
+
+
+@contextlib.contextmanager
+def locked(machine: Machine, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Holds the lock for the block, or raises `Locked` after `wait_s` seconds."""
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        machine.make_directories(RUN_DIRECTORY)
+        descriptor = _taken(machine)
+        if descriptor is not None:
+            break
+        if time.monotonic() >= deadline_s:
+            raise Locked(_problem(machine, wait_s))
+        time.sleep(POLL_S)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        try:
+            if not machine.exists(STATE_DIRECTORY):
+                _remove_lock(machine)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_lock(machine: Machine) -> None:
+    """The lock file and its folder, removed by their holder; who waits notices that the file is another one."""
+    machine.remove_file(LOCK)
+    if not machine.entries(RUN_DIRECTORY):
+        machine.remove_directory(RUN_DIRECTORY)
+
+
+def _taken(machine: Machine) -> int | None:
+    """The descriptor of the held lock, or None when it is somebody else's or was removed under our hands."""
+    path = machine.at(LOCK)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError:  # its folder went between our mkdir and here
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None
+
+
+def _problem(machine: Machine, wait_s: float) -> Problem:
+    holder = (machine.read_text(LOCK) or "").strip() or "an unknown process"
+    return Problem(
+        LOCK,
+        f"held by process {holder}, still after {wait_s:g} s",
+        f"wait for it to end, or look at it with: ps -fp {holder}" if holder.isdigit() else "",
+        "locked",
+    )

@@ -1,0 +1,223 @@
+"""The machine that a verb works on: paths below a root, writes that survive a crash, commands by argument list.
+
+Every change passes through here (NVML's through `nvml.py`) and announces itself to `before_write` first, so that a
+test can stop the program at any of them. With a root other than "/" the same code works on a copy of a host:
+/etc, /proc, /sys, /var, /run and /usr are looked up below it. Nothing here decides what is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Sequence
+
+from inferhost.host.report import WriteFailed
+
+STATE_DIRECTORY = "/var/lib/inferhost"
+RUN_DIRECTORY = "/run/inferhost"
+CONFIG_DIRECTORY = "/etc/inferhost"
+PLAN = f"{CONFIG_DIRECTORY}/plan.json"
+PROGRAM = "/usr/local/bin/inferhost"
+CACHE_DIRECTORY = "/var/cache/inferhost"  # systemd makes it: CacheDirectory= of inferhost-serve@.service
+
+COMMAND_TIMEOUT_S = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A command that ended; 127 means that it does not exist, as in a shell."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run_command(argv: Sequence[str]) -> Finished:
+    """`argv` run without a shell, in the C locale, with no input."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            env=environment,
+            check=False,
+        )
+    except FileNotFoundError:
+        return Finished(127, "", f"{argv[0]}: not found")
+    except subprocess.TimeoutExpired:
+        return Finished(124, "", f"{argv[0]}: no answer in {COMMAND_TIMEOUT_S} s")
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def _nothing(_what: str) -> None:
+    """The announcement nobody listens to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Reads and writes below `root`. Reading what is absent gives None; a failed write raises `WriteFailed`."""
+
+    root: str = "/"
+    command: Callable[[Sequence[str]], Finished] = run_command
+    before_write: Callable[[str], None] = _nothing
+
+    def at(self, path: str) -> str:
+        """The real place of an absolute path."""
+        return path if self.root == "/" else os.path.join(self.root, path.lstrip("/"))
+
+    def exists(self, path: str) -> bool:
+        """Whether anything is there, a dangling link included."""
+        return os.path.lexists(self.at(path))
+
+    def read_bytes(self, path: str) -> bytes | None:
+        """The content of a file, or None where there is no such file."""
+        try:
+            with open(self.at(path), "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read_text(self, path: str) -> str | None:
+        """The content of a file as text without the final newline, or None; unreadable counts as absent."""
+        try:
+            found = self.read_bytes(path)
+        except OSError:  # sysfs answers EINVAL or EIO for attributes that the device lacks
+            return None
+        return None if found is None else found.decode("utf-8", "replace").rstrip("\n")
+
+    def entries(self, path: str) -> list[str]:
+        """The names in a directory, sorted; none where it is absent."""
+        try:
+            return sorted(os.listdir(self.at(path)))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def replace_file(self, path: str, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
+        """The file with exactly this content, whole or not at all: written aside, synced, renamed, folder synced."""
+        aside = self.at(_aside(path))
+        try:
+            self.before_write(f"create {path}")
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                self.before_write(f"fill {path}")
+                file.write(content)
+                if owner is not None:
+                    os.fchown(file.fileno(), *owner)
+                os.fchmod(file.fileno(), mode)  # after chown, which clears set-id bits
+                file.flush()
+                os.fsync(file.fileno())
+            self.before_write(f"rename {path}")
+            os.replace(aside, self.at(path))
+            self._sync_parent(path)
+        except OSError as error:
+            _discard(aside)
+            raise WriteFailed(path, error) from error
+
+    def replace_link(self, path: str, target: str) -> None:
+        """The symbolic link to `target`, whole or not at all."""
+        aside = self.at(_aside(path))
+        try:
+            _discard(aside)
+            self.before_write(f"create {path}")
+            os.symlink(target, aside)
+            self.before_write(f"rename {path}")
+            os.replace(aside, self.at(path))
+            self._sync_parent(path)
+        except OSError as error:
+            _discard(aside)
+            raise WriteFailed(path, error) from error
+
+    def remove_file(self, path: str) -> None:
+        """No such file, nor what a crash while writing it may have left beside it."""
+        try:
+            for each in (_aside(path), path):
+                if self.exists(each):
+                    self.before_write(f"remove {each}")
+                    os.unlink(self.at(each))
+                    self._sync_parent(each)
+        except OSError as error:
+            raise WriteFailed(path, error) from error
+
+    def discard_aside(self, path: str) -> None:
+        """No leftover of a crash while the file was being written; the file itself stays."""
+        if self.exists(_aside(path)):
+            self.before_write(f"remove {_aside(path)}")
+            _discard(self.at(_aside(path)))
+
+    def make_directories(self, path: str, mode: int = 0o755) -> None:
+        """The directory, made with `mode` where absent, and its missing parents with 0755."""
+        if os.path.isdir(self.at(path)):
+            return
+        self.make_directories(os.path.dirname(path))
+        try:
+            self.before_write(f"create {path}")
+            os.mkdir(self.at(path))
+            os.chmod(self.at(path), mode)
+            self._sync_parent(path)
+        except OSError as error:
+            raise WriteFailed(path, error) from error
+
+    def remove_directory(self, path: str) -> None:
+        """No such directory; it must be empty."""
+        try:
+            self.before_write(f"remove {path}")
+            os.rmdir(self.at(path))
+            self._sync_parent(path)
+        except OSError as error:
+            raise WriteFailed(path, error) from error
+
+    def remove_tree(self, path: str) -> None:
+        """No such directory, nor anything below it; links are removed, not followed."""
+        try:
+            self.before_write(f"remove {path}")
+            if os.path.islink(self.at(path)) or not os.path.isdir(self.at(path)):
+                os.unlink(self.at(path))
+            else:
+                shutil.rmtree(self.at(path))
+            self._sync_parent(path)
+        except OSError as error:
+            raise WriteFailed(path, error) from error
+
+    def write_kernel(self, path: str, value: str) -> None:
+        """One value into procfs or sysfs: in place, in one call, and never creating a file. Raises OSError."""
+        self.before_write(f"set {path}")
+        descriptor = os.open(self.at(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, f"{value}\n".encode())
+        finally:
+            os.close(descriptor)
+
+    def writable(self, path: str) -> bool:
+        """Whether the kernel would let us write there; root sees a read-only mount as not writable too."""
+        return os.access(self.at(path), os.W_OK)
+
+    def mode(self, path: str) -> int | None:
+        """The permission bits of what is there, links not followed; None where absent."""
+        try:
+            return stat.S_IMODE(os.lstat(self.at(path)).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _sync_parent(self, path: str) -> None:
+        descriptor = os.open(os.path.dirname(self.at(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _aside(path: str) -> str:
+    """Where a file is written before it is renamed: one fixed name, so that a crash leaves at most one."""
+    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.inferhost-new")
+
+
+def _discard(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)

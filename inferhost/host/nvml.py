@@ -1,0 +1,164 @@
+"""The border to NVML: the only place where milliwatts, handles and return codes exist.
+
+Loads `pynvml` when first asked, because a host without a driver runs every other verb. Uses checked calls only:
+`nvmlDeviceSetPowerManagementLimit_v2` and the clock offset calls of nvidia-ml-py 13.615.71 return success whatever
+happens. Nothing here decides what is set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from inferhost.host.knob import Unusable
+
+SIMULATED_SYMBOL = "inferhost_simulated_v1"
+
+NO_DRIVER = frozenset({9, 12, 18})
+"""Codes that mean the driver does not answer at all: every GPU setting waits, nothing else fails."""
+
+MEANINGS: dict[int, tuple[str, str, str]] = {
+    1: ("Uninitialized", "refused", "unexplained"),
+    2: ("InvalidArgument", "refused", "unexplained"),
+    3: ("NotSupported", "unsupported", "no_interface"),
+    4: ("NoPermission", "refused", "read_only"),
+    6: ("NotFound", "refused", "unexplained"),
+    9: ("DriverNotLoaded", "pending", "needs_driver"),
+    12: ("LibraryNotFound", "pending", "needs_driver"),
+    13: ("FunctionNotFound", "unsupported", "no_interface"),  # removed with CUDA 14, or an old driver
+    15: ("GpuIsLost", "refused", "needs_reboot"),
+    16: ("ResetRequired", "refused", "needs_reboot"),
+    18: ("LibRmVersionMismatch", "pending", "needs_reboot"),  # after a driver upgrade without a reboot
+    19: ("InUse", "refused", "other_writer"),
+    24: ("FreqNotSupported", "refused", "unexplained"),
+    26: ("Deprecated", "unsupported", "no_interface"),
+    28: ("GpuNotFound", "refused", "unexplained"),
+    999: ("Unknown", "refused", "unexplained"),
+}
+"""NVML code: its name, and the verdict and cause it leads to. Source: nvml.h of NVML API 13 (nvmlReturn_t)."""
+
+VIRTUALIZATION_MODES = {0: "none", 1: "passthrough", 2: "vgpu", 3: "host-vgpu", 4: "host-vsga"}
+"""Source: nvml.h of NVML API 13 (nvmlGpuVirtualizationMode_t)."""
+
+
+class NvmlError(Unusable):
+    """One NVML call that failed, by function name and code."""
+
+    def __init__(self, function: str, code: int) -> None:
+        self.function = function
+        self.code = code
+        name, verdict, cause = MEANINGS.get(code, ("an unlisted error", "refused", "unexplained"))
+        super().__init__(verdict, cause, f"{function}: {name} (NVML error {code})", verdict == "refused")
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """One GPU. `pci_device_id` is four hexadecimal digits, `pci_bus_id` as sysfs spells it."""
+
+    uuid: str
+    name: str
+    pci_device_id: str
+    pci_bus_id: str
+    handle: Any = dataclasses.field(repr=False, compare=False)
+
+
+class Nvml:
+    """NVML while it is open; made by `open_nvml`."""
+
+    def __init__(self, before_write: Callable[[str], None]) -> None:
+        self._before_write = before_write
+        self.unreadable: list[NvmlError] = []
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """One NVML call, or `NvmlError`."""
+        import pynvml
+
+        try:
+            return getattr(pynvml, function)(*arguments)
+        except pynvml.NVMLError as error:
+            raise NvmlError(function, int(error.value)) from error
+
+    def simulated(self) -> bool:
+        """Whether the loaded library says of itself that it is a simulator."""
+        import pynvml
+
+        return hasattr(pynvml.nvmlLib, SIMULATED_SYMBOL)
+
+    def driver_version(self) -> str:
+        """The driver's version, e.g. "595.45.04"."""
+        return str(self.call("nvmlSystemGetDriverVersion"))
+
+    def cards(self) -> list[Card]:
+        """Every card that answers, in PCI order; those that do not are in `unreadable`."""
+        found = []
+        for index in range(self.call("nvmlDeviceGetCount")):
+            try:
+                found.append(self._card(self.call("nvmlDeviceGetHandleByIndex", index)))
+            except NvmlError as error:  # a lost card must not hide its neighbours
+                self.unreadable.append(error)
+        return sorted(found, key=lambda card: card.pci_bus_id)
+
+    def _card(self, handle: Any) -> Card:
+        pci = self.call("nvmlDeviceGetPciInfo", handle)
+        # pciDeviceId is device << 16 | vendor; sysfs has four digits of domain where NVML has eight.
+        return Card(
+            uuid=str(self.call("nvmlDeviceGetUUID", handle)),
+            name=str(self.call("nvmlDeviceGetName", handle)),
+            pci_device_id=f"{int(pci.pciDeviceId) >> 16:04X}",
+            pci_bus_id=f"{int(pci.domain):04x}:{int(pci.bus):02x}:{int(pci.device):02x}.0",
+            handle=handle,
+        )
+
+    def power_limit_mw(self, card: Card) -> int:
+        """The requested limit."""
+        return int(self.call("nvmlDeviceGetPowerManagementLimit", card.handle))
+
+    def enforced_power_limit_mw(self, card: Card) -> int:
+        """The limit in force: lower than the requested one where another limiter (board, chassis) is stricter."""
+        return int(self.call("nvmlDeviceGetEnforcedPowerLimit", card.handle))
+
+    def default_power_limit_mw(self, card: Card) -> int:
+        """The limit that the card boots with."""
+        return int(self.call("nvmlDeviceGetPowerManagementDefaultLimit", card.handle))
+
+    def power_limit_range_mw(self, card: Card) -> tuple[int, int]:
+        """Lowest and highest limit that the card accepts."""
+        low, high = self.call("nvmlDeviceGetPowerManagementLimitConstraints", card.handle)
+        return int(low), int(high)
+
+    def set_power_limit_mw(self, card: Card, limit_mw: int) -> None:
+        """Requests a limit; it lasts until the driver unloads."""
+        self._before_write(f"nvml {card.uuid} power_limit")
+        self.call("nvmlDeviceSetPowerManagementLimit", card.handle, limit_mw)
+
+    def persistence_mode(self, card: Card) -> bool:
+        """Whether the driver stays loaded without a client."""
+        return bool(self.call("nvmlDeviceGetPersistenceMode", card.handle))
+
+    def set_persistence_mode(self, card: Card, on: bool) -> None:
+        """Asks the driver to stay loaded, or no longer."""
+        self._before_write(f"nvml {card.uuid} persistence_mode")
+        self.call("nvmlDeviceSetPersistenceMode", card.handle, int(on))
+
+    def memory_total_mib(self, card: Card) -> int:
+        """All memory of the card as NVML counts it."""
+        return int(self.call("nvmlDeviceGetMemoryInfo", card.handle).total) // 2**20
+
+    def virtualization_mode(self, card: Card) -> str:
+        """How the card reaches this system: none, passthrough, vgpu, ..."""
+        mode = int(self.call("nvmlDeviceGetVirtualizationMode", card.handle))
+        return VIRTUALIZATION_MODES.get(mode, str(mode))
+
+
+@contextlib.contextmanager
+def open_nvml(before_write: Callable[[str], None]) -> Iterator[Nvml]:
+    """NVML for the block. Closing it may unload the driver where persistence is off, and that drops the limits."""
+    nvml = Nvml(before_write)
+    nvml.call("nvmlInit")
+    try:
+        yield nvml
+    finally:
+        with contextlib.suppress(NvmlError):
+            nvml.call("nvmlShutdown")

@@ -1,0 +1,117 @@
+"""What a verb has to say, gathered while it works: changes, verdicts, notes, problems.
+
+A verb never prints and never exits. `cli.py` turns one report into JSON on stdout and prose on stderr, so the two
+cannot disagree, and a failure half way still shows what was done before it. Each error class owns its exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from inferhost.schema import result
+from inferhost.schema.problems import Problem
+from inferhost.schema.result import Change, Result, Verdict
+
+
+class HostError(Exception):
+    """The verb stops here. `problem` says where, what was found and what would work."""
+
+    exit_code = result.EXIT_DRIFT
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem.message)
+
+
+class WriteFailed(HostError):
+    """A file could not be written; the file itself is as it was."""
+
+    def __init__(self, path: str, error: OSError) -> None:
+        hint = (
+            "run as root" if isinstance(error, PermissionError) else "make room or repair the cause, then run again"
+        )
+        super().__init__(Problem(path, f"could not be written: {reason(error)}", hint, "write-failed"))
+
+
+class NothingTouched(HostError):
+    """Refused before the first write."""
+
+    exit_code = result.EXIT_BAD_INPUT
+
+
+class RecordUnusable(HostError):
+    """The baseline cannot be read, believed or written; without it nothing may be changed."""
+
+    exit_code = result.EXIT_RECORD_UNUSABLE
+
+
+class Locked(HostError):
+    """Another host program is at work."""
+
+    exit_code = result.EXIT_LOCKED
+
+
+def reason(error: OSError) -> str:
+    """The system's own words for a failed call, without the path that the message names anyway."""
+    return error.strerror or type(error).__name__
+
+
+class Report:
+    """Everything one run found and did, in order."""
+
+    def __init__(self, check: bool) -> None:
+        self.check = check
+        self.changes: list[Change] = []
+        self.verdicts: list[Verdict] = []
+        self.notes: list[str] = []
+        self.problems: list[Problem] = []
+        self.facts: dict[str, Any] = {}
+
+    def change(self, setting: str, before: object, after: object) -> None:
+        """One difference made, or in check mode: that would be made."""
+        self.changes.append(Change(setting, str(before), str(after)))
+
+    def note(self, text: str) -> None:
+        """A remark, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def stopped(self, problems: list[Problem]) -> None:
+        """The verb ended early: its problems, and what it had already done."""
+        self.problems.extend(problems)
+        if self.changes and not self.check:
+            self.note("written before the failure: " + ", ".join(c.setting for c in self.changes))
+
+    def result(self) -> Result:
+        """The report as the document on stdout; problems travel in `facts.problems`."""
+        facts = dict(self.facts)
+        if self.problems:
+            facts["problems"] = [
+                {"id": p.id, "path": p.path, "message": p.message, "hint": p.hint} for p in self.problems
+            ]
+        return Result(bool(self.changes), tuple(self.changes), tuple(self.verdicts), tuple(self.notes), facts)
+
+    def exit_code(self) -> int:
+        """The code of a run that came to its end: a problem on the way counts as drift."""
+        return result.EXIT_DRIFT if self.problems else result.exit_code(tuple(self.verdicts))
+
+    def prose(self) -> Iterator[str]:
+        """The report for a person, one line per change, verdict and note; problems last."""
+        verb = "would change" if self.check else "changed"
+        for change in self.changes:
+            yield f"{verb} {change.setting}: {_short(change.before)} -> {_short(change.after)}"
+        for v in self.verdicts:
+            cause = "" if v.cause == "none" else f" ({v.cause})"
+            yield f"{v.verdict}{cause} {v.setting}: wanted {v.wanted}, found {v.found}; {v.evidence}"
+        for note in self.notes:
+            yield f"note: {note}"
+        for problem in self.problems:
+            yield from problem.lines()
+
+
+def _short(text: str) -> str:
+    """A value on one line; a document by its size."""
+    if "\n" in text:
+        return f"{len(text.splitlines())} lines"
+    return text if len(text) <= 80 else text[:77] + "..."

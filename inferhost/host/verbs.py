@@ -1,0 +1,190 @@
+"""The verbs that follow a plan: install, apply, verify; and status, which needs none.
+
+A verb fills a report and prints nothing. What writes holds the lock, refuses before its first write, and records
+originals before anything else. Only sections in `plan.manage` are looked at; the others are named as untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from inferhost.host import account, governor, gpu, placed, service, sysctl
+from inferhost.host.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
+from inferhost.host.knob import Knob, apply_knobs, originals, verify_knobs
+from inferhost.host.lock import locked
+from inferhost.host.machine import CONFIG_DIRECTORY, PLAN, PROGRAM, Machine
+from inferhost.host.nvml import NO_DRIVER, NvmlError, open_nvml
+from inferhost.host.report import HostError, Report
+from inferhost.schema.plan import SECTIONS, UNIT_DIRECTORY, Plan
+from inferhost.schema.problems import InputError, Problem
+
+BASE = "base"
+"""The section of what belongs to Inferhost itself; it goes with a full revert only."""
+
+DROPIN_SUFFIX = ".d/10-inferhost.conf"
+
+
+def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, report: Report) -> None:
+    """Records every original that the plan may change, then places the program and the plan where they differ."""
+    with lock_unless_check(machine, report):
+        baseline = read_baseline(machine)
+        found = _plan_records(machine, plan, baseline, report)
+        before = "\n".join(baseline) if baseline.on_disk else "absent"
+        fresh = not baseline.on_disk
+        if baseline.add(found, report.check) or fresh:
+            report.change(BASELINE, before, "\n".join(baseline))
+        _place(machine, PROGRAM, program, 0o755, report)
+        _place(machine, PLAN, plan_content, 0o640, report)
+
+
+def apply(machine: Machine, plan: Plan, sections: Sequence[str], report: Report) -> None:
+    """Writes what has no file and differs from the plan, in the given sections."""
+    chosen = _chosen(plan, sections, report)
+    with lock_unless_check(machine, report):
+        baseline = read_baseline(machine)
+        if "gpu" in chosen:
+            with gpu_knobs(machine, plan, report) as knobs:
+                _record(knobs, baseline, report)
+                apply_knobs(knobs, baseline, report)
+        if "cpu" in chosen:
+            knobs = sysctl.knobs(machine, plan.sysctl)
+            _record(knobs + governor.knobs(machine, plan.cpu.governor), baseline, report)
+            apply_knobs(knobs, baseline, report)
+            governor.apply_governor(machine, plan.cpu.governor, baseline, report)
+
+
+def verify(machine: Machine, plan: Plan, sections: Sequence[str], report: Report) -> None:
+    """Compares the host with the plan and writes nothing."""
+    chosen = _chosen(plan, sections, report)
+    if "gpu" in chosen:
+        with gpu_knobs(machine, plan, report) as knobs:
+            verify_knobs(knobs, report)
+    if "cpu" in chosen:
+        verify_knobs(sysctl.knobs(machine, plan.sysctl), report)
+        governor.verify_governor(machine, plan.cpu.governor, report)
+    placed.verify_files(machine, placed.placed_files(plan, chosen), report)
+    if "service" in chosen:
+        for entry in plan.service:
+            service.verify_service(machine, entry, plan.env.get(entry.instance, {}), report)
+
+
+def status(machine: Machine, plan: Plan | None, report: Report) -> None:
+    """The installed plan, what is on record, and the units of ours, from the record rather than from the plan."""
+    baseline = read_baseline(machine)
+    recorded: dict[str, int] = {}
+    for section in SECTIONS:
+        count = sum(baseline[key].section == section for key in baseline)
+        recorded.update({section: count} if count else {})
+    units = recorded_units(baseline)
+    report.facts.update(
+        {
+            "plan_id": plan.plan_id if plan else None,
+            "host": plan.host.name if plan else None,
+            "simulated": plan.host.simulated if plan else None,
+            "manage": list(plan.manage) if plan else [],
+            "recorded": recorded,
+            "units": units,
+            "unit_states": {unit: service.unit_state(machine, unit).get("ActiveState", "unknown") for unit in units},
+        }
+    )
+
+
+def recorded_units(baseline: Baseline) -> list[str]:
+    """The service units that we gave a drop-in, by the record: true even when the plan is new, broken or gone."""
+    prefix = f"{UNIT_DIRECTORY}/"
+    paths = baseline.of("file", ["service"])
+    return sorted(
+        p[len(prefix) : -len(DROPIN_SUFFIX)] for p in paths if p.startswith(prefix) and p.endswith(DROPIN_SUFFIX)
+    )
+
+
+@contextlib.contextmanager
+def gpu_knobs(machine: Machine, plan: Plan, report: Report) -> Iterator[list[Knob]]:
+    """The plan's GPU knobs while NVML is open; none, and every setting pending, where no driver answers."""
+    with contextlib.ExitStack() as stack:
+        found: list[Knob] = []
+        try:
+            nvml = stack.enter_context(open_nvml(machine.before_write))
+            found = gpu.knobs(plan, nvml, boot_id(machine), report)
+        except NvmlError as error:
+            if error.code not in NO_DRIVER:
+                raise HostError(Problem("nvml", error.evidence, "", "nvml")) from error
+            gpu.waiting(plan, error, report)
+        yield found
+
+
+def lock_unless_check(machine: Machine, report: Report) -> contextlib.AbstractContextManager[None]:
+    """The lock for a run that writes; check mode neither needs nor leaves one."""
+    return contextlib.nullcontext() if report.check else locked(machine)
+
+
+def _chosen(plan: Plan, sections: Iterable[str], report: Report) -> list[str]:
+    """The sections to look at, in the order of placing."""
+    asked = [s for s in SECTIONS if s in set(sections)]
+    for section in asked:
+        if section not in plan.manage:
+            report.note(f"section {section} is not managed on this host: untouched")
+    return [s for s in asked if s in plan.manage]
+
+
+def _record(knobs: Sequence[Knob], baseline: Baseline, report: Report) -> None:
+    """Originals that install could not read yet (no driver then) or that came with a new plan."""
+    new = originals(knobs, baseline)
+    if new:
+        baseline.add(new, report.check)
+        report.note(f"recorded: {', '.join(sorted(new))}")
+
+
+def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> dict[str, Record]:
+    """Everything that the managed sections may change, as it is now, for keys that are not on record yet."""
+    found: dict[str, Record] = {}
+    for folder in (CONFIG_DIRECTORY, os.path.dirname(PROGRAM)):
+        found.update(placed.directory_records(machine, folder, BASE))
+    if "gpu" in plan.manage:
+        found.update(_gpu_records(machine, plan, baseline, report))
+    if "cpu" in plan.manage:
+        cpu = sysctl.knobs(machine, plan.sysctl) + governor.knobs(machine, plan.cpu.governor)
+        found.update(originals(cpu, baseline))
+    files = [(f.path, f.section) for f in placed.placed_files(plan, plan.manage)]
+    found.update(placed.file_records(machine, files))
+    if "service" in plan.manage:
+        found.update(account.account_records(machine, [s.user for s in plan.service]))
+    return found
+
+
+def _gpu_records(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> dict[str, Record]:
+    """The GPUs' originals. The refusals of `apply` come here already, so that nothing is placed for a wrong plan."""
+    own = Report(report.check)
+    try:
+        with gpu_knobs(machine, plan, own) as knobs:
+            found = originals(knobs, baseline)
+    except InputError:
+        report.verdicts.extend(own.verdicts)
+        raise
+    for verdict in own.verdicts:
+        report.note(f"{verdict.setting}: {verdict.verdict}, not recorded; {verdict.evidence}")
+    return found
+
+
+def _place(machine: Machine, path: str, content: bytes, mode: int, report: Report) -> None:
+    """Our own file with this content and mode; written only when either differs."""
+    found, found_mode = machine.read_bytes(path), machine.mode(path)
+    if found == content and found_mode == mode:
+        return
+    if not report.check:
+        machine.make_directories(os.path.dirname(path))
+        machine.replace_file(path, content, mode)
+    if found == content:
+        report.change(f"{path} (mode)", f"{found_mode or 0:04o}", f"{mode:04o}")
+    else:
+        report.change(path, _shown(path, found), _shown(path, content))
+
+
+def _shown(path: str, content: bytes | None) -> str:
+    """The plan as text, the program as its hash."""
+    if content is None:
+        return "absent"
+    return f"sha256 {hashlib.sha256(content).hexdigest()}" if path == PROGRAM else content.decode("utf-8", "replace")

@@ -1,0 +1,43 @@
+"""Hosts in folders, with simulated cards; the simulator and the zipapp are built once."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from inferhost.host.zipapp_build import build as build_zipapp
+from tests.unit.host.fake_host import FakeHost, built_simulator, simulator_state
+
+
+@pytest.fixture(scope="session")
+def simulator_build() -> pathlib.Path:
+    return built_simulator()
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("program") / "inferhost"
+    build_zipapp(path)
+    return path
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[FakeHost]:
+    """A host nobody managed before: a limit of 480 W and persistence on, both set by hand."""
+    with simulator_state(tmp_path / "sim"):
+        found = FakeHost(tmp_path, simulator_build, program)
+        found.sim("set", "power_limit_mw", 480000)
+        found.sim("set", "persistence", 1)
+        yield found
+
+
+@pytest.fixture
+def pair(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[FakeHost]:
+    """The same with two cards of one model."""
+    with simulator_state(tmp_path / "sim"):
+        found = FakeHost(tmp_path, simulator_build, program, cards=2)
+        found.sim("set", "power_limit_mw", 480000)
+        found.sim("set", "persistence", 1)
+        yield found
