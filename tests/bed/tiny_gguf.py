@@ -19,7 +19,8 @@ LANE = 4.0
 NEVER = -40.0
 WORDS = (
     "the of and to in is that it for was on are as with be at by this have from or one had not but what all were "
-    "when we there can an your which their said if do will each about how up out them then she many some so these would"
+    "when we there can an your which their said if do will each about how up out them then she many some so these "
+    "would"
 )
 SPECIALS = ["<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
