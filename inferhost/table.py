@@ -51,7 +51,12 @@ def render_plan(plan: Mapping[str, Any]) -> str:
 def render_verdicts(result: Mapping[str, Any]) -> str:
     """The verdicts of a run: setting, what was wanted and found, the verdict with its cause and evidence."""
     lines = [f"{'SETTING':<{SETTING_WIDTH}} {'WANTED -> FOUND':<{VALUE_WIDTH}} VERDICT"]
+    current = None
     for verdict in result["verdicts"]:
+        group, leaf = split_setting(verdict["setting"].replace("file:/", "files./", 1))
+        if group != current:
+            lines.append(group)
+            current = group
         word = verdict["verdict"]
         if verdict["cause"] not in ("none", ""):
             word += f" ({verdict['cause']})"
@@ -59,7 +64,7 @@ def render_verdicts(result: Mapping[str, Any]) -> str:
         values = f"{shown(verdict['wanted'])} -> {shown(verdict['found'])}"
         if verdict["wanted"] == verdict["found"]:
             values = shown(verdict["wanted"])
-        lines += _row(str(verdict["setting"]), values, [evidence])
+        lines += _row(f"  {leaf}", values, [evidence])
     if not result["verdicts"]:
         lines.append("no setting of this host is managed")
     for note in result.get("notes", ()):
@@ -116,9 +121,12 @@ def split_setting(setting: str) -> tuple[str, str]:
     head = setting.partition(".")[0]
     if head == "sysctl":
         return head, setting.partition(".")[2]
-    mark = "/" if head == "files" else ".argv." if ".argv." in setting else "."
+    if head == "files":
+        folder, _, name = setting.partition(".")[2].rpartition("/")
+        return f"files in {folder}", name
+    mark = ".argv." if ".argv." in setting else "."
     group, _, leaf = setting.rpartition(mark)
-    return (group + mark.rstrip("."), leaf) if mark != "." else (group, leaf)
+    return group + mark.rstrip("."), leaf
 
 
 def _reading_order(reason: Mapping[str, Any]) -> tuple[int, str]:

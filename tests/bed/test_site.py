@@ -13,6 +13,9 @@ SITE = ("site.yml", "-i", "inventories/sandbox", "-l", "gb200", "--diff")
 def runs():
     """Check mode on a bare host, the first run, the second run; then further tests use the placed host."""
     bed("up", NAME, PORT)
+    # Somebody was here before us, so that the diff shows a power limit too.
+    bed("exec", NAME, "inferhost-sim", "set", "persistence", "1")
+    bed("exec", NAME, "inferhost-sim", "set", "power_limit_mw", "480000")
     yield {"check": run_playbook(*SITE, "--check"), "first": run_playbook(*SITE), "second": run_playbook(*SITE)}
     bed("down", NAME)
 

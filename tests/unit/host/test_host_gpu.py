@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from inferhost.host import gpu, verbs
+from inferhost.host import gpu
 from inferhost.host.nvml import Nvml
 from inferhost.schema.plan import GpuSelector, Host
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
@@ -45,11 +45,10 @@ def test_a_persistence_write_that_is_ignored_is_not_held(host: FakeHost):
 
 def test_a_clamped_limit_is_drift_with_the_value_that_it_got(host: FakeHost):
     host.run("install")
-    host.sim("fault", "power_limit", "clamped", 470000)
+    host.sim("fault", "power_limit", "clamped", 420000)
     answer = host.run("apply", "--section", "gpu")
-    limit = next(v for v in answer.document["verdicts"] if v["setting"].endswith("power_limit_w"))
-    assert (answer.code, limit["verdict"]) == (3, "clamped")
-    assert limit["evidence"]
+    assert (answer.code, answer.verdict("power_limit_w")) == (3, ("clamped", "unexplained"))
+    assert answer.document["diff"] == [{"setting": f"gpu.{UUID}.power_limit_w", "before": "480", "after": "420"}]
 
 
 def test_an_enforced_limit_below_the_requested_one_is_clamped(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
@@ -110,9 +109,7 @@ def test_a_real_plan_is_refused_on_a_simulated_card(host: FakeHost):
     for verb in ("install", "apply", "verify"):
         answer = host.run(verb)
         assert (answer.code, answer.problems[0]["id"]) == (2, "simulated-mismatch")
-        assert answer.problems[0]["message"] == (
-            "the plan is for real GPUs, this host's NVML library is simulated"
-        )
+        assert answer.problems[0]["message"] == ("the plan is for real GPUs, this host's NVML library is simulated")
     assert host.snapshot() == before
 
 
@@ -122,9 +119,7 @@ def test_a_sandbox_plan_is_refused_on_a_real_card(host: FakeHost, monkeypatch: p
     for verb in ("install", "apply", "verify"):
         answer = host.run(verb)
         assert (answer.code, answer.problems[0]["path"]) == (2, "inferhost_simulated")
-        assert answer.problems[0]["message"] == (
-            "the plan is for simulated GPUs, this host's NVML library is real"
-        )
+        assert answer.problems[0]["message"] == ("the plan is for simulated GPUs, this host's NVML library is real")
     assert host.snapshot() == before
 
 
@@ -235,7 +230,7 @@ def test_a_pci_device_id_is_read_in_each_common_spelling(text: str):
     assert gpu.pci_device_id(text) == "2BB1"
 
 
-def test_nothing_but_a_refusal_keeps_the_nvml_session_open(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+def test_nvml_is_closed_again_after_a_refusal_too(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
     opened, closed = [], []
     call = Nvml.call
 
@@ -248,4 +243,3 @@ def test_nothing_but_a_refusal_keeps_the_nvml_session_open(host: FakeHost, monke
     host.plan = with_gpu(power_limit_w=9000)
     host.run("verify", "--section", "gpu")
     assert (len(opened), len(closed)) == (2, 2)
-    assert verbs.SECTIONS[0] == "gpu"

@@ -53,7 +53,9 @@ def test_program_and_plan_have_their_bytes_and_modes(host: FakeHost):
     host.run("install")
     assert host.at("/usr/local/bin/inferhost").read_bytes() == host.program.read_bytes()
     assert host.read("/etc/inferhost/plan.json") == (host.folder / "plan.json").read_text()
-    modes = [stat.S_IMODE(host.at(p).stat().st_mode) for p in ("/usr/local/bin/inferhost", "/etc/inferhost/plan.json")]
+    modes = [
+        stat.S_IMODE(host.at(p).stat().st_mode) for p in ("/usr/local/bin/inferhost", "/etc/inferhost/plan.json")
+    ]
     assert modes == [0o755, 0o640]
 
 

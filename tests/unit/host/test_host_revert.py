@@ -73,8 +73,9 @@ def test_persistence_off_is_restored_and_said_to_endanger_the_limit(host: FakeHo
     answer = host.run("revert", "--section", "gpu")
     assert host.card()["persistence"] == 0
     assert answer.verdict("power_limit_w") == ("held", "none")
-    assert f"note: gpu.{UUID}.persistence_mode: off, as it was; a restored power limit goes when the driver unloads" in (
-        answer.prose.splitlines()
+    assert (
+        f"note: gpu.{UUID}.persistence_mode: off, as it was; a restored power limit goes when the driver unloads"
+        in (answer.prose.splitlines())
     )
 
 

@@ -1,0 +1,147 @@
+"""Without a record that can be believed nothing is touched; and only one program writes at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+
+import pytest
+
+from inferhost.host import lock
+from inferhost.host.baseline import BASELINE
+from tests.unit.host.fake_host import FakeHost
+
+WRITERS = ("install", "apply", "revert")
+
+
+def changed(host: FakeHost, **values: object) -> str:
+    return json.dumps({**json.loads(host.read(BASELINE)), **values})
+
+
+@pytest.mark.parametrize("verb", WRITERS)
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (
+            lambda host: "{",
+            "is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        ),
+        (lambda host: changed(host, schema=2), "schema: found 2, this program reads 1"),
+        (lambda host: changed(host, records=[]), "records: found a list, wanted a mapping"),
+        (lambda host: changed(host, machine_id="bbbb"), "belongs to machine bbbb, this is aaaa1111"),
+    ],
+)
+def test_a_record_that_cannot_be_believed_stops_every_writer(host: FakeHost, verb: str, broken, message: str):
+    host.converge()
+    host.sim("set", "power_limit_mw", 500000)
+    host.write(BASELINE, broken(host), mode=0o600)
+    before = host.snapshot()
+    answer = host.run(verb)
+    assert answer.code == 5
+    assert answer.prose.splitlines()[-2:] == [
+        f"error: {BASELINE}: {message}",
+        "hint: put the file back from a backup, or move it away to accept what is on this host now as the original",
+    ]
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("verb", WRITERS)
+def test_a_record_that_was_lost_stops_every_writer(host: FakeHost, verb: str):
+    host.converge()
+    host.at(BASELINE).unlink()
+    before = host.snapshot()
+    answer = host.run(verb)
+    assert (answer.code, answer.problems[0]["id"]) == (5, "record-lost")
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("verb", WRITERS)
+def test_a_record_that_cannot_be_written_stops_before_the_first_change(host: FakeHost, verb: str):
+    if verb == "revert":
+        host.converge()
+    before = host.snapshot()
+
+    def disk_full(step: str) -> None:
+        if BASELINE in step and not step.startswith("remove"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    answer = host.run(verb, before_write=disk_full)
+    assert answer.code == 5
+    assert answer.problems[0]["message"] == "could not be written: No space left on device"
+    if verb != "revert":  # a revert restores before it forgets
+        assert host.card()["power_limit_mw"] == 480000
+        left = set(host.snapshot()) - set(before)
+        assert left <= {"/var/lib/inferhost", "/run/inferhost", "/run/inferhost/lock"}
+
+
+def test_a_full_disk_while_placing_the_plan_is_told_with_what_was_written(host: FakeHost):
+    def disk_full(step: str) -> None:
+        if step == "fill /etc/inferhost/plan.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    answer = host.run("install", before_write=disk_full)
+    assert answer.code == 3
+    assert answer.prose.splitlines()[-3:] == [
+        "note: written before the failure: /var/lib/inferhost/baseline.json, /usr/local/bin/inferhost",
+        "error: /etc/inferhost/plan.json: could not be written: No space left on device",
+        "hint: make room or repair the cause, then run again",
+    ]
+    assert sorted(os.listdir(host.at("/etc/inferhost"))) == []
+
+
+def test_the_record_is_for_root_alone(host: FakeHost):
+    host.run("install")
+    assert host.at(BASELINE).stat().st_mode & 0o777 == 0o600
+    assert host.at("/var/lib/inferhost").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.fixture
+def held(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    """The lock in another hand, and nobody who waits for it."""
+    monkeypatch.setattr(lock, "WAIT_S", 0.0)
+    host.write("/run/inferhost/lock", "4711\n")
+    descriptor = os.open(host.at("/run/inferhost/lock"), os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("verb", WRITERS)
+def test_a_held_lock_stops_every_writer_and_names_the_holder(host: FakeHost, held: int, verb: str):
+    before = host.snapshot()
+    answer = host.run(verb)
+    assert answer.code == 6
+    assert answer.prose.splitlines()[-2:] == [
+        "error: /run/inferhost/lock: held by process 4711, still after 0 s",
+        "hint: wait for it to end, or look at it with: ps -fp 4711",
+    ]
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("arguments", [("facts",), ("verify",), ("status",), ("apply", "--check")])
+def test_readers_do_not_need_the_lock(host: FakeHost, held: int, arguments: tuple[str, ...]):
+    assert host.run(*arguments).code in (0, 3)
+
+
+def test_a_lock_of_a_dead_process_is_free(host: FakeHost):
+    host.write("/run/inferhost/lock", "4711\n")
+    assert host.run("install").code == 0
+
+
+def test_a_lock_removed_under_a_waiting_hand_is_not_taken_for_held(host: FakeHost):
+    machine = host.machine(str(host.root))
+    with lock.locked(machine):
+        host.at(lock.LOCK).unlink()
+        with lock.locked(machine, wait_s=0):
+            assert host.read(lock.LOCK).strip() == str(os.getpid())
+
+
+def test_a_refused_first_run_leaves_no_lock_behind(host: FakeHost):
+    before = host.snapshot()
+    host.write("/run/keep", "")
+    host.at("/run/keep").unlink()
+    host.sim("lost", 0)
+    assert host.run("apply", "--section", "gpu").code == 2
+    assert set(host.snapshot()) == set(before)
