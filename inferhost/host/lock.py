@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 from inferhost.host.machine import RUN_DIRECTORY, STATE_DIRECTORY, Machine
-from inferhost.host.report import Locked
+from inferhost.host.report import Locked, WriteFailed
 from inferhost.schema.problems import Problem
 
 LOCK = f"{RUN_DIRECTORY}/lock"
@@ -23,8 +23,9 @@ POLL_S = 0.1
 
 
 @contextlib.contextmanager
-def locked(machine: Machine, wait_s: float = WAIT_S) -> Iterator[None]:
-    """Holds the lock for the block, or raises `Locked` after `wait_s` seconds."""
+def locked(machine: Machine, wait_s: float | None = None) -> Iterator[None]:
+    """Holds the lock for the block, or raises `Locked` after `wait_s` seconds (`WAIT_S` when None)."""
+    wait_s = WAIT_S if wait_s is None else wait_s
     deadline_s = time.monotonic() + wait_s
     while True:
         machine.make_directories(RUN_DIRECTORY)
@@ -49,8 +50,11 @@ def locked(machine: Machine, wait_s: float = WAIT_S) -> Iterator[None]:
 def _remove_lock(machine: Machine) -> None:
     """The lock file and its folder, removed by their holder; who waits notices that the file is another one."""
     machine.remove_file(LOCK)
-    if not machine.entries(RUN_DIRECTORY):
+    try:
         machine.remove_directory(RUN_DIRECTORY)
+    except WriteFailed:
+        if not machine.entries(RUN_DIRECTORY):  # else somebody came to wait meanwhile, and the folder is theirs
+            raise
 
 
 def _taken(machine: Machine) -> int | None:

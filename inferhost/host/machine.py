@@ -147,9 +147,12 @@ class Machine:
 
     def discard_aside(self, path: str) -> None:
         """No leftover of a crash while the file was being written; the file itself stays."""
-        if self.exists(_aside(path)):
-            self.before_write(f"remove {_aside(path)}")
-            _discard(self.at(_aside(path)))
+        try:
+            if self.exists(_aside(path)):
+                self.before_write(f"remove {_aside(path)}")
+                os.unlink(self.at(_aside(path)))
+        except OSError as error:
+            raise WriteFailed(path, error) from error
 
     def make_directories(self, path: str, mode: int = 0o755) -> None:
         """The directory, made with `mode` where absent, and its missing parents with 0755."""
@@ -166,6 +169,8 @@ class Machine:
 
     def remove_directory(self, path: str) -> None:
         """No such directory; it must be empty."""
+        if not self.exists(path):
+            return
         try:
             self.before_write(f"remove {path}")
             os.rmdir(self.at(path))

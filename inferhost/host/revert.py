@@ -7,7 +7,6 @@ said, and keeps the program installed; when nothing stays, Inferhost itself goes
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 
@@ -136,6 +135,5 @@ def _remove_own(machine: Machine, path: str, gone: set[str], report: Report) -> 
 
 
 def _remove_state_directory(machine: Machine) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if machine.exists(STATE_DIRECTORY) and not machine.entries(STATE_DIRECTORY):
-            machine.remove_directory(STATE_DIRECTORY)
+    if not machine.entries(STATE_DIRECTORY):
+        machine.remove_directory(STATE_DIRECTORY)

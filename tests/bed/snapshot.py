@@ -64,7 +64,7 @@ def paths() -> dict:
 
 
 def command(*argv: str) -> str:
-    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, universal_newlines=True).stdout
+    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def snapshot() -> dict:

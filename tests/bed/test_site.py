@@ -76,3 +76,10 @@ def test_drift_fails_the_verification_and_names_the_setting(runs):
     assert ran.code != 0
     assert "power_limit_w" in ran.output
     assert power_limit_mw() == 300_000, "verification changed something"
+
+
+def test_a_wish_that_cannot_be_planned_does_not_stand_in_the_way_of_revert(runs):
+    wish = ("-e", "inferhost_gpu_power_limit=9999")
+    ran = run_playbook("playbooks/revert.yml", "-i", "inventories/sandbox", "-l", "gb200", "--check", *wish)
+    assert ran.code == 0, ran.output
+    assert any(changed for _, changed, _ in ran.changes())

@@ -67,3 +67,9 @@ def test_no_real_inventory_has_a_group_of_a_hosts_name():
 def test_the_planner_does_no_input_or_output():
     forbidden = re.compile(r"^\s*(import|from)\s+(ansible|pynvml|subprocess|socket|pathlib|os)\b|\bopen\(", re.M)
     assert [str(p) for p in (ROOT / "inferhost/planner").glob("*.py") if forbidden.search(p.read_text())] == []
+
+
+def test_the_readme_shows_the_plan_that_is_made():
+    excerpt = (ROOT / "README.md").read_text().split("--host gb200\n", 1)[1].split("```")[0].splitlines()
+    golden = (ROOT / "tests/golden/gb200/table.txt").read_text().splitlines()
+    assert [line for line in excerpt if line != "..." and line not in golden] == []

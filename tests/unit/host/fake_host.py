@@ -1,7 +1,7 @@
 """A host in a folder: /etc, /proc, /sys, /var, /run and /usr as plain files, with simulated cards beside them.
 
-The verbs run in this process through `cli.main`, so that a test can stop them at any write; NVML is the real simulator
-under the real nvidia-ml-py. What Ansible and systemd do between the verbs is `place` and `start_engine`.
+The verbs run in this process through `cli.main`, so that a test can stop them at any write; NVML is the real
+simulator under the real nvidia-ml-py. What Ansible and systemd do between the verbs is `place` and `start_engine`.
 """
 
 from __future__ import annotations

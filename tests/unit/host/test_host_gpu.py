@@ -43,20 +43,21 @@ def test_a_persistence_write_that_is_ignored_is_not_held(host: FakeHost):
     assert (answer.code, answer.verdict("persistence_mode")) == (3, ("ignored", "unexplained"))
 
 
-def test_a_clamped_limit_is_drift_with_the_value_that_it_got(host: FakeHost):
+def test_an_enforced_limit_below_the_accepted_one_is_clamped(host: FakeHost):
     host.run("install")
     host.sim("fault", "power_limit", "clamped", 420000)
+    for verb in ("apply", "verify"):
+        answer = host.run(verb, "--section", "gpu")
+        assert (answer.code, answer.verdict("power_limit_w")) == (3, ("clamped", "power_cap"))
+        assert answer.evidence("power_limit_w") == "limit 450 W, enforced 420 W"
+
+
+def test_a_limit_that_became_another_one_is_clamped(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    ask = Nvml.set_power_limit_mw
+    monkeypatch.setattr(Nvml, "set_power_limit_mw", lambda nvml, card, _: ask(nvml, card, 460000))
     answer = host.run("apply", "--section", "gpu")
     assert (answer.code, answer.verdict("power_limit_w")) == (3, ("clamped", "unexplained"))
-    assert answer.document["diff"] == [{"setting": f"gpu.{UUID}.power_limit_w", "before": "480", "after": "420"}]
-
-
-def test_an_enforced_limit_below_the_requested_one_is_clamped(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
-    host.converge()
-    monkeypatch.setattr(Nvml, "enforced_power_limit_mw", lambda *_: 400000)
-    answer = host.run("verify", "--section", "gpu")
-    assert (answer.code, answer.verdict("power_limit_w")) == (3, ("clamped", "power_cap"))
-    assert answer.evidence("power_limit_w") == "limit 450 W, enforced 400 W"
+    assert answer.document["diff"] == [{"setting": f"gpu.{UUID}.power_limit_w", "before": "480", "after": "460"}]
 
 
 def test_persistence_is_written_before_the_limit(host: FakeHost):
@@ -89,8 +90,8 @@ def test_a_limit_out_of_range_is_refused_and_names_the_option(host: FakeHost, wa
     assert answer.code == 2
     assert answer.verdict("power_limit_w") == ("refused", "none")
     assert answer.prose.splitlines()[-2:] == [
-        f"error: inferhost_gpu_power_limit: found {found}, NVIDIA RTX PRO 6000 Blackwell Workstation Edition ({UUID}) "
-        "accepts 150 to 600 W",
+        f"error: inferhost_gpu_power_limit: found {found}, NVIDIA RTX PRO 6000 Blackwell Workstation Edition "
+        f"({UUID}) accepts 150 to 600 W",
         "hint: watts outside the card's range are refused, never clamped",
     ]
     assert host.snapshot() == before
