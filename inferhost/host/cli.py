@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from inferhost import __version__
 from inferhost.host import facts, revert, verbs
-from inferhost.host.machine import PLAN, Machine
+from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.report import HostError, NothingTouched, Report, reason
 from inferhost.schema import document, result
 from inferhost.schema.plan import SECTIONS, Plan, read_plan
@@ -51,13 +51,13 @@ class _Parser(argparse.ArgumentParser):
         raise InputError([Problem("command line", message, f"see: {self.prog} --help", "usage")])
 
 
-def main(arguments: Sequence[str], machine_at: Callable[[str], Machine] = Machine) -> int:
+def main(arguments: Sequence[str], machine: Callable[[str], Machine] = machine_at) -> int:
     """Runs one verb and returns its exit code."""
     report = Report(check=False)
     try:
         options = parse(arguments)
         report.check = options.check
-        _run(options, machine_at(options.root), report)
+        _run(options, machine(options.root), report)
         code = report.exit_code()
     except InputError as error:
         report.stopped(error.problems)

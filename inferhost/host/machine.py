@@ -56,6 +56,15 @@ def run_command(argv: Sequence[str]) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
+def machine_at(root: str) -> Machine:
+    """The machine itself, or a copy of one below `root`, where the commands of the machine around it are not run."""
+    return Machine(root) if root == "/" else Machine(root, command=_not_run)
+
+
+def _not_run(argv: Sequence[str]) -> Finished:
+    return Finished(127, "", f"{argv[0]}: not run for a copy of a host")
+
+
 def _nothing(_what: str) -> None:
     """The announcement nobody listens to."""
 
@@ -142,15 +151,6 @@ class Machine:
                     self.before_write(f"remove {each}")
                     os.unlink(self.at(each))
                     self._sync_parent(each)
-        except OSError as error:
-            raise WriteFailed(path, error) from error
-
-    def discard_aside(self, path: str) -> None:
-        """No leftover of a crash while the file was being written; the file itself stays."""
-        try:
-            if self.exists(_aside(path)):
-                self.before_write(f"remove {_aside(path)}")
-                os.unlink(self.at(_aside(path)))
         except OSError as error:
             raise WriteFailed(path, error) from error
 

@@ -112,8 +112,6 @@ def restore_files(machine: Machine, records: Mapping[str, Record], baseline: Bas
             report.change(f"file:{path}", shown(before), shown(record.found))
             if not report.check:
                 _restore(machine, path, record.found)
-        elif not report.check:
-            machine.discard_aside(path)
         found = record.found if report.check else observe_file(machine, path)
         verdict, cause = ("held", "none") if found == record.found else ("ignored", "unexplained")
         wanted = _summary(record.found)

@@ -17,6 +17,10 @@ from inferhost.schema.result import Verdict
 
 CAP_SYS_RESOURCE = 24  # Source: linux/capability.h
 LIMITS = {"limit_nofile": "Max open files", "limit_memlock": "Max locked memory"}
+PROPERTIES = (
+    "LoadState", "ActiveState", "SubState", "MainPID", "NeedDaemonReload", "FragmentPath", "DropInPaths",
+    "ExecMainStartTimestamp",
+)  # fmt: skip
 SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 HIDDEN = "(hidden)"
 
@@ -47,7 +51,7 @@ def verify_service(machine: Machine, service: Service, environment: Mapping[str,
 
 def unit_state(machine: Machine, unit: str) -> dict[str, str]:
     """What systemd says of a unit; empty where systemd does not answer."""
-    done = machine.command(["systemctl", "show", "-p", "LoadState,ActiveState,SubState,MainPID", "--", unit])
+    done = machine.command(["systemctl", "show", "--timestamp=unix", "-p", ",".join(PROPERTIES), "--", unit])
     if done.code != 0:
         return {}
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)

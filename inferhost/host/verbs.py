@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from inferhost.host import account, governor, gpu, placed, service, sysctl
+from inferhost.host import account, engine, governor, gpu, placed, service, sysctl
 from inferhost.host.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
 from inferhost.host.knob import Knob, apply_knobs, originals, verify_knobs
 from inferhost.host.lock import locked
@@ -54,6 +54,8 @@ def apply(machine: Machine, plan: Plan, sections: Sequence[str], report: Report)
             _record(knobs + governor.knobs(machine, plan.cpu.governor), baseline, report)
             apply_knobs(knobs, baseline, report)
             governor.apply_governor(machine, plan.cpu.governor, baseline, report)
+        if "service" in chosen:
+            engine.apply_engines(machine, plan, report)
 
 
 def verify(machine: Machine, plan: Plan, sections: Sequence[str], report: Report) -> None:

@@ -13,7 +13,7 @@ from .machine import observe_machine
 from .packages import install
 from .places import cache, run_folder, ssh_key
 from .podman import Podman
-from .tools import BedError
+from .tools import REFUSED, BedError
 
 # What the bed itself put into the cache; other rooms may keep things there too.
 OWNED = ("apt", "containers", "engine", "lock", "models", "rootfs", "ssh")
@@ -27,6 +27,11 @@ def main(arguments: Sequence[str]) -> int:
     except BedError as problem:
         print(problem, file=sys.stderr)
         return problem.code
+    except FileNotFoundError as problem:
+        if "/" in str(problem.filename):
+            raise  # a file of ours, not a program: a bug, which keeps its traceback
+        print(f"error: {problem.filename}: not found, wanted installed\nhint: bed install, as root", file=sys.stderr)
+        return REFUSED
     except subprocess.CalledProcessError as problem:
         print(f"error: {problem.cmd[0]}: exit status {problem.returncode}, wanted 0", file=sys.stderr)
         return 1
@@ -86,6 +91,7 @@ def perform(wish: argparse.Namespace) -> int:
         argv = [*container.ssh_command(container.port_of(podman, wish.name)), *wish.command]
         return subprocess.run(argv, check=False).returncode
     elif wish.verb == "exec":
+        container.refuse_unknown(podman, wish.name)
         argv = podman.command("exec", "-i", wish.name, *wish.command)
         return subprocess.run(argv, env=podman.env, check=False).returncode
     elif wish.verb == "clean":

@@ -104,10 +104,15 @@ def ssh_command(port: int) -> list[str]:
 
 def port_of(podman: Podman, name: str) -> int:
     """The loopback port of a host that is up."""
+    refuse_unknown(podman, name)
     form = f'{{{{index .Config.Labels "{LABEL}"}}}}'
+    return int(podman.output("container", "inspect", "--format", form, name))
+
+
+def refuse_unknown(podman: Podman, name: str) -> None:
+    """Refuse a name that no host of the bed has."""
     if not podman.succeeds("container", "exists", name):
         raise BedError(f"{name}: no such host in the bed", "bed up NAME SSH_PORT starts one", REFUSED)
-    return int(podman.output("container", "inspect", "--format", form, name))
 
 
 def ssh_config(podman: Podman, name: str) -> str:

@@ -17,6 +17,7 @@ import pathlib
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -149,6 +150,12 @@ class Answer:
         return list(self.document["facts"].get("problems", []))
 
 
+def active_unit() -> str:
+    """What systemd says of a unit that it has just started."""
+    started = f"ExecMainStartTimestamp=@{int(time.time())}\nNeedDaemonReload=no\n"
+    return f"LoadState=loaded\nActiveState=active\nSubState=running\nMainPID={PID}\n{started}"
+
+
 class FakeHost:
     """A host below `folder`; its cards live in `folder`/sim."""
 
@@ -157,6 +164,7 @@ class FakeHost:
         self.root, self.sim_folder = folder / "root", folder / "sim"
         self.plan = plan()
         self.userdel_code = 0
+        self.enabled = "disabled"
         self.systemctl = "LoadState=loaded\nActiveState=inactive\nSubState=dead\nMainPID=0\n"
         text = PERSONALITY.read_text() + SECOND_CARD * (cards - 1)
         (folder / "personality.txt").write_text(text)
@@ -208,9 +216,17 @@ class FakeHost:
             return Finished(0, "", "")
         if argv[0] == "userdel":
             return Finished(self.userdel_code, "", "userdel: it is not wanted today")
-        if argv[:2] == ["systemctl", "show"]:
-            return Finished(0, self.systemctl, "")
+        if argv[0] == "systemctl":
+            return self._systemctl(argv[1])
         return Finished(127, "", f"{argv[0]}: not found")
+
+    def _systemctl(self, verb: str) -> Finished:
+        """systemd, as far as an engine's unit goes; what the process itself shows in /proc is `start_engine`'s."""
+        if verb == "restart":
+            self.systemctl = active_unit()
+        elif verb == "enable":
+            self.enabled = "enabled"
+        return Finished(0, {"show": self.systemctl, "is-enabled": self.enabled}.get(verb, ""), "")
 
     def run(self, verb: str, *arguments: str, before_write: Callable[[str], None] = lambda _: None) -> Answer:
         """One verb of the host program below the root, with the plan where it wants one."""
@@ -235,7 +251,7 @@ class FakeHost:
 
     def start_engine(self) -> None:
         """What systemd does: the engine runs as planned, and its cache folder is there."""
-        self.systemctl = f"LoadState=loaded\nActiveState=active\nSubState=running\nMainPID={PID}\n"
+        self.systemctl = active_unit()
         self.write(f"/proc/{PID}/cmdline", "\0".join(ENGINE) + "\0")
         self.write(f"/proc/{PID}/environ", "PATH=/bin\0CUDA_DEVICE_ORDER=PCI_BUS_ID\0")
         self.write(f"/proc/{PID}/status", "Name:\tllama-server\nUid:\t999\t999\t999\t999\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from inferhost.host.service import soft_limit
@@ -72,11 +74,14 @@ def test_further_arguments_are_overridden(host: FakeHost):
 
 
 def test_a_secret_argument_is_never_printed(host: FakeHost):
+    argv = (*ENGINE, "--api-key", "planned1")
+    host.plan = plan(service=(dataclasses.replace(host.plan.service[0], argv=argv),))
     host.converge()
-    host.write(f"/proc/{PID}/cmdline", "\0".join((ENGINE[0], "--api-key", "hunter2")) + "\0")
+    host.write(f"/proc/{PID}/cmdline", "\0".join((*argv[:-1], "hunter2")) + "\0")
     answer = host.run("verify", "--section", "service")
     assert answer.verdict("main.argv")[0] == "overridden"
-    assert "hunter2" not in answer.prose + str(answer.document)
+    for secret in ("hunter2", "planned1"):
+        assert secret not in answer.prose + str(answer.document)
 
 
 def test_a_lower_limit_is_drift_where_the_host_could_raise_it(host: FakeHost):

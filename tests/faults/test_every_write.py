@@ -1,0 +1,169 @@
+"""Fail or kill the host program at its n-th write, n = 1, 2, ... until a run has no such write left.
+
+N is counted in a dry run, never listed. However a verb ends, the record is intact, nothing is called held that is
+not, the same verb run again ends where an undisturbed one ends, and a revert brings back the host as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from inferhost.host.nvml import NvmlError
+from tests.unit.host.fake_host import SYSCTL_FILE, UUID, Answer, FakeHost, simulator_state
+
+KILLED = 9
+VERBS = ("install", "apply", "revert")
+BUG = 1
+
+
+@pytest.fixture
+def fresh(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path):
+    """Makes hosts that are all alike: limit and persistence set by hand, and one file that was there before us."""
+    numbers = iter(range(10000))
+
+    def make(before: str) -> FakeHost:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        os.environ["INFERHOST_SIM_DIR"] = str(folder / "sim")
+        host = FakeHost(folder, simulator_build, program)
+        host.sim("set", "power_limit_mw", 480000)
+        host.sim("set", "persistence", 0)
+        host.sim("load", "on")  # keeps the driver loaded, so that limits last without persistence
+        host.write(SYSCTL_FILE, "vm.swappiness = 33\n", mode=0o600)
+        if before in ("apply", "revert"):
+            assert host.run("install").code == 0
+            host.place()
+        if before == "revert":
+            assert host.run("apply").code == 0
+            host.start_engine()
+            host.stop_engine()
+        return host
+
+    with simulator_state(tmp_path):
+        yield make
+
+
+def steps(host: FakeHost, verb: str) -> list[str]:
+    """The writes of an undisturbed run."""
+    found: list[str] = []
+    assert host.run(verb, before_write=found.append).code == 0
+    return found
+
+
+def comparable(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """A snapshot without the process id in the lock."""
+    return {path: value for path, value in snapshot.items() if path != "/run/inferhost/lock"}
+
+
+def killed_at(host: FakeHost, verb: str, number: int) -> bool:
+    """Runs the verb in a process that dies before its n-th write; whether it came that far."""
+    count = iter(range(1, 10000))
+
+    def die(_: str) -> None:
+        if next(count) == number:
+            os._exit(KILLED)
+
+    child = os.fork()
+    if child == 0:
+        code = host.run(verb, before_write=die).code
+        os._exit(0 if code == 0 else BUG)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, KILLED)
+    return status == KILLED
+
+
+def failing(number: int, for_good: bool) -> Callable[[str], None]:
+    """A disk that is full, and a card that fails, at the n-th write; once or from then on."""
+    count = iter(range(1, 10000))
+
+    def fail(step: str) -> None:
+        now = next(count)
+        if not (now == number or (for_good and now > number)) or step.startswith(("userdel", "systemctl")):
+            return
+        if step.startswith("nvml"):
+            raise NvmlError("nvmlDeviceSet", 999)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    return fail
+
+
+def end_states(fresh: Callable[[str], FakeHost], verb: str) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """The host before anything, the host after an undisturbed run, and the number of its writes."""
+    bare = comparable(fresh("install").snapshot())
+    host = fresh(verb)
+    count = len(steps(host, verb))
+    assert count > 3
+    return bare, comparable(host.snapshot()), count
+
+
+def assert_ends_right(host: FakeHost, verb: str, wanted: dict[str, Any], bare: dict[str, Any], where: str) -> None:
+    assert host.run(verb).code == 0, where
+    assert comparable(host.snapshot()) == wanted, where
+    assert host.run("revert").code == 0, where
+    assert comparable(host.snapshot()) == bare, where
+
+
+def every(numbers: int) -> Iterator[int]:
+    return iter(range(1, numbers + 1))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_kill_at_any_write_is_healed_by_a_second_run_and_by_a_revert(fresh, verb: str):
+    bare, wanted, count = end_states(fresh, verb)
+    for number in every(count):
+        host = fresh(verb)
+        assert killed_at(host, verb, number)
+        assert_ends_right(host, verb, wanted, bare, f"{verb} killed at write {number} of {count}")
+    assert not killed_at(fresh(verb), verb, count + 1)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_kill_at_any_write_followed_by_revert_alone_leaves_the_host_as_it_was(fresh, verb: str):
+    bare, _, count = end_states(fresh, verb)
+    for number in every(count):
+        host = fresh(verb)
+        assert killed_at(host, verb, number)
+        assert host.run("revert").code == 0, number
+        assert comparable(host.snapshot()) == bare, f"{verb} killed at write {number} of {count}, then reverted"
+
+
+@pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_failure_at_any_write_is_told_and_healed(fresh, verb: str, for_good: bool):
+    bare, wanted, count = end_states(fresh, verb)
+    for number in every(count):
+        host, where = fresh(verb), f"{verb} failed at write {number} of {count}"
+        answer = host.run(verb, before_write=failing(number, for_good))
+        assert answer.code != BUG, where
+        assert "Traceback" not in answer.prose, where
+        assert_nothing_held_that_is_not(host, answer, where)
+        assert_record_intact(host, where)
+        assert_ends_right(host, verb, wanted, bare, where)
+
+
+def assert_nothing_held_that_is_not(host: FakeHost, answer: Answer, where: str) -> None:
+    """Promise 3: what is called held is so on the host."""
+    found = {
+        f"gpu.{UUID}.power_limit_w": host.card()["power_limit_mw"] // 1000,
+        f"gpu.{UUID}.persistence_mode": bool(host.card()["persistence"]),
+        "sysctl.vm.swappiness": host.read("/proc/sys/vm/swappiness").strip(),
+        f"file:{SYSCTL_FILE}": None,
+    }
+    for verdict in answer.document["verdicts"]:
+        if verdict["verdict"] == "held" and found.get(verdict["setting"]) is not None:
+            assert found[verdict["setting"]] == verdict["wanted"], where
+
+
+def assert_record_intact(host: FakeHost, where: str) -> None:
+    """Promise 4: what is on record is what was there before us, never a value of ours."""
+    if host.at("/var/lib/inferhost/baseline.json").exists():
+        records = host.baseline()
+        limit = records.get(f"gpu:{UUID}:power_limit_mw", {"found": 480000})
+        swappiness = records.get("sysctl:vm.swappiness", {"found": "60"})
+        assert (limit["found"], swappiness["found"]) == (480000, "60"), where

@@ -1,0 +1,96 @@
+"""An engine runs with the files on disk, or it is restarted; a run killed half way leaves nothing for ever."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from inferhost.host.machine import Finished
+from tests.unit.host.fake_host import DROPIN, FakeHost
+
+SERVICE = ("apply", "--section", "service")
+
+
+@pytest.fixture
+def placed(host: FakeHost) -> FakeHost:
+    """A host whose files are placed and whose engine was never started."""
+    assert host.run("install").code == 0
+    host.place()
+    return host
+
+
+def show(host: FakeHost, **properties: str) -> None:
+    """systemd's answer for a running engine, with some properties changed."""
+    known = dict(line.split("=", 1) for line in host.systemctl.splitlines())
+    host.systemctl = "".join(f"{key}={value}\n" for key, value in {**known, **properties}.items())
+
+
+def test_an_engine_that_does_not_run_is_started_and_enabled(placed: FakeHost):
+    answer = placed.run(*SERVICE)
+    assert answer.code == 0
+    assert [(c["setting"], c["before"], c["after"]) for c in answer.document["diff"]] == [
+        ("service.main.enabled", "disabled", "enabled"),
+        ("service.main.active", "not running", "active"),
+    ]
+    assert answer.verdict("main.active") == ("held", "none")
+
+
+def test_an_engine_that_runs_with_these_files_is_left_alone(placed: FakeHost):
+    placed.run(*SERVICE)
+    assert not placed.run(*SERVICE).changed
+
+
+@pytest.mark.parametrize(
+    ("age_s", "restarted"), [(-100, False), (0, False), (100, True)], ids=["older", "of that second", "newer"]
+)
+def test_an_engine_older_than_its_files_is_restarted(placed: FakeHost, age_s: int, restarted: bool):
+    placed.run(*SERVICE)
+    started = int(time.time()) - 1000
+    show(placed, DropInPaths=DROPIN, ExecMainStartTimestamp=f"@{started}")
+    os.utime(placed.at(DROPIN), (started + age_s, started + age_s))
+    assert placed.run(*SERVICE).changed is restarted
+
+
+def test_a_file_from_the_future_does_not_restart_for_ever(placed: FakeHost):
+    placed.run(*SERVICE)
+    show(placed, DropInPaths=DROPIN)
+    os.utime(placed.at(DROPIN), (time.time() + 9999, time.time() + 9999))
+    assert not placed.run(*SERVICE).changed
+
+
+def test_a_unit_that_systemd_wants_to_read_again_is_restarted(placed: FakeHost):
+    placed.run(*SERVICE)
+    show(placed, NeedDaemonReload="yes")
+    assert placed.run(*SERVICE).changed
+
+
+def test_check_mode_foretells_the_restart_from_files_that_are_not_there_yet(host: FakeHost):
+    assert host.run("install").code == 0
+    foretold = host.run(*SERVICE, "--check")
+    host.place()
+    assert foretold.said == host.run(*SERVICE).said
+
+
+def test_a_restart_that_did_not_take_is_never_called_held(placed: FakeHost):
+    stopped = placed.systemctl
+    placed.command = lambda argv: Finished(0, stopped if argv[1] == "show" else "", "")  # type: ignore[method-assign]
+    answer = placed.run(*SERVICE)
+    assert (answer.code, answer.verdict("main.active")) == (3, ("refused", "unexplained"))
+    assert answer.prose.splitlines()[-2:] == [
+        "error: service.main.active: found not running, wanted active",
+        "hint: see: journalctl -u inferhost-serve@main.service",
+    ]
+
+
+def test_a_systemctl_that_fails_is_told_in_its_own_words(placed: FakeHost):
+    own = placed.command
+
+    def command(argv):
+        return Finished(1, "", "Job failed.\n") if argv[1] == "restart" else own(argv)
+
+    placed.command = command  # type: ignore[method-assign]
+    answer = placed.run(*SERVICE)
+    assert answer.code == 3
+    assert "error: service.main.active: systemctl restart inferhost-serve@main.service: Job failed." in answer.prose
