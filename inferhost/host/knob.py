@@ -97,6 +97,7 @@ def apply_knobs(knobs: Iterable[Knob], baseline: Baseline, report: Report) -> No
 def verify_knobs(knobs: Iterable[Knob], report: Report) -> None:
     """Says what each knob holds and writes nothing."""
     for knob in knobs:
+        found: Any = None
         try:
             found = knob.observe()
             obstacle = None if found == knob.wanted else knob.obstacle()
@@ -104,7 +105,7 @@ def verify_knobs(knobs: Iterable[Knob], report: Report) -> None:
                 raise obstacle
             report.verdicts.append(knob.judge(None, found))
         except Unusable as error:
-            tell(knob, error, report)
+            tell(knob, error, report, found)
 
 
 def restore_knobs(knobs: Iterable[Knob], baseline: Baseline, report: Report) -> None:
@@ -121,9 +122,8 @@ def restore_knobs(knobs: Iterable[Knob], baseline: Baseline, report: Report) -> 
     baseline.drop(proven, report.check)
 
 
-def tell(knob: Knob, error: Unusable, report: Report) -> None:
-    """The failure as a verdict, and as a problem where it is one."""
-    found: Any = None
+def tell(knob: Knob, error: Unusable, report: Report, found: Any = None) -> None:
+    """The failure as a verdict, and as a problem where it is one; `found` where it was observed before."""
     report.verdicts.append(knob.verdict(found, error.verdict, error.cause, error.evidence))
     if error.failure:
         report.problems.append(Problem(knob.setting, error.evidence, "", "not-written"))
@@ -136,7 +136,8 @@ def _apply(knob: Knob, baseline: Baseline, report: Report) -> None:
         return
     obstacle = knob.obstacle()
     if obstacle is not None:
-        raise obstacle
+        tell(knob, obstacle, report, before)
+        return
     if report.check:
         report.change(knob.setting, knob.shown(before), knob.shown(knob.wanted))
         report.verdicts.append(knob.verdict(before, "unverified", "none", "check mode: not written"))

@@ -42,7 +42,7 @@ class Sysctl(Knob):
     def obstacle(self) -> Unusable | None:
         if self.machine.writable(self.path):
             return None
-        return Unusable("unsupported", "read_only", f"{self.path} is {self.observe()} and not writable here", False)
+        return Unusable("unsupported", "read_only", f"{self.path} is not writable here", False)
 
     def context(self) -> dict[str, str]:
         return {"writable": "yes" if self.machine.writable(self.path) else "no"}

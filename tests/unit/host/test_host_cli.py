@@ -51,8 +51,9 @@ def test_the_zipapp_holds_what_the_host_needs_and_nothing_of_the_controller():
     assert not {n for n in names if "planner" in n or "wish" in n or n.endswith("zipapp_build.py")}
 
 
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="this Python does not list its standard library")
 def test_host_code_needs_the_standard_library_and_pynvml_only():
-    allowed = {*sys.stdlib_module_names, "inferhost", "pynvml", "__future__"}
+    allowed = {*getattr(sys, "stdlib_module_names", ()), "inferhost", "pynvml", "__future__"}
     for name, content in members().items():
         if name.startswith("inferhost/") and name.endswith(".py"):
             tree = ast.walk(ast.parse(content))
@@ -91,6 +92,14 @@ def test_the_whole_way_works_from_the_zipapp(host: FakeHost, program: pathlib.Pa
     )
     assert not installed.exists()
     assert zipapp(program, "revert", *root, library=host.build).returncode == 0
+
+
+def test_for_a_copy_of_a_host_no_command_runs_on_this_machine(host: FakeHost, program: pathlib.Path):
+    host.converge()
+    host.stop_engine()
+    done = zipapp(program, "revert", "--section", "service", "--root", str(host.root))
+    assert done.returncode == result.EXIT_DRIFT
+    assert "userdel ended with 127: userdel: not run for a copy of a host" in done.stderr
 
 
 def test_without_a_library_the_gpu_settings_wait(host: FakeHost, program: pathlib.Path):
