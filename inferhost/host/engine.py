@@ -58,13 +58,15 @@ def _start(machine: Machine, instance: str, unit: str, outdated: Sequence[str], 
     if not before:
         report.verdicts.append(Verdict(setting, "active", "active", "held", "none", f"{unit} runs with these files"))
         return
-    report.change(setting, before, "active")
     if report.check:
+        report.change(setting, before, "active")
         report.verdicts.append(Verdict(setting, "active", before, "unverified", "none", "check mode: not started"))
         return
     _systemctl(machine, setting, ["daemon-reload"], report)
     _systemctl(machine, setting, ["restart", unit], report)
     after = reason_to_restart(machine, unit, ())
+    if after != before:
+        report.change(setting, before, after or "active")
     if after:
         found = Verdict(setting, "active", after, "refused", "unexplained", f"systemctl restart {unit}: {after}")
         hint = f"see: journalctl -u {unit}"
@@ -77,11 +79,18 @@ def _start(machine: Machine, instance: str, unit: str, outdated: Sequence[str], 
 def _enable(machine: Machine, instance: str, unit: str, report: Report) -> None:
     """The unit starts at boot. Asked before the start, so that a unit that is not there yet is simply not enabled."""
     setting = f"service.{instance}.enabled"
-    if machine.command(["systemctl", "is-enabled", "--", unit]).stdout.strip() in ENABLED:
+    if _enabled(machine, unit):
         return
-    report.change(setting, "disabled", "enabled")
     if not report.check:
         _systemctl(machine, setting, ["enable", "--quiet", unit], report)
+    if report.check or _enabled(machine, unit):
+        report.change(setting, "disabled", "enabled")
+    else:
+        report.problems.append(Problem(setting, "found disabled, wanted enabled", "", "engine-not-enabled"))
+
+
+def _enabled(machine: Machine, unit: str) -> bool:
+    return machine.command(["systemctl", "is-enabled", "--", unit]).stdout.strip() in ENABLED
 
 
 def _systemctl(machine: Machine, setting: str, arguments: Sequence[str], report: Report) -> None:

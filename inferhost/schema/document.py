@@ -110,7 +110,9 @@ def _read(hint: Any, value: object, path: str, problems: list[Problem]) -> Any:
         if not isinstance(value, dict):
             return _wrong(path, value, "a mapping", problems)
         return {str(k): _read(arguments[1], v, f"{path}.{k}", problems) for k, v in value.items()}
-    return value
+    if hint is Any:
+        return value
+    raise TypeError(f"{path}: a document cannot hold {hint}: see the first lines of this module")
 
 
 def _scalar(kind: type, value: object, path: str, problems: list[Problem]) -> Any:

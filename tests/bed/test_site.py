@@ -78,6 +78,17 @@ def test_drift_fails_the_verification_and_names_the_setting(runs):
     assert power_limit_mw() == 300_000, "verification changed something"
 
 
+@pytest.mark.parametrize("role", ["inferhost_gpu", "inferhost_cpu", "inferhost_service"])
+def test_each_role_verifies_its_own_section(runs, tmp_path, role):
+    """Nothing else: the GPU's drift of the neighbouring test is no business of the others."""
+    play = tmp_path / "verify.yml"
+    task = f"{{ansible.builtin.import_role: {{name: {role}, tasks_from: verify}}}}"
+    play.write_text(f"- hosts: all\n  gather_facts: false\n  become: true\n  tasks: [{task}]\n")
+    bed("exec", NAME, "inferhost-sim", "set", "power_limit_mw", "300000")
+    ran = run_playbook(str(play), "-i", str(ROOT / "inventories/sandbox"), "-l", "gb200")
+    assert (ran.code != 0) is (role == "inferhost_gpu"), ran.output
+
+
 def test_a_wish_that_cannot_be_planned_does_not_stand_in_the_way_of_revert(runs):
     wish = ("-e", "inferhost_gpu_power_limit=9999")
     ran = run_playbook("playbooks/revert.yml", "-i", "inventories/sandbox", "-l", "gb200", "--check", *wish)

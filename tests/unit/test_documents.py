@@ -100,3 +100,12 @@ def test_a_dropin_keeps_its_order_and_resets_before_it_sets():
         "[Unit]",
         "After=x.service",
     ]
+
+
+def test_a_hint_that_the_reader_does_not_know_is_never_passed_over():
+    @dataclasses.dataclass(frozen=True)
+    class Odd:
+        words: "set[str]"
+
+    with pytest.raises(TypeError, match="words: a document cannot hold"):
+        document.read(Odd, {"words": 1})

@@ -78,7 +78,9 @@ def test_a_restart_that_did_not_take_is_never_called_held(placed: FakeHost):
     placed.command = lambda argv: Finished(0, stopped if argv[1] == "show" else "", "")  # type: ignore[method-assign]
     answer = placed.run(*SERVICE)
     assert (answer.code, answer.verdict("main.active")) == (3, ("refused", "unexplained"))
-    assert answer.prose.splitlines()[-2:] == [
+    assert not answer.changed
+    assert answer.prose.splitlines()[-3:] == [
+        "error: service.main.enabled: found disabled, wanted enabled",
         "error: service.main.active: found not running, wanted active",
         "hint: see: journalctl -u inferhost-serve@main.service",
     ]
