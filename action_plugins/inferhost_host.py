@@ -27,8 +27,9 @@ options:
     description: What to do.
     type: str
     required: true
-    choices: [install, apply, verify, revert, status, facts]
+    choices: [install, apply, verify, gate, revert, status, facts]
   sections: {description: Only these sections of the plan., type: list, elements: str, default: []}
+  wait: {description: Give a starting engine the time that its plan grants., type: bool, default: false}
   plan: {description: The plan document; the host's installed one when absent., type: dict}
 """
 
@@ -50,6 +51,7 @@ class ActionModule(ActionBase):
             argument_spec={
                 "verb": {"type": "str", "required": True},
                 "sections": {"type": "list", "elements": "str", "default": []},
+                "wait": {"type": "bool", "default": False},
                 "plan": {"type": "dict"},
             }
         )
@@ -89,6 +91,8 @@ class ActionModule(ActionBase):
             command += ["--plan", "/dev/stdin"]
         for section in arguments["sections"]:
             command += ["--section", section]
+        if arguments["wait"]:
+            command.append("--wait")
         if self._task.check_mode:
             command.append("--check")
         return _answer(self._low_level_execute_command(shlex.join(command), in_data=given), " ".join(command[2:3]))
@@ -107,10 +111,19 @@ def _answer(ran: dict, verb: str) -> dict:
         {"before_header": c["setting"], "after_header": c["setting"], "before": c["before"], "after": c["after"]}
         for c in found.get("diff", [])
     ]
+    # Placing goes on after a setting that did not take; the warning keeps it from scrolling by.
+    answer["warnings"] = [
+        f"{v['setting']}: wanted {v['wanted']}, found {v['found']}: {v['verdict']}; {v['evidence']}"
+        for v in found.get("verdicts", [])
+        if v["verdict"] in result.DRIFT
+    ]
     answer["summary"] = _summary(found.get("verdicts", []), code)
+    said = "\n".join(line for line in ran["stderr"].splitlines() if line.startswith(("error:", "hint:")))
+    if said:
+        answer["msg"] = said
     if code not in EXITS_REPORTED or not found:
         answer.update(
-            failed=True, msg=ran["stderr"].strip() or f"inferhost {verb} ended with {code} and said nothing"
+            failed=True, msg=said or ran["stderr"].strip() or f"inferhost {verb}: exit {code}, nothing said"
         )
     return answer
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from inferhost import __version__
-from inferhost.host import facts, revert, verbs
+from inferhost.host import facts, gate, revert, verbs
 from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.report import HostError, NothingTouched, Report, reason
 from inferhost.schema import document, result
@@ -39,6 +39,7 @@ VERBS = {
     "facts": "say what this host is made of; works without a driver",
     "apply": "write what has no file (NVML, kernel, governor) and prove it",
     "verify": "compare this host with its plan, setting by setting",
+    "gate": "ask every engine of the plan for a token",
     "revert": "put back what was here before, from the record alone",
     "status": "say which plan is installed and what is on record",
 }
@@ -88,6 +89,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--plan", metavar="FILE", help=f"the plan (default: {PLAN})")
         if verb == "install":
             command.add_argument("--program", metavar="FILE", default=sys.argv[0], help="the zipapp to install")
+        if verb == "gate":
+            command.add_argument(
+                "--wait", action="store_true", help="give a starting engine the time that its plan grants"
+            )
         if verb in ("apply", "verify", "revert"):
             command.add_argument(
                 "--section", action="append", choices=SECTIONS, help="only this section; may be given several times"
@@ -107,6 +112,9 @@ def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
         plan = _read(content, options.plan or PLAN)
         if options.verb == "install":
             verbs.install(machine, plan, content, _program(options.program), report)
+        elif options.verb == "gate":
+            if not options.check:
+                gate.prove_tokens(machine, plan, options.wait, report)
         else:
             verb = verbs.apply if options.verb == "apply" else verbs.verify
             verb(machine, plan, options.section or SECTIONS, report)

@@ -11,14 +11,16 @@ import os
 import time
 from collections.abc import Sequence
 
+from inferhost.host.baseline import Baseline
 from inferhost.host.machine import Machine
-from inferhost.host.placed import placed_files
+from inferhost.host.placed import placed_files, restore_directories, restore_files
 from inferhost.host.report import Report
 from inferhost.host.service import unit_state
-from inferhost.schema.plan import Plan
+from inferhost.schema.plan import UNIT_DIRECTORY, Plan
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
+DROPIN_SUFFIX = ".d/10-inferhost.conf"
 ENABLED = ("enabled", "static", "indirect", "generated")
 
 
@@ -34,6 +36,33 @@ def apply_engines(machine: Machine, plan: Plan, report: Report) -> None:
         mine = [path for path in outdated if service.unit in path or template in path]
         _enable(machine, service.instance, service.unit, report)
         _start(machine, service.instance, service.unit, mine, report)
+
+
+def recorded_units(baseline: Baseline) -> list[str]:
+    """The service units that we gave a drop-in, by the record: true even when the plan is new, broken or gone."""
+    prefix = f"{UNIT_DIRECTORY}/"
+    paths = baseline.of("file", ["service"])
+    return sorted(
+        p[len(prefix) : -len(DROPIN_SUFFIX)] for p in paths if p.startswith(prefix) and p.endswith(DROPIN_SUFFIX)
+    )
+
+
+def retire_engines(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:
+    """Stops and removes instances of ours that the plan no longer names: they would keep the card and the port."""
+    for unit in recorded_units(baseline):
+        if unit in {service.unit for service in plan.service}:
+            continue
+        setting = f"service.{unit}"
+        state = unit_state(machine, unit).get("ActiveState", "unknown")
+        report.change(setting, state, "retired")
+        if not report.check:
+            _systemctl(machine, setting, ["disable", "--quiet", "--now", unit], report)
+        path = f"{UNIT_DIRECTORY}/{unit}{DROPIN_SUFFIX}"
+        folder = os.path.dirname(path)
+        records = {p: r for p, r in baseline.of("file", ["service"]).items() if p == path}
+        gone = restore_files(machine, records, baseline, report)
+        folders = {p: r for p, r in baseline.of("dir", ["service"]).items() if p == folder}
+        restore_directories(machine, folders, gone, baseline, report)
 
 
 def reason_to_restart(machine: Machine, unit: str, outdated: Sequence[str]) -> str:
@@ -63,6 +92,8 @@ def _start(machine: Machine, instance: str, unit: str, outdated: Sequence[str], 
         report.verdicts.append(Verdict(setting, "active", before, "unverified", "none", "check mode: not started"))
         return
     _systemctl(machine, setting, ["daemon-reload"], report)
+    # After some failed starts systemd refuses further ones; a person who repaired the cause and runs again means it.
+    machine.command(["systemctl", "reset-failed", "--", unit])
     _systemctl(machine, setting, ["restart", unit], report)
     after = reason_to_restart(machine, unit, ())
     if after != before:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from inferhost.host.account import uid_of
 from inferhost.host.machine import Machine
 from inferhost.host.report import Report
 from inferhost.schema.plan import Service
@@ -19,7 +20,7 @@ CAP_SYS_RESOURCE = 24  # Source: linux/capability.h
 LIMITS = {"limit_nofile": "Max open files", "limit_memlock": "Max locked memory"}
 PROPERTIES = (
     "LoadState", "ActiveState", "SubState", "MainPID", "NeedDaemonReload", "FragmentPath", "DropInPaths",
-    "ExecMainStartTimestamp",
+    "ExecMainStartTimestamp", "Result",
 )  # fmt: skip
 SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 HIDDEN = "(hidden)"
@@ -36,17 +37,26 @@ def verify_service(machine: Machine, service: Service, environment: Mapping[str,
         report.verdicts.append(Verdict(setting, "active", None, "unverified", "no_interface", said))
         return
     if active != "active":
-        verdict = (
-            ("unverified", "needs_load") if active in ("activating", "reloading") else ("overridden", "unexplained")
-        )
+        # An engine that systemd starts again and again is "activating" most of the time, and never serves.
+        verdict = ("overridden", "unexplained") if down(state) else ("unverified", "needs_load")
         report.verdicts.append(Verdict(setting, "active", active, *verdict, evidence))
         return
     report.verdicts.append(Verdict(setting, "active", active, "held", "none", evidence))
     process = f"/proc/{state.get('MainPID', '0')}"
+    report.verdicts.append(_user(machine, service, process))
     report.verdicts.append(_arguments(machine, service, process))
     for name, value in (("limit_nofile", str(service.limit_nofile)), ("limit_memlock", service.limit_memlock)):
         report.verdicts.append(_limit(machine, f"service.{service.instance}.{name}", name, value, process))
     report.verdicts.extend(_environment(machine, service.instance, environment, process))
+
+
+def down(state: Mapping[str, str]) -> str:
+    """Why this unit will not answer, in systemd's words; empty where it runs or is still starting."""
+    active, sub = state.get("ActiveState", "active"), state.get("SubState", "")
+    starting = active in ("activating", "reloading") and sub != "auto-restart"
+    if active == "active" or starting:
+        return ""
+    return f"the unit is {active} ({sub}), result {state.get('Result', 'unknown')}"
 
 
 def unit_state(machine: Machine, unit: str) -> dict[str, str]:
@@ -55,6 +65,19 @@ def unit_state(machine: Machine, unit: str) -> dict[str, str]:
     if done.code != 0:
         return {}
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+
+def _user(machine: Machine, service: Service, process: str) -> Verdict:
+    """The process runs as the planned user, by the ids that the kernel knows."""
+    setting, where = f"service.{service.instance}.user", f"{process}/status"
+    status = machine.read_text(where) or ""
+    uid = next((line.split()[1] for line in status.splitlines() if line.startswith("Uid:")), None)
+    if uid is None:
+        return Verdict(setting, service.user, None, "unverified", "no_interface", f"{where} is not readable")
+    wanted = uid_of(machine, service.user)
+    if wanted is not None and int(uid) == wanted:
+        return Verdict(setting, service.user, service.user, "held", "none", f"{where}: uid {uid}")
+    return Verdict(setting, service.user, f"uid {uid}", "overridden", "other_writer", f"{where}: uid {uid}")
 
 
 def _arguments(machine: Machine, service: Service, process: str) -> Verdict:
@@ -77,7 +100,8 @@ def _arguments(machine: Machine, service: Service, process: str) -> Verdict:
         f"{len(found)} arguments",
         "overridden",
         "other_writer",
-        _first_difference(where, found, wanted),
+        # A wrapper stands in front: the arguments are compared from the end.
+        _first_difference(where, found[max(0, len(found) - len(wanted)) :], wanted),
     )
 
 

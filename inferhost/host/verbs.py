@@ -18,26 +18,41 @@ from inferhost.host.lock import locked
 from inferhost.host.machine import CONFIG_DIRECTORY, PLAN, PROGRAM, Machine
 from inferhost.host.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.report import HostError, Report
-from inferhost.schema.plan import SECTIONS, UNIT_DIRECTORY, Plan
+from inferhost.schema.plan import SECTIONS, Plan
 from inferhost.schema.problems import InputError, Problem
 
 BASE = "base"
 """The section of what belongs to Inferhost itself; it goes with a full revert only."""
-
-DROPIN_SUFFIX = ".d/10-inferhost.conf"
 
 
 def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, report: Report) -> None:
     """Records every original that the plan may change, then places the program and the plan where they differ."""
     with lock_unless_check(machine, report):
         baseline = read_baseline(machine)
+        _preflight(machine, plan)
         found = _plan_records(machine, plan, baseline, report)
         before = "\n".join(baseline) if baseline.on_disk else "absent"
         fresh = not baseline.on_disk
         if baseline.add(found, report.check) or fresh:
             report.change(BASELINE, before, "\n".join(baseline))
+        if "service" in plan.manage:
+            users = sorted({s.user for s in plan.service})
+            report.facts["users_absent"] = [u for u in users if account.uid_of(machine, u) is None]
         _place(machine, PROGRAM, program, 0o755, report)
         _place(machine, PLAN, plan_content, 0o640, report)
+
+
+def _preflight(machine: Machine, plan: Plan) -> None:
+    """Refuses, before anything is placed, an engine that cannot start because it or its model is not there."""
+    problems = []
+    for entry in plan.service if "service" in plan.manage else ():
+        for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):
+            if not machine.exists(path):
+                message = f"{path} is not on this host"
+                hint = "install or copy it first, or name the place where it is"
+                problems.append(Problem(f"inferhost_service_{option}", message, hint, "not-there"))
+    if problems:
+        raise InputError(problems)
 
 
 def apply(machine: Machine, plan: Plan, sections: Sequence[str], report: Report) -> None:
@@ -55,6 +70,7 @@ def apply(machine: Machine, plan: Plan, sections: Sequence[str], report: Report)
             apply_knobs(knobs, baseline, report)
             governor.apply_governor(machine, plan.cpu.governor, baseline, report)
         if "service" in chosen:
+            engine.retire_engines(machine, plan, baseline, report)
             engine.apply_engines(machine, plan, report)
 
 
@@ -80,7 +96,7 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
     for section in SECTIONS:
         count = sum(baseline[key].section == section for key in baseline)
         recorded.update({section: count} if count else {})
-    units = recorded_units(baseline)
+    units = engine.recorded_units(baseline)
     report.facts.update(
         {
             "plan_id": plan.plan_id if plan else None,
@@ -91,15 +107,6 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
             "units": units,
             "unit_states": {unit: service.unit_state(machine, unit).get("ActiveState", "unknown") for unit in units},
         }
-    )
-
-
-def recorded_units(baseline: Baseline) -> list[str]:
-    """The service units that we gave a drop-in, by the record: true even when the plan is new, broken or gone."""
-    prefix = f"{UNIT_DIRECTORY}/"
-    paths = baseline.of("file", ["service"])
-    return sorted(
-        p[len(prefix) : -len(DROPIN_SUFFIX)] for p in paths if p.startswith(prefix) and p.endswith(DROPIN_SUFFIX)
     )
 
 

@@ -24,7 +24,12 @@ def service(
     served = instance.text("served_model_name") or model.key
     host, port = instance.text("host"), instance.integer("port") or engine.port
     address = f"http://{_reachable(host)}:{port}"
-    probe = Probe(address + engine.health_path, address + engine.probe_path, {"model": served, **engine.probe_body})
+    probe = Probe(
+        health_url=address + engine.health_path,
+        url=address + engine.probe_path,
+        wait_s=start_wait_s(budget.division.weights_bytes),
+        body={"model": served, **engine.probe_body},
+    )
     entry = Service(
         instance=instance.name,
         unit=UNIT_FILE.replace("@.", f"@{instance.name}."),
@@ -72,6 +77,16 @@ def service(
         reason(f"{where}.{name}", value, because, source, gain=gain, disruption=RESTART)
         for name, value, because, source, gain in rows
     ]
+
+
+def start_wait_s(weights_bytes: int) -> int:
+    """How long an engine may take until its first token, in seconds: patience, not a prediction.
+
+    Assumed, not measured: five minutes for imports, graph capture and compilation, and weights that come from a slow
+    disk. An engine whose unit dies ends the wait at once, so being generous costs nothing.
+    """
+    slow_disk_bytes_s = 200_000_000
+    return 300 + weights_bytes // slow_disk_bytes_s
 
 
 def _reachable(host: str) -> str:

@@ -94,3 +94,10 @@ def test_a_wish_that_cannot_be_planned_does_not_stand_in_the_way_of_revert(runs)
     ran = run_playbook("playbooks/revert.yml", "-i", "inventories/sandbox", "-l", "gb200", "--check", *wish)
     assert ran.code == 0, ran.output
     assert any(changed for _, changed, _ in ran.changes())
+
+
+def test_a_user_who_was_there_is_never_touched(runs):
+    bed("exec", NAME, "useradd", "-m", "-s", "/bin/bash", "ivan")
+    ran = run_playbook(*SITE, "--check", "-e", "inferhost_service_user=ivan")
+    assert ran.code == 0, ran.output
+    assert [changed for name, changed, _ in ran.changes() if "user of its own" in name] == [False]

@@ -72,7 +72,7 @@ def plan(**changes: Any) -> Plan:
         ),
     )
     dropin = Dropin(UNIT, "service", (("Service", "ExecStart", ""), ("Service", "User", "inferhost")), "none")
-    probe = Probe("http://127.0.0.1:30000/health", "http://127.0.0.1:30000/v1/completions", {})
+    probe = Probe("http://127.0.0.1:30000/health", "http://127.0.0.1:30000/v1/completions", 10, {})
     service = Service(
         instance="main",
         unit=UNIT,
@@ -175,6 +175,8 @@ class FakeHost:
         for name in ("etc/sysctl.d", "etc/systemd/system", "var/lib", "var/cache", "run", "usr/local/bin"):
             (self.root / name).mkdir(parents=True)
         self.write("/etc/machine-id", "aaaa1111\n")
+        for there in (ENGINE[0], "/srv/m.gguf"):
+            self.write(there, "")
         self.write("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
         self.write("/proc/sys/vm/swappiness", "60\n")
         self.write("/proc/sys/kernel/random/boot_id", "boot-1\n")
@@ -231,7 +233,7 @@ class FakeHost:
     def run(self, verb: str, *arguments: str, before_write: Callable[[str], None] = lambda _: None) -> Answer:
         """One verb of the host program below the root, with the plan where it wants one."""
         given = [verb, "--root", str(self.root), *arguments]
-        if verb in ("install", "apply", "verify") and "--plan" not in arguments:
+        if verb in ("install", "apply", "verify", "gate") and "--plan" not in arguments:
             path = self.folder / "plan.json"
             path.write_text(document.text(self.plan))
             given += ["--plan", str(path)]

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from inferhost.host.machine import Finished
-from tests.unit.host.fake_host import DROPIN, FakeHost
+from tests.unit.host.fake_host import DROPIN, FakeHost, plan
 
 SERVICE = ("apply", "--section", "service")
 
@@ -71,6 +71,17 @@ def test_check_mode_foretells_the_restart_from_files_that_are_not_there_yet(host
     foretold = host.run(*SERVICE, "--check")
     host.place()
     assert foretold.said == host.run(*SERVICE).said
+
+
+def test_an_instance_that_the_plan_no_longer_names_is_retired(placed: FakeHost):
+    placed.run(*SERVICE)
+    placed.plan = plan(service=(), dropins=())
+    answer = placed.run(*SERVICE)
+    assert ("service.inferhost-serve@main.service", "active", "retired") in [
+        (c["setting"], c["before"], c["after"]) for c in answer.document["diff"]
+    ]
+    assert not placed.at(DROPIN).parent.exists()
+    assert not placed.run(*SERVICE).changed
 
 
 def test_a_restart_that_did_not_take_is_never_called_held(placed: FakeHost):

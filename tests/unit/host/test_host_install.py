@@ -132,3 +132,21 @@ def test_an_install_from_something_that_is_no_zipapp_is_refused(host: FakeHost):
         f"error: {host.program}: is not the host program, wanted its zipapp\n"
         "hint: run install from the zipapp itself, or name it with --program\n"
     )
+
+
+def test_an_engine_or_a_model_that_is_not_there_is_refused_before_anything_is_placed(host: FakeHost):
+    host.at("/srv/m.gguf").unlink()
+    before = host.snapshot()
+    answer = host.run("install")
+    assert answer.code == 2
+    assert answer.prose.splitlines() == [
+        "error: inferhost_service_model_path: /srv/m.gguf is not on this host",
+        "hint: install or copy it first, or name the place where it is",
+    ]
+    assert host.snapshot() == before
+
+
+def test_only_users_that_are_not_there_are_asked_for(host: FakeHost):
+    assert host.run("install").document["facts"]["users_absent"] == ["inferhost"]
+    host.place()
+    assert host.run("install").document["facts"]["users_absent"] == []

@@ -18,6 +18,7 @@ def test_a_service_that_runs_as_planned_is_held_in_every_part(host: FakeHost):
     names = [v["setting"] for v in answer.document["verdicts"] if v["setting"].startswith("service.")]
     assert names == [
         "service.main.active",
+        "service.main.user",
         "service.main.argv",
         "service.main.limit_nofile",
         "service.main.limit_memlock",
@@ -30,6 +31,33 @@ def test_a_stopped_service_is_drift(host: FakeHost):
     host.stop_engine()
     answer = host.run("verify", "--section", "service")
     assert (answer.code, answer.verdict("main.active")) == (3, ("overridden", "unexplained"))
+
+
+def test_a_service_that_systemd_starts_again_and_again_is_drift(host: FakeHost):
+    host.converge()
+    host.systemctl = "LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nMainPID=0\nResult=exit-code\n"
+    answer = host.run("verify", "--section", "service")
+    assert (answer.code, answer.verdict("main.active")) == (3, ("overridden", "unexplained"))
+
+
+def test_a_service_that_is_still_starting_is_not_judged(host: FakeHost):
+    host.converge()
+    host.systemctl = "LoadState=loaded\nActiveState=activating\nSubState=start\nMainPID=0\n"
+    assert host.run("verify", "--section", "service").verdict("main.active") == ("unverified", "needs_load")
+
+
+def test_a_process_of_another_user_is_drift(host: FakeHost):
+    host.converge()
+    host.write(f"/proc/{PID}/status", "Name:\tllama-server\nUid:\t0\t0\t0\t0\n")
+    assert host.run("verify", "--section", "service").verdict("main.user") == ("overridden", "other_writer")
+
+
+def test_the_argument_that_differs_is_named_behind_a_wrapper_too(host: FakeHost):
+    host.converge()
+    running = ("/lib/ld.so", "--library-path", "/lib", *ENGINE[:-1], "30001")
+    host.write(f"/proc/{PID}/cmdline", "\0".join(running) + "\0")
+    answer = host.run("verify", "--section", "service")
+    assert answer.evidence("main.argv") == f'/proc/{PID}/cmdline[4]: found "30001", wanted "30000"'
 
 
 def test_without_systemd_nothing_is_claimed(host: FakeHost):
