@@ -121,7 +121,7 @@ def _answer(ran: dict, verb: str) -> dict:
     said = "\n".join(line for line in ran["stderr"].splitlines() if line.startswith(("error:", "hint:")))
     if said:
         answer["msg"] = said
-    if code not in EXITS_REPORTED or not found:
+    if code not in EXITS_REPORTED or not found or (verb == "revert" and answer["drifted"]):
         answer.update(
             failed=True, msg=said or ran["stderr"].strip() or f"inferhost {verb}: exit {code}, nothing said"
         )

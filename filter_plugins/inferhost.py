@@ -23,6 +23,15 @@ def inferhost_plan(wish, host):
         raise AnsibleFilterError(f"the wish for {host} cannot be planned\n{error}") from error
 
 
+def inferhost_plan_problems(wish, host):
+    """What is wrong with the wish, as `error:` and `hint:` lines; empty when it can be planned."""
+    try:
+        planner.plan(_plain(wish), host, catalogue.load())
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def inferhost_plan_table(plan):
     """The plan as a person reads it: every setting with its value and reason."""
     return table.render_plan(_plain(plan))
@@ -50,5 +59,11 @@ class FilterModule:
     def filters(self):
         return {
             f.__name__: f
-            for f in (inferhost_plan, inferhost_plan_table, inferhost_verdict_table, inferhost_dropin_files)
+            for f in (
+                inferhost_plan,
+                inferhost_plan_problems,
+                inferhost_plan_table,
+                inferhost_verdict_table,
+                inferhost_dropin_files,
+            )
         }

@@ -66,7 +66,7 @@ def render_verdicts(result: Mapping[str, Any]) -> str:
             values = shown(verdict["wanted"])
         lines += _row(f"  {leaf}", values, [evidence])
     if not result["verdicts"]:
-        lines.append("no setting of this host is managed")
+        lines.append("no setting to tell of")
     for note in result.get("notes", ()):
         lines += _wrapped(f"note: {note}", "")
     return "\n".join(line.rstrip() for line in lines) + "\n"

@@ -171,7 +171,7 @@ def _missing(gpu: Gpu, number: int, cards: list[Card], nvml: Nvml) -> Problem:
     return Problem(
         f"inferhost_hardware.gpus[{number}]",
         f"found {here}{lost}, wanted {wanted}",
-        "was a card moved or replaced? Write down what is there with: inferhost discover",
+        "was a card moved or replaced? What is there now is shown by: inferhost facts",
         "gpu-missing",
     )
 

@@ -16,8 +16,15 @@ def runs():
     # Somebody was here before us, so that the diff shows a power limit too.
     bed("exec", NAME, "inferhost-sim", "set", "persistence", "1")
     bed("exec", NAME, "inferhost-sim", "set", "power_limit_mw", "480000")
-    yield {"check": run_playbook(*SITE, "--check"), "first": run_playbook(*SITE), "second": run_playbook(*SITE)}
+    found = {"before": snapshot(), "check": run_playbook(*SITE, "--check"), "after check": snapshot()}
+    yield {**found, "first": run_playbook(*SITE), "second": run_playbook(*SITE)}
     bed("down", NAME)
+
+
+def snapshot() -> dict:
+    """The host as the judge of a revert sees it."""
+    script = (ROOT / "tests/bed/snapshot.py").read_text()
+    return json.loads(bed("exec", NAME, "python3", "-c", script))
 
 
 def power_limit_mw() -> int:
@@ -27,6 +34,7 @@ def power_limit_mw() -> int:
 
 def test_check_mode_on_a_bare_host_succeeds_and_writes_nothing(runs):
     assert runs["check"].code == 0, runs["check"].output
+    assert runs["after check"] == runs["before"]
 
 
 def test_check_mode_announces_exactly_what_the_first_run_changes(runs):
