@@ -67,11 +67,11 @@ def restore_trees(machine: Machine, records: Mapping[str, Record], baseline: Bas
 
 def _removed(machine: Machine, user: str, uid: int, check: bool) -> str | None:
     """Why the user could not be removed, or None when it is gone."""
+    if check:  # the engine that runs as this user would be stopped by then
+        return None
     running = [pid for pid in machine.entries("/proc") if pid.isdigit() and _runs_as(machine, pid, uid)]
     if running:
         return f"is in use by process {', '.join(running[:5])}"
-    if check:
-        return None
     machine.before_write(f"userdel {user}")
     done = machine.command(["userdel", user])
     if uid_of(machine, user) is None:

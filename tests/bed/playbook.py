@@ -22,6 +22,11 @@ class Ran:
     stats: dict[str, Any]
     output: str
 
+    def told(self) -> str:
+        """What failed, in a few lines; everything else only where nothing says that it failed."""
+        failed = [f"{name}: {r.get('msg', r)}" for name, r in self.tasks if r.get("failed") or r.get("unreachable")]
+        return "\n".join(failed) or self.output[-4000:]
+
     def changes(self) -> list[tuple[str, bool, str]]:
         """Name, `changed` and diff of every task that ran; a skipped task counts as an unchanged one."""
         return [(name, result.get("changed", False), _diff_text(result)) for name, result in self.tasks]

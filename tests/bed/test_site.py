@@ -33,12 +33,12 @@ def power_limit_mw() -> int:
 
 
 def test_check_mode_on_a_bare_host_succeeds_and_writes_nothing(runs):
-    assert runs["check"].code == 0, runs["check"].output
+    assert runs["check"].code == 0, runs["check"].told()
     assert runs["after check"] == runs["before"]
 
 
 def test_check_mode_announces_exactly_what_the_first_run_changes(runs):
-    assert runs["first"].code == 0, runs["first"].output
+    assert runs["first"].code == 0, runs["first"].told()
     announced, done = runs["check"].changes(), runs["first"].changes()
     assert [(name, changed) for name, changed, _ in announced] == [(name, changed) for name, changed, _ in done]
     for before, after in zip(announced, done, strict=True):
@@ -50,7 +50,7 @@ def test_the_first_run_does_change_something(runs):
 
 
 def test_the_second_run_changes_nothing(runs):
-    assert runs["second"].code == 0, runs["second"].output
+    assert runs["second"].code == 0, runs["second"].told()
     assert [name for name, changed, _ in runs["second"].changes() if changed] == []
 
 
@@ -61,7 +61,7 @@ def test_the_second_run_needs_few_task_executions_on_the_host(runs):
 
 def test_a_tag_places_its_section_alone(runs):
     ran = run_playbook(*SITE, "--tags", "gpu", "-e", "inferhost_gpu_power_limit=450")
-    assert ran.code == 0, ran.output
+    assert ran.code == 0, ran.told()
     assert power_limit_mw() == 450_000
     assert not any("unit" in name for name, _ in ran.tasks)
 
@@ -70,7 +70,7 @@ def test_a_role_alone_makes_the_same_plan(runs, tmp_path):
     play = tmp_path / "alone.yml"
     play.write_text("- hosts: all\n  gather_facts: false\n  become: true\n  roles: [inferhost_gpu]\n")
     ran = run_playbook(str(play), "-i", str(ROOT / "inventories/sandbox"), "-l", "gb200")
-    assert ran.code == 0, ran.output
+    assert ran.code == 0, ran.told()
     assert power_limit_mw() == 600_000
     facts = [r.get("ansible_facts", {}) for _, r in runs["first"].tasks + ran.tasks]
     plan_ids = [f["__inferhost_plan"]["plan_id"] for f in facts if "__inferhost_plan" in f]
@@ -94,18 +94,18 @@ def test_each_role_verifies_its_own_section(runs, tmp_path, role):
     play.write_text(f"- hosts: all\n  gather_facts: false\n  become: true\n  tasks: [{task}]\n")
     bed("exec", NAME, "inferhost-sim", "set", "power_limit_mw", "300000")
     ran = run_playbook(str(play), "-i", str(ROOT / "inventories/sandbox"), "-l", "gb200")
-    assert (ran.code != 0) is (role == "inferhost_gpu"), ran.output
+    assert (ran.code != 0) is (role == "inferhost_gpu"), ran.told()
 
 
 def test_a_wish_that_cannot_be_planned_does_not_stand_in_the_way_of_revert(runs):
     wish = ("-e", "inferhost_gpu_power_limit=9999")
     ran = run_playbook("playbooks/revert.yml", "-i", "inventories/sandbox", "-l", "gb200", "--check", *wish)
-    assert ran.code == 0, ran.output
+    assert ran.code == 0, ran.told()
     assert any(changed for _, changed, _ in ran.changes())
 
 
 def test_a_user_who_was_there_is_never_touched(runs):
     bed("exec", NAME, "useradd", "-m", "-s", "/bin/bash", "ivan")
     ran = run_playbook(*SITE, "--check", "-e", "inferhost_service_user=ivan")
-    assert ran.code == 0, ran.output
+    assert ran.code == 0, ran.told()
     assert [changed for name, changed, _ in ran.changes() if "user of its own" in name] == [False]
