@@ -42,7 +42,8 @@ test-molecule: setup
 	$(TEST_ENV) .venv/bin/molecule test --scenario-name default
 
 test-vm: setup
-	@echo "test-vm: nothing yet; the virtual machine comes with the CPU settings (issue 3)"
+	@tests/vm/vm install
+	.venv/bin/python -m pytest tests/vm/test_vm.py
 
 test-slow: setup
 	@echo "test-slow: nothing yet"
@@ -60,5 +61,6 @@ generate: setup
 	.venv/bin/python -m inferhost.schema.generate
 
 clean:
+	tests/vm/vm clean
 	tests/bed/bed clean
 	rm -rf .venv build collections/ansible_collections

@@ -1,0 +1,6 @@
+"""`pytest tests` leaves the virtual machine alone: minutes, and packages that `make test` does not need.
+
+A file named on the command line is collected all the same, and that is what `make test-vm` does.
+"""
+
+collect_ignore = ["test_vm.py"]
