@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from inferhost import __version__
-from inferhost.host import facts, gate, revert, verbs
+from inferhost.host import facts, gate, load, revert, verbs
+from inferhost.host import sample as sampling
 from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.report import HostError, NothingTouched, Report, reason
 from inferhost.schema import document, result
@@ -40,6 +41,7 @@ VERBS = {
     "apply": "write what has no file (NVML, kernel, governor) and prove it",
     "verify": "compare this host with its plan, setting by setting",
     "gate": "ask every engine of the plan for a token",
+    "sample": "show what the GPUs do over some seconds; creates no load",
     "revert": "put back what was here before, from the record alone",
     "status": "say which plan is installed and what is on record",
 }
@@ -93,6 +95,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             command.add_argument(
                 "--wait", action="store_true", help="give a starting engine the time that its plan grants"
             )
+        if verb == "sample":
+            command.add_argument("--seconds", type=float, default=10.0, metavar="S", help="how long (default: 10)")
+            command.add_argument("--hz", type=float, default=5.0, metavar="N", help="how often (default: 5)")
+        if verb == "verify":
+            command.add_argument(
+                "--under-load", action="store_true", help="sample the GPUs too, under whatever load there is"
+            )
+            command.add_argument("--seconds", type=float, metavar="S", help=f"how long (default: {load.SECONDS:g})")
         if verb in ("apply", "verify", "revert"):
             command.add_argument(
                 "--section", action="append", choices=SECTIONS, help="only this section; may be given several times"
@@ -103,6 +113,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
     if options.verb == "facts":
         facts.observe_facts(machine, report)
+    elif options.verb == "sample":
+        sampling.sample(machine, options.seconds, options.hz, report)
     elif options.verb == "status":
         verbs.status(machine, _installed_plan(options, machine, report), report)
     elif options.verb == "revert":
@@ -116,8 +128,20 @@ def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
             if not options.check:
                 gate.prove_tokens(machine, plan, options.wait, report)
         else:
-            verb = verbs.apply if options.verb == "apply" else verbs.verify
-            verb(machine, plan, options.section or SECTIONS, report)
+            sections = options.section or SECTIONS
+            if options.verb == "apply":
+                verbs.apply(machine, plan, sections, report)
+            else:
+                verbs.verify(machine, plan, sections, report, _load_s(options))
+
+
+def _load_s(options: argparse.Namespace) -> float | None:
+    """How long `verify` samples; None where it was not asked to."""
+    if not options.under_load:
+        if options.seconds is not None:
+            raise InputError([Problem("--seconds", "is for --under-load only", "add --under-load", "usage")])
+        return None
+    return load.SECONDS if options.seconds is None else float(options.seconds)
 
 
 def _plan_content(options: argparse.Namespace, machine: Machine) -> bytes:

@@ -1,4 +1,4 @@
-"""The GPU section of a plan: find each card, refuse what cannot be, then power limit and persistence mode.
+"""The GPU section of a plan: find each card, refuse what cannot be, then persistence, power limit and clock lock.
 
 All refusals come before the first write: a sandbox plan on a real card or the reverse, a card that is not there, a
 limit outside the card's own range. A word (`default`, `max`) is resolved by the card; no other value is computed.
@@ -7,34 +7,25 @@ limit outside the card's own range. A word (`default`, `max`) is resolved by the
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+from inferhost.host import load
+from inferhost.host.baseline import boot_id
+from inferhost.host.card_knob import CardKnob
+from inferhost.host.clock_lock import UNLOCKED, GraphicsClockLock, shown, snapped_mhz
+from inferhost.host.clock_record import read_clocks
 from inferhost.host.knob import Knob, Unusable
-from inferhost.host.nvml import Card, Nvml, NvmlError
+from inferhost.host.machine import Machine
+from inferhost.host.nvml import VOLTA, Card, Nvml, NvmlError
 from inferhost.host.report import Report
+from inferhost.host.sample import Sample
 from inferhost.schema.plan import Gpu, Plan
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.result import Verdict
 
 POWER_WISH = "inferhost_gpu_power_limit"
-
-
-class CardKnob(Knob):
-    """One setting of one card, read and written through NVML."""
-
-    section = "gpu"
-
-    name = ""
-    key_name = ""
-
-    def __init__(self, nvml: Nvml, card: Card, wanted: Any, context: dict[str, str]) -> None:
-        super().__init__(f"gpu.{card.uuid}.{self.name}", f"gpu:{card.uuid}:{self.key_name}", wanted)
-        self.nvml = nvml
-        self.card = card
-        self._context = {"uuid": card.uuid, "name": card.name, **context}
-
-    def context(self) -> dict[str, str]:
-        return self._context
+LOCK_WISH = "inferhost_gpu_graphics_clock_lock"
 
 
 class PowerLimit(CardKnob):
@@ -66,6 +57,16 @@ class PowerLimit(CardKnob):
             return self.verdict(found, "clamped", "power_cap", evidence)
         return self.verdict(found, "ignored", "unexplained", evidence)
 
+    def under_load(self, verdict: Verdict, samples: Sequence[Sample]) -> Verdict:
+        """The getter's verdict, unless the card draws more than it is allowed."""
+        if verdict.verdict != "held":
+            return verdict
+        below, evidence = load.judge_draw(samples)
+        evidence = f"{verdict.evidence}; {evidence}"
+        if below is False:
+            return self.verdict(self.wanted, "ignored", "unexplained", evidence)
+        return dataclasses.replace(verdict, evidence=evidence)
+
     def _judge_other(self, before: Any, found: Any) -> Verdict:
         if before is None:
             try:
@@ -96,12 +97,13 @@ def watts(limit_mw: int) -> Any:
     return limit_mw // 1000 if limit_mw % 1000 == 0 else limit_mw / 1000
 
 
-def knobs(plan: Plan, nvml: Nvml, boot: str, report: Report) -> list[Knob]:
+def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob]:
     """The plan's GPU settings as knobs in the order of writing, or `InputError` with every refusal."""
     problems = _simulation_problems(plan, nvml)
     if problems:
         raise InputError(problems)
-    search = _Search(nvml, {"boot_id": boot, "driver_version": nvml.driver_version()}, report, problems)
+    context = {"boot_id": boot_id(machine), "driver_version": nvml.driver_version()}
+    search = _Search(machine, nvml, context, report, problems)
     cards, found = nvml.cards(), []
     for number, gpu in enumerate(plan.gpus):
         card = _selected(gpu, cards)
@@ -114,8 +116,10 @@ def knobs(plan: Plan, nvml: Nvml, boot: str, report: Report) -> list[Knob]:
     return found
 
 
-def card_knob(key_name: str, nvml: Nvml, card: Card, wanted: Any) -> Knob | None:
+def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: Any) -> Knob | None:
     """The knob of one baseline key, to put `wanted` back; None for a key that this version does not know."""
+    if key_name == GraphicsClockLock.key_name:  # what was there before us has no getter: it is reset
+        return GraphicsClockLock(machine, nvml, card, None, {})
     kinds = {kind.key_name: kind for kind in (PowerLimit, Persistence)}
     return kinds[key_name](nvml, card, wanted, {}) if key_name in kinds else None
 
@@ -124,7 +128,12 @@ def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
     """The verdicts while no driver answers: every setting waits, and nothing else fails."""
     for gpu in plan.gpus:
         name = gpu.select.uuid or f"{gpu.select.pci_device_id}[{gpu.select.ordinal}]"
-        wanted = {"persistence_mode": gpu.persistence_mode, "power_limit_w": gpu.power_limit_w}
+        lock = gpu.graphics_clock_lock_mhz
+        wanted = {
+            "persistence_mode": gpu.persistence_mode,
+            "power_limit_w": gpu.power_limit_w,
+            "graphics_clock_lock_mhz": None if lock is None else shown(lock[0], lock[-1]),
+        }
         for setting, value in wanted.items():
             if value is not None:
                 report.verdicts.append(
@@ -180,6 +189,7 @@ def _missing(gpu: Gpu, number: int, cards: list[Card], nvml: Nvml) -> Problem:
 class _Search:
     """What every step of the search needs, and the refusals that it collects."""
 
+    machine: Machine
     nvml: Nvml
     context: dict[str, str]
     report: Report
@@ -191,17 +201,54 @@ class _Search:
         if gpu.power_limit_w is not None:
             limit = self.power_limit(gpu.power_limit_w, card)
             found += [limit] if limit else []
+        lock = self.clock_lock(gpu.graphics_clock_lock_mhz, card)
+        found += [lock] if lock else []
         if gpu.persistence_mode is not None:
             persistence = Persistence(self.nvml, card, gpu.persistence_mode, self.context)
             found.insert(0 if gpu.persistence_mode else len(found), persistence)
             if not gpu.persistence_mode:
                 self.report.note(f"{card.uuid}: with persistence off the power limit goes when the driver unloads")
-        for name in ("graphics_clock_lock_mhz", "memory_clock_lock_mhz"):
-            wanted = getattr(gpu, name)
-            if wanted is not None:
-                evidence = "not built yet: this version of inferhost writes no clock locks"
-                self._verdict(card, name, list(wanted), Unusable("unsupported", "no_interface", evidence, False))
+        if gpu.memory_clock_lock_mhz is not None:
+            evidence = "not built yet: this version of inferhost writes no memory clock locks"
+            error = Unusable("unsupported", "no_interface", evidence, False)
+            self._verdict(card, "memory_clock_lock_mhz", list(gpu.memory_clock_lock_mhz), error)
         return found
+
+    def clock_lock(self, wish: tuple[int, ...] | None, card: Card) -> GraphicsClockLock | None:
+        """The knob for a wished range, or to take back ours; None, with the reason told, for what cannot be."""
+        name = GraphicsClockLock.name
+        wanted = UNLOCKED if wish is None else shown(wish[0], wish[-1])
+        try:
+            if wish is None:
+                if card.uuid not in read_clocks(self.machine).asked:
+                    return None
+                ours = GraphicsClockLock(self.machine, self.nvml, card, None, self.context)
+                return None if ours.gone else ours
+            if self.nvml.architecture(card) < VOLTA:
+                evidence = "NVML locks clocks from Volta on"
+                self._verdict(card, name, wanted, Unusable("unsupported", "no_interface", evidence, False))
+                return None
+            steps = self.nvml.graphics_clock_steps_mhz(card)
+            low, high = snapped_mhz(wish[0], steps), snapped_mhz(wish[-1], steps)
+            if low is None or high is None:
+                self._lock_refused(wanted, steps, card)
+                return None
+            knob = GraphicsClockLock(self.machine, self.nvml, card, (low, high), self.context)
+        except NvmlError as error:
+            self._verdict(card, name, wanted, error)
+            return None
+        knob.steps_mhz = steps
+        if knob.wanted != wanted:
+            self.report.note(f"{knob.setting}: {wanted} is no step of this card, {knob.wanted} is asked for")
+        return knob
+
+    def _lock_refused(self, wanted: str, steps: Sequence[int], card: Card) -> None:
+        accepted = f"{steps[0]} to {steps[-1]} MHz"
+        message = f"found {wanted} MHz, {card.name} ({card.uuid}) has {accepted}"
+        hint = "clocks outside the card's own list are refused, never moved"
+        self.problems.append(Problem(LOCK_WISH, message, hint, "out-of-range"))
+        refusal = Unusable("refused", "none", f"the card has {accepted}; not asked for", False)
+        self._verdict(card, GraphicsClockLock.name, wanted, refusal)
 
     def power_limit(self, wish: object, card: Card) -> PowerLimit | None:
         """The knob for a wished limit; None, with the reason told, where the card has none or refuses this one."""

@@ -8,7 +8,7 @@ knob is written only while its original stands in the baseline on disk.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from inferhost.host.baseline import Baseline, Record
@@ -42,6 +42,10 @@ class Knob:
         """The present value, in the knob's own unit; raises `Unusable`."""
         raise NotImplementedError
 
+    def original(self) -> Any:
+        """What stood here before us, for the baseline; raises `Unusable`."""
+        return self.observe()
+
     def write(self) -> None:
         """Asks for the wanted value; success means nothing yet. Raises `Unusable`."""
         raise NotImplementedError
@@ -68,20 +72,30 @@ class Knob:
             return self.verdict(found, "ignored", "unexplained", "the write was accepted, the value stayed")
         return self.verdict(found, "clamped", "unexplained", f"the write was accepted, it was {self.shown(before)}")
 
+    def is_back(self, verdict: Verdict) -> bool:
+        """Whether this verdict on a restored original lets it be forgotten."""
+        return verdict.verdict == "held"
+
     def verdict(self, found: Any, verdict: str, cause: str, evidence: str) -> Verdict:
         """A verdict on this knob, in the unit that people use."""
         return Verdict(self.setting, self.shown(self.wanted), self.shown(found), verdict, cause, evidence)
 
 
-def originals(knobs: Iterable[Knob], baseline: Baseline) -> dict[str, Record]:
-    """What stands in each knob before us, by key; knobs that cannot be read have no original and are not written."""
+def originals(
+    knobs: Iterable[Knob], baseline: Baseline, unread: Callable[[str], None] | None = None
+) -> dict[str, Record]:
+    """What stands in each knob before us, by key; knobs that cannot be read have no original and are not written.
+
+    `unread` is told of those, where nothing that follows would.
+    """
     found: dict[str, Record] = {}
     for knob in knobs:
         if knob.key not in baseline:
             try:
-                found[knob.key] = Record(knob.section, knob.observe(), knob.context())
-            except Unusable:
-                continue
+                found[knob.key] = Record(knob.section, knob.original(), knob.context())
+            except Unusable as error:
+                if unread is not None:
+                    unread(f"{knob.setting}: {error.verdict}, not recorded; {error.evidence}")
     return found
 
 
@@ -116,8 +130,8 @@ def restore_knobs(knobs: Iterable[Knob], baseline: Baseline, report: Report) -> 
     proven = []
     for knob in knobs:
         apply_knobs([knob], baseline, report)
-        verdict = report.verdicts[-1].verdict
-        if verdict == "held" or (report.check and verdict == "unverified"):
+        verdict = report.verdicts[-1]
+        if knob.is_back(verdict) or (report.check and verdict.verdict == "unverified"):
             proven.append(knob.key)
     baseline.drop(proven, report.check)
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 
 from inferhost.host.report import WriteFailed
@@ -70,12 +71,21 @@ def _nothing(_what: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Clock:
+    """Time that passes: seconds since some moment of this boot, alike for all processes; and waiting."""
+
+    now_s: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclasses.dataclass(frozen=True)
 class Machine:
     """Reads and writes below `root`. Reading what is absent gives None; a failed write raises `WriteFailed`."""
 
     root: str = "/"
     command: Callable[[Sequence[str]], Finished] = run_command
     before_write: Callable[[str], None] = _nothing
+    clock: Clock = dataclasses.field(default_factory=Clock)
 
     def at(self, path: str) -> str:
         """The real place of an absolute path."""

@@ -39,6 +39,9 @@ MEANINGS: dict[int, tuple[str, str, str]] = {
 }
 """NVML code: its name, and the verdict and cause it leads to. Source: nvml.h of NVML API 13 (nvmlReturn_t)."""
 
+VOLTA = 5
+"""The first generation with locked clocks. Source: nvml.h of NVML API 13 (NVML_DEVICE_ARCH_VOLTA; facts A.1)."""
+
 VIRTUALIZATION_MODES = {0: "none", 1: "passthrough", 2: "vgpu", 3: "host-vgpu", 4: "host-vsga"}
 """Source: nvml.h of NVML API 13 (nvmlGpuVirtualizationMode_t)."""
 
@@ -141,6 +144,39 @@ class Nvml:
         """Asks the driver to stay loaded, or no longer."""
         self._before_write(f"nvml {card.uuid} persistence_mode")
         self.call("nvmlDeviceSetPersistenceMode", card.handle, int(on))
+
+    def architecture(self, card: Card) -> int:
+        """The card's generation as NVML counts them; see `VOLTA`."""
+        return int(self.call("nvmlDeviceGetArchitecture", card.handle))
+
+    def graphics_clock_steps_mhz(self, card: Card) -> list[int]:
+        """Every graphics clock that the card has at its highest memory clock, ascending."""
+        memory_mhz = max(self.call("nvmlDeviceGetSupportedMemoryClocks", card.handle))
+        return sorted(int(mhz) for mhz in self.call("nvmlDeviceGetSupportedGraphicsClocks", card.handle, memory_mhz))
+
+    def lock_graphics_clock(self, card: Card, low_mhz: int, high_mhz: int) -> None:
+        """Asks for a range; no call reads it back, and it lasts until the driver unloads."""
+        self._before_write(f"nvml {card.uuid} graphics_clock_lock")
+        self.call("nvmlDeviceSetGpuLockedClocks", card.handle, low_mhz, high_mhz)
+
+    def unlock_graphics_clock(self, card: Card) -> None:
+        """Takes any range back, whoever asked for it."""
+        self._before_write(f"nvml {card.uuid} graphics_clock_unlock")
+        self.call("nvmlDeviceResetGpuLockedClocks", card.handle)
+
+    def energy_mj(self, card: Card) -> int | None:
+        """Energy since the driver was loaded, so that a fall tells of a reload; None for a card without a counter."""
+        found = self.reading("nvmlDeviceGetTotalEnergyConsumption", card.handle)
+        return None if found is None else int(found)
+
+    def reading(self, function: str, *arguments: Any) -> Any:
+        """What a call answers, or None where the card has no such reading."""
+        try:
+            return self.call(function, *arguments)
+        except NvmlError as error:
+            if error.verdict != "unsupported":
+                raise
+            return None
 
     def memory_total_mib(self, card: Card) -> int:
         """All memory of the card as NVML counts it."""

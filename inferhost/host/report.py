@@ -40,6 +40,12 @@ class NothingTouched(HostError):
     exit_code = result.EXIT_BAD_INPUT
 
 
+class NoDriver(HostError):
+    """A command about NVML alone, and no driver answers."""
+
+    exit_code = result.EXIT_NO_DRIVER
+
+
 class RecordUnusable(HostError):
     """The baseline cannot be read, believed or written; without it nothing may be changed."""
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from inferhost.host import account, gpu, placed
 from inferhost.host.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
+from inferhost.host.clock_lock import GraphicsClockLock
+from inferhost.host.clock_record import CLOCKS
 from inferhost.host.governor import restore_governor
 from inferhost.host.knob import Knob, restore_knobs
 from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
@@ -23,7 +25,7 @@ from inferhost.schema.plan import SECTIONS
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
-GPU_ORDER = ("power_limit_mw", "persistence_mode")
+GPU_ORDER = ("graphics_clock_lock_mhz", "power_limit_mw", "persistence_mode")
 
 
 def revert(machine: Machine, sections: Sequence[str], report: Report) -> None:
@@ -49,7 +51,7 @@ def _restore_gpus(machine: Machine, records: Mapping[str, Record], baseline: Bas
         return
     try:
         with open_nvml(machine.before_write) as nvml:
-            knobs = _gpu_knobs(nvml, records, report)
+            knobs = _gpu_knobs(machine, nvml, records, report)
             _say_what_to_know(knobs, records, boot_id(machine), report)
             restore_knobs(knobs, baseline, report)
     except NvmlError as error:
@@ -62,14 +64,14 @@ def _restore_gpus(machine: Machine, records: Mapping[str, Record], baseline: Bas
             )
 
 
-def _gpu_knobs(nvml: Nvml, records: Mapping[str, Record], report: Report) -> list[Knob]:
+def _gpu_knobs(machine: Machine, nvml: Nvml, records: Mapping[str, Record], report: Report) -> list[Knob]:
     """The knobs to restore, in order; a card that is not there is said, and its keys stay."""
     cards = {card.uuid: card for card in nvml.cards()}
     found = []
     for name in sorted(records, key=lambda n: (_rank(n), n)):
         uuid, _, key_name = name.rpartition(":")
         wanted = records[name].found
-        knob = gpu.card_knob(key_name, nvml, cards[uuid], wanted) if uuid in cards else None
+        knob = gpu.card_knob(key_name, machine, nvml, cards[uuid], wanted) if uuid in cards else None
         if knob is not None:
             found.append(knob)
             continue
@@ -88,7 +90,9 @@ def _gpu_knobs(nvml: Nvml, records: Mapping[str, Record], report: Report) -> lis
 def _say_what_to_know(knobs: Sequence[Knob], records: Mapping[str, Record], boot: str, report: Report) -> None:
     for knob in knobs:
         record = records[knob.key.partition(":")[2]]
-        if record.context.get("boot_id", boot) != boot:
+        if isinstance(knob, GraphicsClockLock):
+            report.note(f"{knob.setting}: what was set before inferhost has no getter; it is reset to unlocked")
+        elif record.context.get("boot_id", boot) != boot:
             report.note(f"{knob.setting}: {knob.shown(record.found)} was found in an earlier boot")
         if isinstance(knob, gpu.Persistence) and knob.wanted is False:
             report.note(f"{knob.setting}: off, as it was; a restored power limit goes when the driver unloads")
@@ -119,6 +123,7 @@ def _finish(machine: Machine, baseline: Baseline, gone: set[str], report: Report
         _leave_to_others(left, baseline, report)
         report.change(BASELINE, "present", "absent")
     if not report.check:
+        machine.remove_file(CLOCKS)
         machine.remove_file(BASELINE)
         _remove_state_directory(machine)
 

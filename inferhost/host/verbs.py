@@ -11,13 +11,19 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from inferhost.host import account, engine, governor, gpu, placed, service, sysctl
-from inferhost.host.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
-from inferhost.host.knob import Knob, apply_knobs, originals, verify_knobs
+from inferhost.host import account, engine, governor, gpu, load, placed, service, sysctl
+from inferhost.host.baseline import BASELINE, Baseline, Record, read_baseline
+from inferhost.host.card_knob import CardKnob
+from inferhost.host.clock_lock import GraphicsClockLock
+from inferhost.host.clock_record import Natural, loaded_now, read_clocks, remember_natural
+from inferhost.host.knob import Knob, apply_knobs, originals, tell, verify_knobs
+from inferhost.host.load import natural_clock_mhz
 from inferhost.host.lock import locked
 from inferhost.host.machine import CONFIG_DIRECTORY, PLAN, PROGRAM, Machine
 from inferhost.host.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.report import HostError, Report
+from inferhost.host.sample import Series, checked_period, take_samples
+from inferhost.schema import document
 from inferhost.schema.plan import SECTIONS, Plan
 from inferhost.schema.problems import InputError, Problem
 
@@ -74,12 +80,22 @@ def apply(machine: Machine, plan: Plan, sections: Sequence[str], report: Report)
             engine.apply_engines(machine, plan, report)
 
 
-def verify(machine: Machine, plan: Plan, sections: Sequence[str], report: Report) -> None:
-    """Compares the host with the plan and writes nothing."""
+def verify(
+    machine: Machine, plan: Plan, sections: Sequence[str], report: Report, load_s: float | None = None
+) -> None:
+    """Compares the host with the plan and writes nothing; with `load_s` it samples that long whatever load there is.
+
+    A verdict under load is kept in `/run/inferhost`, for those who look later without load.
+    """
+    if load_s is not None:
+        checked_period(load_s, load.HZ, load.SECONDS_MIN)
     chosen = _chosen(plan, sections, report)
     if "gpu" in chosen:
         with gpu_knobs(machine, plan, report) as knobs:
-            verify_knobs(knobs, report)
+            if load_s is None:
+                verify_knobs(knobs, report)
+            else:
+                verify_under_load(machine, knobs, load_s, report)
     if "cpu" in chosen:
         verify_knobs(sysctl.knobs(machine, plan.sysctl), report)
         governor.verify_governor(machine, plan.cpu.governor, report)
@@ -87,6 +103,45 @@ def verify(machine: Machine, plan: Plan, sections: Sequence[str], report: Report
     if "service" in chosen:
         for entry in plan.service:
             service.verify_service(machine, entry, plan.env.get(entry.instance, {}), report)
+
+
+def verify_under_load(machine: Machine, knobs: Sequence[Knob], seconds: float, report: Report) -> None:
+    """Samples the cards of the knobs, judges each knob by them as well, and keeps what they show of the clocks."""
+    found = [knob for knob in knobs if isinstance(knob, CardKnob)]
+    if not found:
+        return
+    cards = {knob.card.uuid: knob.card for knob in found}
+    series = {
+        one.card.uuid: one for one in take_samples(found[0].nvml, cards.values(), seconds, load.HZ, machine.clock)
+    }
+    report.facts["samples"] = {uuid: document.plain(one.samples) for uuid, one in series.items()}
+    for knob in found:
+        one = series[knob.card.uuid]
+        verify_knobs([knob], report)
+        if one.error is not None:
+            report.verdicts.pop()
+            tell(knob, one.error, report)
+        else:
+            report.verdicts[-1] = knob.under_load(report.verdicts[-1], one.samples)
+    if not report.check and machine.exists(BASELINE):
+        with locked(machine):
+            _keep(machine, found, series, report)
+
+
+def _keep(machine: Machine, knobs: Sequence[CardKnob], series: dict[str, Series], report: Report) -> None:
+    verdicts = {verdict.setting: verdict for verdict in report.verdicts}
+    locks = {knob.card.uuid: knob for knob in knobs if isinstance(knob, GraphicsClockLock)}
+    for uuid, one in series.items():
+        if uuid in locks:
+            if one.error is None:
+                locks[uuid].keep(verdicts[locks[uuid].setting])
+            continue
+        natural = natural_clock_mhz(one.samples)
+        if natural is not None and one.error is None and uuid not in read_clocks(machine).asked:
+            nvml = knobs[0].nvml
+            loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(one.card))
+            remember_natural(machine, uuid, Natural(*natural, loaded))
+            report.note(f"gpu.{uuid}: {natural[0]} to {natural[1]} MHz under load without a lock of ours; kept")
 
 
 def status(machine: Machine, plan: Plan | None, report: Report) -> None:
@@ -117,7 +172,7 @@ def gpu_knobs(machine: Machine, plan: Plan, report: Report) -> Iterator[list[Kno
         found: list[Knob] = []
         try:
             nvml = stack.enter_context(open_nvml(machine.before_write))
-            found = gpu.knobs(plan, nvml, boot_id(machine), report)
+            found = gpu.knobs(plan, nvml, machine, report)
         except NvmlError as error:
             if error.code not in NO_DRIVER:
                 raise HostError(Problem("nvml", error.evidence, "", "nvml")) from error
@@ -169,7 +224,7 @@ def _gpu_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repor
     own = Report(report.check)
     try:
         with gpu_knobs(machine, plan, own) as knobs:
-            found = originals(knobs, baseline)
+            found = originals(knobs, baseline, report.note)
     except InputError:
         report.verdicts.extend(own.verdicts)
         raise

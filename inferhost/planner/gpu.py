@@ -1,13 +1,14 @@
-"""What each card is set to: power limit and persistence; its clocks stay unlocked, with the reason.
+"""What each card is set to: power limit, persistence and, where wished for, a graphics clock lock.
 
 Takes the wish, the hardware and the catalogue row; the hardware's own power range wins over the catalogue's,
 because boards of one model differ. A limit is never clamped: outside a known range it is refused, and where the
-range is unknown the word stays and the host's card decides.
+range is unknown the word stays and the host's card decides. The memory clock stays unlocked, with the reason.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from inferhost.catalogue.rows import GpuRow
 from inferhost.planner.driver import pci_device_id
@@ -19,6 +20,8 @@ from inferhost.schema.problems import InputError, Problem
 
 POWER = "inferhost_gpu_power_limit"
 PERSISTENCE = "inferhost_gpu_persistence_mode"
+GRAPHICS_LOCK = "inferhost_gpu_graphics_clock_lock"
+MHZ_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,30 @@ def power_limit_w(wanted: str, limits: PowerRange, card: str) -> int | str:
     return watts
 
 
+def graphics_clock_lock_mhz(wanted: str, row: GpuRow, card: str) -> tuple[int, int] | None:
+    """The locked range in MHz, None for unlocked; `InputError` for what the card cannot do or nobody can mean."""
+    if wanted == "unlocked":
+        return None
+    found = MHZ_RANGE.fullmatch(wanted)
+    if found is None:
+        raise _lock_refused(f'found "{wanted}", wanted unlocked, MHZ or MIN-MAX', "for example 2400, or 1500-2400")
+    low, high = int(found[1]), int(found[2] or found[1])
+    if row.graphics_clock_lock == "no":
+        hint = "leave it unlocked: NVML locks clocks from Volta on, and decode waits for memory, not for this clock"
+        raise _lock_refused(f"found {wanted}, but {card} cannot lock its graphics clock", hint)
+    if low == 0 or low > high:
+        raise _lock_refused(f"found {wanted}, wanted MIN-MAX with 0 < MIN <= MAX", "for example 1500-2400")
+    top = row.graphics_clock_max_mhz
+    if top is not None and high > top:
+        hint = "a request above the maximum lifts nothing: a lock can only hold the clock down, and with it the power"
+        raise _lock_refused(f"found {wanted}, above {top} MHz, the highest of {card}", hint)
+    return low, high
+
+
+def _lock_refused(message: str, hint: str) -> InputError:
+    return InputError([Problem(GRAPHICS_LOCK, message, hint, "graphics-clock-lock")])
+
+
 def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, ...], list[Reason], list[Pending]]:
     """The cards with their settings, or `InputError` with the problems of all cards."""
     gpus: list[Gpu] = []
@@ -83,15 +110,37 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
             gpus.append(bare)
             continue
         limits = power_range(found, row)
-        wanted = request.wish.text(POWER)
+        wanted, card = request.wish.text(POWER), f"gpus[{number}] ({row.key})"
+        before = len(problems)
+        watts: int | str = wanted
+        lock: tuple[int, int] | None = None
         try:
-            watts = power_limit_w(wanted, limits, f"gpus[{number}] ({row.key})")
+            watts = power_limit_w(wanted, limits, card)
         except InputError as error:
             problems += error.problems
+        try:
+            lock = graphics_clock_lock_mhz(request.wish.text(GRAPHICS_LOCK), row, card)
+        except InputError as error:
+            problems += error.problems
+        if len(problems) > before:
             continue
-        persistence = request.wish.flag(PERSISTENCE)
-        gpus.append(dataclasses.replace(bare, persistence_mode=persistence, power_limit_w=watts))
-        reasons += _reasons(number, row, request, watts, limits)
+        gpu = dataclasses.replace(
+            bare,
+            persistence_mode=request.wish.flag(PERSISTENCE),
+            power_limit_w=watts,
+            graphics_clock_lock_mhz=lock,
+        )
+        gpus.append(gpu)
+        reasons += _reasons(gpu, number, row, request, limits)
+        if lock is not None and row.graphics_clock_max_mhz is None:
+            pending.append(
+                Pending(
+                    f"gpus[{number}].graphics_clock_lock_mhz",
+                    "the card's own list of clocks",
+                    f"the highest clock of a {row.key} is not known here: the host checks it and refuses what is "
+                    "outside",
+                )
+            )
         if isinstance(watts, str) or limits.min_w is None or limits.max_w is None:
             pending.append(
                 Pending(
@@ -106,8 +155,9 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
     return tuple(gpus), reasons, pending
 
 
-def _reasons(number: int, row: GpuRow, request: Request, watts: int | str, limits: PowerRange) -> list[Reason]:
+def _reasons(gpu: Gpu, number: int, row: GpuRow, request: Request, limits: PowerRange) -> list[Reason]:
     path, wanted = f"gpus[{number}]", request.wish.text(POWER)
+    watts = wanted if gpu.power_limit_w is None else gpu.power_limit_w
     origin = request.origin(POWER)
     meaning = {"default": "the limit that the card boots with", "max": "the highest that the card accepts"}
     because = f"{POWER} {wanted}: {meaning.get(wanted, f'within {limits.shown()}')} ({origin})"
@@ -130,7 +180,7 @@ def _reasons(number: int, row: GpuRow, request: Request, watts: int | str, limit
             "formula:gpu.persistence",
             gain="no speed: settings are not lost, and the first request starts sooner",
         ),
-        _graphics_clock_reason(path, row),
+        _graphics_clock_reason(path, row, request, gpu.graphics_clock_lock_mhz),
         _memory_clock_reason(path, row),
     ]
 
@@ -145,7 +195,23 @@ def _power_gain(watts: int | str, limits: PowerRange) -> str:
     return f"{NO_GAIN} for decode, which waits for memory; prefill and large batches can draw it"
 
 
-def _graphics_clock_reason(path: str, row: GpuRow) -> Reason:
+def _graphics_clock_reason(path: str, row: GpuRow, request: Request, lock: tuple[int, ...] | None) -> Reason:
+    """Why the graphics clock is locked or not. Decode of one sequence is bound by bandwidth: a lock lifts nothing.
+
+    Source: formula `gpu.graphics_clock_lock`.
+    """
+    setting = f"{path}.graphics_clock_lock_mhz"
+    if lock is not None:
+        shown = "-".join(str(mhz) for mhz in dict.fromkeys(lock))
+        because = (
+            f"a request for {shown} MHz ({request.origin(GRAPHICS_LOCK)}); "
+            "power and heat overrule it, and only samples under load show whether it holds"
+        )
+        gain = (
+            "power, where the maximum is below the clock that the card runs at by itself; no speed: decode waits for "
+            "memory, and prefill and large batches lose with the clock"
+        )
+        return reason(setting, lock, because, f"wish:{GRAPHICS_LOCK}", gain=gain)
     if row.graphics_clock_lock == "no":
         because, source = (
             f"left unlocked: a {row.key} cannot lock clocks",
@@ -157,7 +223,7 @@ def _graphics_clock_reason(path: str, row: GpuRow) -> Reason:
             "memory, not for the graphics clock"
         )
         source = "formula:gpu.graphics_clock_lock"
-    return reason(f"{path}.graphics_clock_lock_mhz", None, because, source)
+    return reason(setting, None, because, source)
 
 
 def _memory_clock_reason(path: str, row: GpuRow) -> Reason:

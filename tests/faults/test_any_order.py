@@ -20,6 +20,8 @@ PLANS = (
     plan(),
     with_gpu(power_limit_w=520),
     with_gpu(power_limit_w="max", persistence_mode=False),
+    with_gpu(graphics_clock_lock_mhz=(2100, 2400)),
+    with_gpu(graphics_clock_lock_mhz=(1800, 1800), persistence_mode=False),
     plan(manage=("gpu", "cpu")),
     plan(sysctl={"vm.swappiness": "1"}),
 )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from inferhost.host.nvml import NvmlError
-from tests.unit.host.fake_host import SYSCTL_FILE, UUID, Answer, FakeHost, simulator_state
+from tests.unit.host.fake_host import SYSCTL_FILE, UUID, Answer, FakeHost, simulator_state, with_gpu
 
 KILLED = 9
 VERBS = ("install", "apply", "revert")
@@ -32,6 +32,7 @@ def fresh(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathli
         folder.mkdir()
         os.environ["INFERHOST_SIM_DIR"] = str(folder / "sim")
         host = FakeHost(folder, simulator_build, program)
+        host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2400))
         host.sim("set", "power_limit_mw", 480000)
         host.sim("set", "persistence", 0)
         host.sim("load", "on")  # keeps the driver loaded, so that limits last without persistence
@@ -156,6 +157,8 @@ def assert_nothing_held_that_is_not(host: FakeHost, answer: Answer, where: str) 
         f"file:{SYSCTL_FILE}": None,
     }
     for verdict in answer.document["verdicts"]:
+        if verdict["setting"].endswith("graphics_clock_lock_mhz"):
+            assert verdict["verdict"] != "held", f"{where}: nobody sampled it"
         if verdict["verdict"] == "held" and found.get(verdict["setting"]) is not None:
             assert found[verdict["setting"]] == verdict["wanted"], where
 

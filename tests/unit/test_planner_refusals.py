@@ -7,6 +7,7 @@ from tests.unit.planner_wishes import gpu, hardware, planned, refusal, wish
 PRO_6000 = "rtx-pro-6000-bw-ws"
 MISTRAL = "mistral-large-instruct-2411-awq"
 LLAMA_GGUF = "llama-2-7b-q4_k_m"
+LOCK = "inferhost_gpu_graphics_clock_lock"
 
 
 def on(values, **own):
@@ -95,6 +96,56 @@ def test_a_power_limit_outside_the_boards_range_is_refused_with_the_range():
 def test_a_power_limit_that_is_no_number_is_refused(wanted):
     found = refusal(wish(PRO_6000, MISTRAL, gpu_power_limit=wanted))
     assert found == f'error: inferhost_gpu_power_limit: found "{wanted}", wanted default, max or watts'
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lock"), [("2400", (2400, 2400)), ("1500-2400", (1500, 2400)), ("unlocked", None)]
+)
+def test_a_graphics_clock_lock_is_planned_as_wished_and_promises_no_speed(wanted, lock):
+    plan = planned(wish(PRO_6000, MISTRAL, gpu_graphics_clock_lock=wanted))
+    reason = next(r for r in plan.reasons if r.setting == "gpus[0].graphics_clock_lock_mhz")
+    assert plan.gpus[0].graphics_clock_lock_mhz == lock
+    assert "decode waits for memory" in reason.because + reason.gain
+    assert reason.source == ("formula:gpu.graphics_clock_lock" if lock is None else f"wish:{LOCK}")
+
+
+@pytest.mark.parametrize("wanted", ["fast", "-2400", "2400-", "2400 MHz", "1500-2400-3000", "²", "123456", ""])
+def test_a_graphics_clock_lock_that_is_no_range_is_refused(wanted):
+    assert refusal(wish(PRO_6000, MISTRAL, gpu_graphics_clock_lock=wanted)) == (
+        f'error: {LOCK}: found "{wanted}", wanted unlocked, MHZ or MIN-MAX\nhint: for example 2400, or 1500-2400'
+    )
+
+
+@pytest.mark.parametrize("wanted", ["0", "0-2400", "2400-1500"])
+def test_a_graphics_clock_lock_whose_ends_make_no_range_is_refused(wanted):
+    assert refusal(wish(PRO_6000, MISTRAL, gpu_graphics_clock_lock=wanted)) == (
+        f"error: {LOCK}: found {wanted}, wanted MIN-MAX with 0 < MIN <= MAX\nhint: for example 1500-2400"
+    )
+
+
+def test_a_graphics_clock_lock_above_the_cards_maximum_is_refused_because_it_lifts_nothing():
+    assert refusal(wish(PRO_6000, MISTRAL, gpu_graphics_clock_lock="3000-3200")) == (
+        f"error: {LOCK}: found 3000-3200, above 3090 MHz, the highest of gpus[0] ({PRO_6000})\n"
+        "hint: a request above the maximum lifts nothing: a lock can only hold the clock down, and with it the power"
+    )
+
+
+def test_a_graphics_clock_lock_on_a_card_before_volta_is_refused():
+    assert refusal(wish("tesla-p4", LLAMA_GGUF, gpu_graphics_clock_lock="1000")) == (
+        f"error: {LOCK}: found 1000, but gpus[0] (tesla-p4) cannot lock its graphics clock\n"
+        "hint: leave it unlocked: NVML locks clocks from Volta on, and decode waits for memory, not for this clock"
+    )
+
+
+def test_a_lock_on_a_card_whose_maximum_is_unknown_is_left_to_the_host_and_said():
+    plan = planned(wish("rtx-4090", "qwen3-8b", gpu_graphics_clock_lock="2400"))
+    assert "gpus[0].graphics_clock_lock_mhz" in [p.setting for p in plan.pending]
+
+
+def test_a_wrong_limit_and_a_wrong_lock_are_told_together():
+    found = refusal(wish(PRO_6000, MISTRAL, gpu_power_limit="900", gpu_graphics_clock_lock="4000"))
+    assert "found 900" in found
+    assert "found 4000" in found
 
 
 def test_the_hardwares_own_power_range_wins_over_the_catalogues():

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from inferhost.host import cli
-from inferhost.host.machine import Finished, Machine
+from inferhost.host.machine import Clock, Finished, Machine
 from inferhost.host.placed import placed_files
 from inferhost.schema import document
 from inferhost.schema.plan import (
@@ -165,6 +165,7 @@ class FakeHost:
         self.plan = plan()
         self.userdel_code = 0
         self.enabled = "disabled"
+        self.passed_s = 0.0
         self.systemctl = "LoadState=loaded\nActiveState=inactive\nSubState=dead\nMainPID=0\n"
         text = PERSONALITY.read_text() + SECOND_CARD * (cards - 1)
         (folder / "personality.txt").write_text(text)
@@ -208,7 +209,13 @@ class FakeHost:
         return dict(json.loads(self.sim("dump"))["gpus"][number])
 
     def machine(self, root: str, before_write: Callable[[str], None] = lambda _: None) -> Machine:
-        return Machine(root, self.command, before_write)
+        return Machine(root, self.command, before_write, Clock(lambda: self.passed_s, self.wait))
+
+    def wait(self, seconds: float) -> None:
+        """Time passes for the program and for the cards; the simulator's tick is a tenth of a second."""
+        if seconds > 0:
+            self.sim("advance", f"{seconds:.1f}")
+            self.passed_s = round(self.passed_s + seconds, 3)
 
     def command(self, argv: Sequence[str]) -> Finished:
         """The commands of a host, as far as the host program runs any."""

@@ -1,0 +1,194 @@
+"""Samples say what the cards do, in time that the simulator passes; and what the judges of samples may conclude."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from inferhost.host import load
+from inferhost.host.load import Range, judge_clock, judge_draw, natural_clock_mhz, settled
+from inferhost.host.sample import Sample, reasons
+from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost
+
+STEPS = tuple(range(180, 3091, 10))
+BUSY = Sample(0.0, 2100, 13365, 1, 440.0, 450.0, 60, 100, ())
+
+
+def busy(count: int, **changes: object) -> list[Sample]:
+    """`count` settled samples at the judges' rate, after the second in which nothing counts."""
+    settling = round(load.SETTLE_S * load.HZ)
+    return [dataclasses.replace(BUSY, time_s=n / load.HZ, **changes) for n in range(count + settling)]  # type: ignore[arg-type]
+
+
+def asked(low_mhz: int, high_mhz: int, natural_mhz: tuple[int, int] | None = None) -> Range:
+    return Range(low_mhz, high_mhz, STEPS, natural_mhz)
+
+
+def test_a_loaded_card_is_sampled_in_units_that_people_use(host: FakeHost):
+    host.sim("load", "on")
+    host.sim("advance", 30)
+    answer = host.run("sample", "--seconds", "2", "--hz", "5")
+    card = answer.document["facts"]["gpus"][0]
+    assert (answer.code, answer.changed, card["uuid"], len(card["samples"])) == (0, False, UUID, 10)
+    first = card["samples"][0]
+    assert {key: first[key] for key in ("time_s", "sm_clock_mhz", "memory_clock_mhz", "pstate")} == {
+        "time_s": 0.0,
+        "sm_clock_mhz": 2722,
+        "memory_clock_mhz": 13365,
+        "pstate": 1,
+    }
+    assert (first["enforced_power_limit_w"], first["utilization_percent"]) == (480.0, 100)
+    assert 450 < first["power_w"] <= 480
+    assert first["event_reasons"] == ["sw_power_cap"]
+    assert [sample["time_s"] for sample in card["samples"]] == [n / 5 for n in range(10)]
+
+
+def test_an_idle_card_is_sampled_as_idle_and_no_load_is_made(host: FakeHost):
+    before = host.snapshot()
+    answer = host.run("sample", "--seconds", "1")
+    assert {s["utilization_percent"] for s in answer.document["facts"]["gpus"][0]["samples"]} == {0}
+    assert host.snapshot() == before
+
+
+def test_every_card_is_sampled_at_the_same_moments(pair: FakeHost):
+    gpus = pair.run("sample", "--seconds", "1").document["facts"]["gpus"]
+    assert {gpu["uuid"] for gpu in gpus} == {UUID, SECOND_UUID}
+    assert [s["time_s"] for s in gpus[0]["samples"]] == [s["time_s"] for s in gpus[1]["samples"]]
+
+
+@pytest.mark.parametrize("code", [9, 12, 18])
+def test_sampling_without_a_driver_has_an_exit_code_of_its_own(host: FakeHost, code: int):
+    host.sim("fail", "nvmlInitWithFlags", code)
+    answer = host.run("sample")
+    assert answer.code == 4
+    assert answer.problems[0]["path"] == "nvml"
+
+
+def test_a_card_that_is_lost_meanwhile_is_told_and_its_neighbour_goes_on(pair: FakeHost):
+    wait = pair.wait
+
+    def losing(seconds: float) -> None:
+        wait(seconds)
+        if pair.passed_s == 0.6:
+            pair.sim("lost", 0)
+
+    pair.wait = losing  # type: ignore[method-assign]
+    answer = pair.run("sample", "--seconds", "2")
+    assert answer.code == 3
+    assert answer.problems[0]["message"] == "nvmlDeviceGetPowerUsage: GpuIsLost (NVML error 15), after 3 samples"
+    assert [len(gpu["samples"]) for gpu in answer.document["facts"]["gpus"]] == [3, 10]
+
+
+def test_a_reading_that_the_card_lacks_is_nothing_and_no_failure(host: FakeHost):
+    host.sim("fail", "nvmlDeviceGetPowerUsage", 3)
+    host.sim("fail", "nvmlDeviceGetTemperatureV", 13)
+    host.sim("fail", "nvmlDeviceGetCurrentClocksEventReasons", 13)
+    answer = host.run("sample", "--seconds", "1")
+    first = answer.document["facts"]["gpus"][0]["samples"][0]
+    assert (answer.code, first["power_w"], first["event_reasons"]) == (0, None, [])
+    assert first["temperature_c"] > 0
+
+
+@pytest.mark.parametrize("period", [["--seconds", "0"], ["--seconds", "-1"], ["--seconds", "nan"], ["--hz", "1000"]])
+def test_a_period_that_nobody_can_mean_is_refused(host: FakeHost, period: list[str]):
+    assert host.run("sample", *period).code == 2
+
+
+def test_a_machine_that_is_too_slow_gives_fewer_samples(host: FakeHost):
+    wait = host.wait
+    host.wait = lambda seconds: wait(1.0 if seconds else 0.0)  # type: ignore[method-assign]
+    samples = host.run("sample", "--seconds", "3").document["facts"]["gpus"][0]["samples"]
+    assert [sample["time_s"] for sample in samples] == sorted({sample["time_s"] for sample in samples})
+    assert len(samples) < 15
+
+
+def test_event_reasons_have_names_and_a_new_bit_is_shown_as_a_number():
+    assert reasons(0x4 | 0x48 | 0x1000) == ("sw_power_cap", "hw_slowdown", "hw_thermal_slowdown", "0x1000")
+    assert reasons(0) == ()
+
+
+def test_only_what_was_seen_after_a_second_of_load_counts():
+    idle = dataclasses.replace(BUSY, utilization_percent=0)
+    pattern = [idle] * 3 + [BUSY] * 8 + [idle] + [BUSY] * 8
+    samples = [dataclasses.replace(s, time_s=n / 5) for n, s in enumerate(pattern)]
+    assert [s.time_s for s in settled(samples)] == [1.6, 1.8, 2.0, 3.4, 3.6, 3.8]
+    assert settled([dataclasses.replace(s, event_reasons=("gpu_idle",)) for s in samples]) == []
+
+
+@pytest.mark.parametrize(
+    ("clock_mhz", "low_mhz", "high_mhz", "natural_mhz", "verdict"),
+    [
+        (2100, 2100, 2100, None, ("held", "none")),
+        (2110, 2100, 2100, None, ("held", "none")),  # one step
+        (2090, 2100, 2100, None, ("held", "none")),
+        (2111, 2100, 2100, None, ("ignored", "unexplained")),
+        (2089, 2100, 2100, None, ("clamped", "unexplained")),
+        (2100, 1500, 2100, None, ("held", "none")),
+        (1500, 1500, 2100, None, ("held", "none")),
+        (1800, 1500, 2100, None, ("unverified", "indistinguishable")),
+        (2700, 2700, 2700, None, ("unverified", "indistinguishable")),
+        (2700, 2700, 2700, (2790, 2790), ("held", "none")),
+        (2700, 2700, 2700, (2650, 2790), ("unverified", "indistinguishable")),
+        (2100, 2100, 2100, (2100, 2100), ("unverified", "indistinguishable")),
+        (2790, 3000, 3090, (2790, 2790), ("ignored", "unexplained")),
+        (2850, 3000, 3090, (2790, 2790), ("clamped", "unexplained")),
+    ],
+)
+def test_the_verdict_follows_from_clock_range_and_what_the_card_does_by_itself(
+    clock_mhz: int, low_mhz: int, high_mhz: int, natural_mhz: tuple[int, int] | None, verdict: tuple[str, str]
+):
+    judged = judge_clock(busy(40, sm_clock_mhz=clock_mhz), asked(low_mhz, high_mhz, natural_mhz))
+    assert (judged.verdict, judged.cause) == verdict
+
+
+@pytest.mark.parametrize(
+    ("named", "cause"),
+    [
+        (("sw_power_cap",), "power_cap"),
+        (("sw_thermal_slowdown",), "thermal"),
+        (("hw_slowdown", "hw_thermal_slowdown"), "thermal"),
+        (("hw_slowdown", "hw_power_brake"), "power_brake"),
+        (("reliability",), "unexplained"),
+    ],
+)
+def test_a_clock_below_its_range_has_the_cause_that_the_card_names(named: tuple[str, ...], cause: str):
+    judged = judge_clock(busy(40, sm_clock_mhz=1500, event_reasons=named), asked(2100, 2100))
+    assert (judged.verdict, judged.cause, judged.found) == ("clamped", cause, 1500)
+
+
+def test_a_clock_that_a_limiter_may_have_brought_into_the_range_proves_nothing():
+    judged = judge_clock(busy(40, event_reasons=("sw_power_cap",)), asked(2100, 2100))
+    assert (judged.verdict, judged.cause) == ("unverified", "indistinguishable")
+
+
+def test_a_single_stray_sample_is_forgiven_and_a_tenth_of_them_is_not():
+    stray = [dataclasses.replace(BUSY, time_s=20 + n / 5, sm_clock_mhz=2790) for n in range(4)]
+    assert judge_clock(busy(40) + stray[:1], asked(2100, 2100)).verdict == "held"
+    assert judge_clock(busy(36) + stray, asked(2100, 2100)).verdict == "ignored"
+
+
+def test_fewer_samples_under_load_than_wanted_prove_nothing():
+    assert judge_clock(busy(load.SAMPLES_MIN - 1), asked(2100, 2100)).cause == "needs_load"
+    assert judge_clock(busy(load.SAMPLES_MIN), asked(2100, 2100)).verdict == "held"
+    assert natural_clock_mhz(busy(load.SAMPLES_MIN - 1)) is None
+
+
+@pytest.mark.parametrize(("power_w", "below"), [(449.0, True), (472.0, True), (473.0, False), (None, None)])
+def test_a_draw_above_the_enforced_limit_by_more_than_the_reading_errs_is_seen(power_w, below):
+    assert judge_draw(busy(40, power_w=power_w))[0] is below
+
+
+def test_a_card_that_draws_more_than_its_limit_is_not_held(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    host.run("install")
+    host.run("apply", "--section", "gpu")
+    host.sim("load", "on")
+    host.sim("advance", 30)
+    answer = host.run("verify", "--section", "gpu", "--under-load")
+    assert answer.verdict("power_limit_w") == ("held", "none")
+    assert answer.evidence("power_limit_w") == (
+        "limit 450 W, enforced 450 W; 55 samples under load draw 448 to 448 W, median 448 W"
+    )
+    monkeypatch.setattr(load, "POWER_TOLERANCE", 0.5)
+    answer = host.run("verify", "--section", "gpu", "--under-load")
+    assert (answer.code, answer.verdict("power_limit_w")) == (3, ("ignored", "unexplained"))
