@@ -13,7 +13,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 TEST_ENV := INFERHOST_SANDBOX_NAME=inferhost-test INFERHOST_SANDBOX_PORT=22122
 COLLECTION := collections/ansible_collections/ansible/posix/MANIFEST.json
 
-.PHONY: setup demo test test-python test-molecule test-vm test-slow lint generate clean
+.PHONY: setup demo test test-python test-py39 test-molecule test-vm test-slow lint generate clean
 
 setup: .venv/ready $(COLLECTION)
 
@@ -33,10 +33,13 @@ $(COLLECTION): collections/ansible.lock collections/requirements.yml | .venv/rea
 demo: setup
 	@tests/bed/demo
 
-test: setup lint test-python test-molecule
+test: setup lint test-python test-py39 test-molecule
 
 test-python: setup
 	$(TEST_ENV) .venv/bin/python -m pytest tests
+
+test-py39: setup
+	tests/py39
 
 test-molecule: setup
 	$(TEST_ENV) .venv/bin/molecule test --scenario-name default

@@ -104,6 +104,20 @@ def test_a_wish_that_cannot_be_planned_does_not_stand_in_the_way_of_revert(runs)
     assert any(changed for _, changed, _ in ran.changes())
 
 
+def test_without_a_driver_everything_else_is_placed_and_a_later_run_completes_it(runs):
+    library, hidden = "/usr/local/lib/libnvidia-ml.so.1", "/root/libnvidia-ml.so.1"
+    bed("exec", NAME, "sh", "-c", f"mv {library} {hidden} && ldconfig")
+    without = run_playbook(*SITE)
+    bed("exec", NAME, "sh", "-c", f"mv {hidden} {library} && ldconfig")
+    bed("exec", NAME, "inferhost-sim", "set", "power_limit_mw", "480000")
+    assert without.code == 0, without.told()
+    assert [r["exit_code"] for name, r in without.tasks if "Power limit and persistence" in name] == [7]
+    assert "pending: " in without.output
+    completed = run_playbook(*SITE)
+    assert completed.code == 0, completed.told()
+    assert power_limit_mw() == 600_000
+
+
 def test_a_user_who_was_there_is_never_touched(runs):
     bed("exec", NAME, "useradd", "-m", "-s", "/bin/bash", "ivan")
     ran = run_playbook(*SITE, "--check", "-e", "inferhost_service_user=ivan")
