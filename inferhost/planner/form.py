@@ -40,6 +40,9 @@ def form_problems(instance: Instance) -> list[Problem]:
         problems.append(Problem(instance.path("host"), f'found "{instance.text("host")}", wanted an address'))
     if not USER.fullmatch(instance.text("user")):
         problems.append(Problem(instance.path("user"), f'found "{instance.text("user")}", wanted a user name'))
+    if instance.text("user") == "root":
+        found, hint = 'found "root", wanted a user without privileges', "an engine reads strangers' input"
+        problems.append(Problem(instance.path("user"), found, hint, "user-root"))
     for option, least, most in (("port", 0, 65535), ("context_tokens", 1, 10_000_000), ("max_sequences", 1, 4096)):
         number = instance.integer(option)
         if not least <= number <= most:

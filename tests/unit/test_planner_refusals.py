@@ -229,6 +229,13 @@ def test_an_engine_that_cannot_be_bound_to_loopback_is_refused_rather_than_opene
     )
 
 
+def test_an_engine_never_runs_as_root():
+    assert refusal(wish(PRO_6000, MISTRAL, service_user="root")) == (
+        'error: inferhost_service_user: found "root", wanted a user without privileges\n'
+        "hint: an engine reads strangers' input"
+    )
+
+
 def test_a_second_instance_is_refused_honestly():
     assert refusal(wish(PRO_6000, MISTRAL, service_instances={"a": {}, "b": {}})) == (
         "error: inferhost_service_instances: found 2 (a, b), wanted exactly one\n"
