@@ -162,9 +162,9 @@ def _budget(budget: Mapping[str, Any]) -> list[str]:
 def _roofline(roofline: Mapping[str, Any]) -> list[str]:
     if not roofline:
         return []
+    if roofline["note"]:
+        return ["", "SPEED of one request", *_wrapped(roofline["note"], "  ")]
     lines = ["", f"SPEED of one request (bound: {roofline['bound']})"]
-    if "arithmetic" not in roofline:
-        return lines + _wrapped(roofline["note"], "  ")
     for part in roofline["arithmetic"].split("; "):
         lines += _wrapped(part, "  ")
     low, high = roofline["expected_band_tok_s"]
@@ -179,8 +179,6 @@ def _roofline(roofline: Mapping[str, Any]) -> list[str]:
         f"expected {roofline['expected_tok_s']} tok/s, {low} to {high} ({roofline['expected_source']})", "  "
     )
     lines += _wrapped(roofline["conclusion"], "  ")
-    if roofline["note"]:
-        lines += _wrapped(roofline["note"], "  ")
     lines += ["", f"{'LEVER':<{SETTING_WIDTH}} {'CEILING tok/s':<{VALUE_WIDTH}} EFFECT"]
     for lever in roofline["levers"]:
         lines += _row(lever["lever"], shown(lever["ceiling_tok_s"]), [f"{lever['effect']} ({lever['source']})"])

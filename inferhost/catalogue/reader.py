@@ -47,7 +47,7 @@ WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("models", "attention"): ("full", "mla", "sliding", "hybrid", "mixed"),
     ("models", "format"): ("safetensors", "gguf", "exl3"),
     ("engines", "memory_rule"): ("sglang", "vllm", "llama.cpp", "exllamav3", "sfllm"),
-    ("flags", "status"): FLAG_STATUS,
+    ("flags", "status"): (*FLAG_STATUS, "unchecked"),
     ("env", "status"): (*FLAG_STATUS, "harmful"),
 }
 
@@ -74,6 +74,15 @@ class Catalogue:
             spellings = found.setdefault(f"{row.engine}-{row.version}", {})
             spellings.update(dict.fromkeys(row.names, row))
         return found
+
+    def flags_of(self, engine: EngineRow) -> Mapping[str, FlagRow]:
+        """Every spelling of every flag of one engine version."""
+        return self.flags_by_engine.get(f"{engine.engine}-{engine.version}", {})
+
+    def flags_by_variable(self, engine: EngineRow) -> Mapping[str, FlagRow]:
+        """The flags of one engine version that have an environment variable, under its name."""
+        rows = {row.key: row for row in self.flags_of(engine).values()}
+        return {row.variable: row for row in reversed(rows.values()) if row.variable}
 
 
 @functools.cache

@@ -135,6 +135,11 @@ class EngineRow:
     fixed_host: Optional[str]  # where the engine cannot be told to listen elsewhere
     flags: Dict[str, Optional[str]]  # concept -> flag; None: the bare argument
     flags_complete: bool
+    abbreviations: bool  # a beginning that only one flag has stands for it
+    underscores: bool  # `--max_num_seqs` is `--max-num-seqs`
+    equals: bool  # `--port=1` is `--port 1`
+    size_flags: Tuple[str, ...]  # over how many cards or hosts the engine is spread
+    variable_prefixes: Dict[str, bool]  # how its own variables begin -> whether the catalogue has them all
     switches: Tuple[Switch, ...]
     kv_cache: Dict[str, KvCacheFormat]
     environment: Tuple[EnvironmentDefault, ...]
@@ -153,21 +158,27 @@ class EngineRow:
 
 @dataclasses.dataclass(frozen=True)
 class FlagRow:
-    """One command line option of one engine version, with all its spellings."""
+    """One command line option of one engine version, with all its spellings.
+
+    `takes_value` and `variable` of llama.cpp were read in `llama-server --help` of 0.7.0 (Debian llama.cpp-tools),
+    those of the others in engine-flags.csv; `None` where nobody looked.
+    """
 
     key: str
     engine: str
     version: str
     names: Tuple[str, ...]
-    status: str  # "real", "renamed", "removed", "placebo"
+    status: str  # "real", "renamed", "removed", "placebo", "unchecked" (brings arguments that nobody checked)
     replacement: Optional[str]
+    takes_value: Optional[bool]
+    variable: Optional[str]  # the environment variable that says the same
     secret: bool
     source: str
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentRow:
-    """One environment variable, or all that begin alike where the key ends in `*`."""
+    """One environment variable."""
 
     key: str
     read_by: Tuple[str, ...]

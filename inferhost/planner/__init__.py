@@ -99,7 +99,7 @@ def _service(request: Request, rows: tuple[Any, ...] | None, catalogue: Catalogu
     if rows is None:
         return None
     if not rows:
-        hint = "leave service out of inferhost_manage, or run discovery again"
+        hint = "leave service out of inferhost_manage, or name the card there"
         raise InputError([Problem(f"{HARDWARE}.gpus", "is empty, and an engine needs a card", hint)])
     return service_section(request, instance, rows[0], catalogue)
 

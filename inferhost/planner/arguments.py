@@ -1,48 +1,30 @@
 """The command line of an engine: what the plan decides, then the wish's further arguments, each checked.
 
-Further arguments may not repeat what has an option of its own, may not carry secrets, and have to be read by the
-engine at its pinned version. The memory fraction and the batch sizes may be given there; the budget then honours
-them or refuses them together.
+Further arguments may not repeat what has an option of its own, may not carry secrets or bring arguments that nobody
+checked, and have to be read by the engine at its pinned version. The memory fraction and the batch sizes may be given
+there; the budget then honours them or refuses them together.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping
 from typing import Any
 
 from inferhost.catalogue import Catalogue
-from inferhost.catalogue.rows import EngineRow, FlagRow
+from inferhost.catalogue.rows import EngineRow
+from inferhost.planner.flags import OPTION_OF, Given, beginnings, concept_of, given_flags, near_flag
 from inferhost.planner.reasons import instead, is_flag
 from inferhost.planner.request import Instance
-from inferhost.schema.problems import InputError, Problem, near
-
-OPTION_OF = {
-    "model_path": "model_path",
-    "model_directory": "model_path",
-    "served_model_name": "served_model_name",
-    "host": "host",
-    "port": "port",
-    "context_tokens": "context_tokens",
-    "pool_tokens": "context_tokens",
-    "max_sequences": "max_sequences",
-    "kv_cache_dtype": "kv_cache_dtype",
-    "kv_cache_dtype_v": "kv_cache_dtype",
-    "gpu_layers": "model",
-}
-"""Concepts that have an option of their own, so that a further argument may not set them."""
+from inferhost.planner.secret_names import names_a_secret
+from inferhost.schema.problems import InputError, Problem
 
 OVERRIDES: dict[str, type] = {"memory_fraction": float, "batched_tokens": int, "micro_batch": int}
 """Concepts that a further argument may set; the budget is then computed with them."""
 
-SECRET_FLAG = re.compile(r"-.*(key|token|secret|password)", re.IGNORECASE)
-"""Flags that the catalogue does not know, but whose name says what they carry."""
-
 
 @dataclasses.dataclass(frozen=True)
 class ExtraArguments:
-    """The wish's further arguments: as given, and what of them the budget has to know."""
+    """The wish's further arguments under their full names, and what of them the budget has to know."""
 
     words: tuple[str, ...]
     overrides: dict[str, Any]
@@ -51,70 +33,112 @@ class ExtraArguments:
 def extra_arguments(instance: Instance, engine: EngineRow, catalogue: Catalogue) -> ExtraArguments:
     """The further arguments, or `InputError` with every refused one."""
     words = instance.wish.words("inferhost_service_extra_args")
-    known = catalogue.flags_by_engine.get(f"{engine.engine}-{engine.version}", {})
-    owner = {name: concept for concept, flag in engine.flags.items() if flag for name in _spellings(flag, known)}
-    problems: list[Problem] = []
+    given = given_flags(words, engine, catalogue)
+    problems = _word_problems(words, instance)
     overrides: dict[str, Any] = {}
-    flag_seen = False
-    for number, word in enumerate(words):
-        path = instance.path(f"extra_args[{number}]")
-        if not is_flag(word):
-            if not flag_seen:
-                problems.append(Problem(path, f'found "{word}", wanted a flag first', "a value follows its flag"))
-            elif not word.isprintable():
-                problems.append(Problem(path, "holds a character that cannot be printed"))
-            continue
-        flag_seen = True
-        flag, _, value = word.partition("=")
-        concept = owner.get(flag)
-        problem = _flag_problem(flag, known, engine, instance, concept=concept, path=path)
+    seen: set[str] = set()
+    for one in given:
+        path = instance.path(f"extra_args[{one.number}]")
+        concept = concept_of(one.row, engine)
+        same = one.row.key if one.row else one.name
+        problem = _flag_problem(one, engine, instance, catalogue, path=path) or _value_problem(one, engine, path)
+        if problem is None and same in seen:
+            problem = Problem(path, f'"{one.name}" is there twice', "the engine would take one of them", "flag-twice")
+        seen.add(same)
         if problem:
             problems.append(problem)
         elif concept in OVERRIDES:
-            found = value or (words[number + 1] if number + 1 < len(words) else "")
-            number_found = _positive(found, OVERRIDES[concept])
-            if number_found is None:
-                problems.append(Problem(path, f'"{flag}" found "{found}", wanted a number above 0'))
-            overrides[concept] = number_found
+            found = one.values[0] if one.values else ""
+            overrides[concept] = _positive(found, OVERRIDES[concept])
+            if overrides[concept] is None:
+                problems.append(Problem(path, f'"{one.name}" found "{found}", wanted a number above 0'))
     if "memory_fraction" in overrides and not problems and not overrides["memory_fraction"] < 1:
         problems.append(Problem(instance.path("extra_args"), "the memory fraction has to be below 1"))
     if problems:
         raise InputError(problems)
-    return ExtraArguments(words, overrides)
+    return ExtraArguments(tuple(word for one in given for word in one.words), overrides)
+
+
+def _word_problems(words: tuple[str, ...], instance: Instance) -> list[Problem]:
+    """What is wrong with words that are no flags."""
+    problems = []
+    flag_seen = False
+    for number, word in enumerate(words):
+        path = instance.path(f"extra_args[{number}]")
+        if is_flag(word):
+            flag_seen = True
+        elif not flag_seen:
+            problems.append(Problem(path, f'found "{word}", wanted a flag first', "a value follows its flag"))
+        elif not word.isprintable():
+            problems.append(Problem(path, "holds a character that cannot be printed"))
+    return problems
 
 
 def _flag_problem(
-    flag: str, known: Mapping[str, FlagRow], engine: EngineRow, instance: Instance, *, concept: str | None, path: str
+    one: Given, engine: EngineRow, instance: Instance, catalogue: Catalogue, *, path: str
 ) -> Problem | None:
-    program = f"{engine.engine} {engine.version}"
-    if any(character.isspace() for character in flag):
+    program, flag, row = f"{engine.engine} {engine.version}", one.name, one.row
+    known = catalogue.flags_of(engine)
+    first = flag.split()[0]
+    if row.secret if row else _may_be_secret(first, engine, catalogue):
+        file = known.get(f"{first}-file")
+        hint = f"{first}-file, or " if file and file.status == "real" else ""
+        hint += "LoadCredential= in 50-local.conf"
+        return Problem(path, f'"{first}" carries a secret, and the plan is no place for one', hint, "secret")
+    if first != flag:
         return Problem(path, f'found "{flag}" as one word', "a flag and its value are two items of the list")
-    row = known.get(flag)
-    if row.secret if row else (not engine.flags_complete and SECRET_FLAG.fullmatch(flag)):
-        hint = f"{flag}-file, where the engine has it, or LoadCredential= in 50-local.conf"
-        return Problem(path, f'"{flag}" carries a secret, and the plan is no place for one', hint, "secret")
     if row is None:
-        hint = near(flag, list(known))
-        if engine.flags_complete:
-            return Problem(path, f'"{flag}" is not read by {program}', hint, "placebo-flag")
-        return None
+        meant = beginnings(flag, engine, catalogue)
+        if len(meant) > 1:
+            hint = f"write one of {', '.join(meant[:6])}"
+            return Problem(
+                path, f'"{flag}" is the beginning of {len(meant)} flags of {program}', hint, "placebo-flag"
+            )
+        if not engine.flags_complete:
+            return None
+        options = {option: instance.path(option) for option in OPTION_OF.values()}
+        hint = near_flag(flag, engine, catalogue, options)
+        return Problem(path, f'"{flag}" is not read by {program}', hint, "placebo-flag")
+    if row.status == "unchecked":
+        found = f'"{flag}" brings arguments to {program} that nobody checked'
+        return Problem(path, found, instead(row.replacement), "unchecked-flag")
     if row.status != "real":
         return Problem(path, f'"{flag}" is not read by {program}', instead(row.replacement), "placebo-flag")
+    concept = concept_of(row, engine)
     if concept in OPTION_OF:
         option = instance.path(OPTION_OF[concept])
         return Problem(path, f'"{flag}" is set by the plan', f"use {option}", "planned-flag")
     return None
 
 
+def _may_be_secret(flag: str, engine: EngineRow, catalogue: Catalogue) -> bool:
+    """Whether a flag without a row, or with its value in the same word, carries a secret."""
+    row = catalogue.flags_of(engine).get(flag)
+    return row.secret if row else names_a_secret(flag)
+
+
+def _value_problem(one: Given, engine: EngineRow, path: str) -> Problem | None:
+    """A value that is missing, that the flag does not take, or that asks for more cards than one."""
+    if one.joined and not engine.equals:
+        hint = "a flag and its value are two items of the list"
+        return Problem(path, f'found "{one.name}=", which {engine.engine} does not take apart', hint, "flag-value")
+    takes = one.row.takes_value if one.row else None
+    sized = one.row is not None and bool(set(one.row.names) & set(engine.size_flags))
+    if (takes or sized) and not any(one.values):
+        return Problem(path, f'"{one.name}" has no value', "a value follows its flag", "flag-value")
+    if takes is False and one.values:
+        return Problem(
+            path, f'"{one.name}" takes no value, found "{one.values[0]}"', "remove the value", "flag-value"
+        )
+    if sized and one.values != ("1",):
+        found = f'"{one.name}" found "{" ".join(one.values)}", and an engine gets one card, gpus[0], so far'
+        return Problem(path, found, "1, or leave it out", "one-card")
+    return None
+
+
 def unchecked_flags(words: tuple[str, ...], engine: EngineRow, catalogue: Catalogue) -> list[str]:
     """Further flags that an incomplete flag table does not know."""
-    known = catalogue.flags_by_engine.get(f"{engine.engine}-{engine.version}", {})
-    return sorted({w.split("=", 1)[0] for w in words if is_flag(w)} - set(known))
-
-
-def _spellings(flag: str, known: Mapping[str, FlagRow]) -> tuple[str, ...]:
-    row = known.get(flag)
-    return row.names if row else (flag,)
+    return sorted({w.split("=", 1)[0] for w in words if is_flag(w)} - set(catalogue.flags_of(engine)))
 
 
 def _positive(text: str, kind: type) -> Any:

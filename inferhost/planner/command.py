@@ -98,13 +98,11 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
     """What comes from the memory budget."""
     parts, formula = budget.division, f"formula:{budget.division.formula}"
     context, whole = budget.context_tokens, budget.concurrent_requests
-    yield Told(
-        "context_tokens",
-        context,
-        f"longest request ({instance.origin('context_tokens')})",
-        instance.source("context_tokens"),
-        "none: it bounds a request",
-    )
+    because, source = f"longest request ({instance.origin('context_tokens')})", instance.source("context_tokens")
+    if context < instance.integer("context_tokens"):
+        because = f"longest request that {model.key} was trained for; the wish sets none, and the default is longer"
+        source = f"catalogue:models/{model.key}#context_max_tokens"
+    yield Told("context_tokens", context, because, source, "none: it bounds a request")
     asked = instance.integer("max_sequences")
     fewer = budget.sequences < asked
     yield Told(

@@ -11,11 +11,12 @@ import re
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import GpuRow
+from inferhost.planner.nearby import near_cards
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import HARDWARE
 from inferhost.schema.hardware import Hardware, HardwareGpu
 from inferhost.schema.plan import Driver, Pending, Reason
-from inferhost.schema.problems import InputError, Problem, near
+from inferhost.schema.problems import InputError, Problem
 
 VERSION = re.compile(r"\d{3}(\.\d+){1,2}")
 
@@ -38,7 +39,7 @@ def cards(hardware: Hardware, catalogue: Catalogue) -> tuple[GpuRow, ...]:
         path = f"{HARDWARE}.gpus[{number}]"
         row = catalogue.gpus.get(gpu.model)
         if row is None:
-            known = near(gpu.model, list(catalogue.gpus)) or f"known: {', '.join(catalogue.gpus)}"
+            known = near_cards(gpu.model, catalogue)
             problems.append(
                 Problem(
                     f"{path}.model", f'found "{gpu.model}", which the catalogue does not know', known, "unknown-gpu"
@@ -90,7 +91,9 @@ def driver(rows: tuple[GpuRow, ...], hardware: Hardware) -> tuple[Driver, list[R
     pending = []
     if found is None and rows:
         needs = f"{least} or later" if least else f"branch {last} or older" if last else "any current branch"
-        pending = [Pending("driver.version_found", f"an NVIDIA driver: {needs}", "discovery found none")]
+        pending = [
+            Pending("driver.version_found", f"an NVIDIA driver: {needs}", f"{HARDWARE}.driver_version is not known")
+        ]
     return Driver(kind, least, str(last) if last else None, found), reasons, pending
 
 

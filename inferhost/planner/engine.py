@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
 from inferhost.planner.driver import driver_version
+from inferhost.planner.nearby import listed
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import Instance, Request
 from inferhost.schema.plan import Reason
@@ -127,7 +128,7 @@ def _versions(instance: Instance, catalogue: Catalogue) -> list[EngineRow]:
                 Problem(
                     instance.path("engine_version"),
                     f'found "{version}", whose flags and memory rules the catalogue does not know',
-                    f"pinned, or one of: {known}",
+                    f"pinned, or one of: {known}; {listed('engines')}",
                     "unknown-engine-version",
                 )
             ]

@@ -1,8 +1,9 @@
 """The environment of an engine: our few variables, and the wish's after the placebo rule.
 
-A variable that nothing in the service reads, that was removed or renamed, that the engine overwrites, or whose
-value does harm is refused with what to use instead. One that the catalogue does not know is passed on and said
-so. Secrets are refused: the plan is readable, and a value in it would be copied everywhere.
+A variable that nothing in the service reads, that was removed or renamed, that the engine overwrites, that says the
+same as a flag of the plan, or whose value does harm is refused with what to use instead. One that the catalogue does
+not know is passed on and said so, unless its name belongs to another engine or to a list that is complete. Secrets
+are refused: the plan is readable, and a value in it would be copied everywhere.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import re
 from typing import Any
 
 from inferhost.catalogue import Catalogue
-from inferhost.catalogue.rows import EngineRow, EnvironmentRow
+from inferhost.catalogue.rows import EngineRow, EnvironmentRow, FlagRow
+from inferhost.planner.flags import OPTION_OF, concept_of
 from inferhost.planner.reasons import instead, reason
 from inferhost.planner.request import Instance, Request
+from inferhost.planner.secret_names import names_a_secret
 from inferhost.schema.document import shown
 from inferhost.schema.plan import Pending, Reason
-from inferhost.schema.problems import InputError, Problem
+from inferhost.schema.problems import InputError, Problem, near
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-SECRET_NAME = re.compile(r".*(_TOKEN|_KEY|_SECRET|PASSWORD)", re.IGNORECASE)
 CACHE_ROOT = "/var/cache/inferhost"
 
 
@@ -33,47 +35,66 @@ def engine_environment(
     problems: list[Problem] = []
     pending: list[Pending] = []
     for name, value in sorted(wished.items()):
-        path = instance.path(f"env.{name}")
-        row = environment_row(name, catalogue)
-        problem = variable_problem(name, value, row, engine, path)
+        row = catalogue.env.get(name)
+        problem = variable_problem(
+            name, value, request=request, instance=instance, engine=engine, catalogue=catalogue
+        )
         if problem:
             problems.append(problem)
             continue
         values[name] = str(value)
         setting = f"env.{instance.name}.{name}"
         reasons = [r for r in reasons if r.setting != setting]
-        reasons.append(_wished_reason(setting, str(value), row, instance))
-        if row is None:
-            pending.append(
-                Pending(setting, "a look into the engine's source", "the catalogue does not know this variable")
-            )
+        flag = catalogue.flags_by_variable(engine).get(name)
+        reasons.append(_wished_reason(setting, str(value), row, instance, flag=flag))
+        unknown = selection_only(name, engine, catalogue)
+        if unknown:
+            pending.append(Pending(setting, "a look into the engine's source", unknown))
     if problems:
         raise InputError(problems)
     return dict(sorted(values.items())), reasons, pending
 
 
-def environment_row(name: str, catalogue: Catalogue) -> EnvironmentRow | None:
-    """The catalogue's row of a variable; a row whose key ends in `*` covers all that begin alike."""
-    exact = catalogue.env.get(name)
-    if exact is not None:
-        return exact
-    return next((r for k, r in catalogue.env.items() if k.endswith("*") and name.startswith(k[:-1])), None)
-
-
 def variable_problem(
-    name: str, value: object, row: EnvironmentRow | None, engine: EngineRow, path: str
+    name: str,
+    value: object,
+    *,
+    request: Request,
+    instance: Instance,
+    engine: EngineRow,
+    catalogue: Catalogue,
 ) -> Problem | None:
     """Why a variable of the wish is refused, or nothing. Never shows the value of what may be a secret."""
-    program = f"{engine.engine} {engine.version}"
+    path = instance.path(f"env.{name}")
+    row, flag = catalogue.env.get(name), catalogue.flags_by_variable(engine).get(name)
     if not NAME.fullmatch(name):
         return Problem(path, "is no name of an environment variable", "letters, digits and _", "environment")
-    if (row.secret if row else False) or SECRET_NAME.fullmatch(name):
+    if (row is not None and row.secret) or (flag is not None and flag.secret) or names_a_secret(name):
         hint = "a secret belongs into a credential file, for example with LoadCredential= in 50-local.conf"
         return Problem(path, "looks like a secret, and the plan is no place for one", hint, "secret")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).isprintable():
         return Problem(path, f"found {shown(value)}, wanted one line of text", 'quote it: "1"', "environment")
+    if flag is not None:
+        return _flag_problem(flag, engine, instance, path)
     if row is None:
+        return _unknown_problem(name, engine, catalogue, path)
+    if name == "CUDA_VISIBLE_DEVICES":
+        return _card_problem(str(value), request, path)
+    return _row_problem(value, row, engine, path)
+
+
+def selection_only(name: str, engine: EngineRow, catalogue: Catalogue) -> str | None:
+    """Why nobody can say whether a variable is read, or nothing where the catalogue knows it."""
+    if name in catalogue.env or name in catalogue.flags_by_variable(engine):
         return None
+    if _prefix(name, engine) is not None:
+        return f"the catalogue has only a selection of the variables of {engine.engine} {engine.version}"
+    return "the catalogue does not know this variable"
+
+
+def _row_problem(value: object, row: EnvironmentRow, engine: EngineRow, path: str) -> Problem | None:
+    """What the catalogue's row says against a variable or its value."""
+    program = f"{engine.engine} {engine.version}"
     if row.status != "real":
         why = {
             "placebo": "is read by no program",
@@ -90,10 +111,81 @@ def variable_problem(
         return Problem(path, f"has no effect: {program} overwrites it with {what}", "remove it", "placebo")
     for pattern, why in row.harmful_values.items():
         if fnmatch.fnmatchcase(str(value), pattern):
-            ours = next((d.value for d in engine.environment if d.name == name), None)
+            ours = next((d.value for d in engine.environment if d.name == row.key), None)
             hint = "leave it out" if ours is None else "leave it to the plan, which sets one that lasts"
             hint = f"leave it to the plan: {ours}" if ours is not None and "{" not in ours else hint
             return Problem(path, f"found {shown(value)}: {why}", hint, "harmful")
+    return None
+
+
+def _flag_problem(flag: FlagRow, engine: EngineRow, instance: Instance, path: str) -> Problem | None:
+    """A variable that says the same as a flag: the flag wins, so what the plan's command line says stays."""
+    name, concept = flag.names[0], concept_of(flag, engine)
+    if flag.status == "unchecked":
+        found = f"brings arguments to {engine.engine} {engine.version} that nobody checked"
+        return Problem(path, found, instead(flag.replacement), "unchecked-flag")
+    if concept in OPTION_OF:
+        hint = f"use {instance.path(OPTION_OF[concept])}"
+        return Problem(path, f'says the same as "{name}", which the plan decides', hint, "planned-flag")
+    if concept is not None:
+        hint = f'"{name}" in {instance.path("extra_args")}'
+        return Problem(path, f'says the same as "{name}", which the memory budget has to know', hint, "planned-flag")
+    switches = {switch.arguments[0] for switch in engine.switches}
+    given = {word.partition("=")[0] for word in instance.wish.words("inferhost_service_extra_args")}
+    if (switches | given) & set(flag.names):
+        found = f'has no effect: "{name}" stands in the command line and wins'
+        return Problem(path, found, "remove it", "placebo")
+    return None
+
+
+def _unknown_problem(name: str, engine: EngineRow, catalogue: Catalogue, path: str) -> Problem | None:
+    """A variable without a row, which is refused where something tells that the engine does not read it."""
+    program = f"{engine.engine} {engine.version}"
+    own = {*catalogue.flags_by_variable(engine), *catalogue.env}
+    upper = name.upper()
+    if upper != name and (upper in own or _prefix(upper, engine) is not None):
+        found = f"is not read by {program}: names of variables are case-sensitive"
+        return Problem(path, found, f'did you mean "{upper}"?' if upper in own else f"write {upper}", "placebo")
+    prefix = _prefix(name, engine)
+    if prefix is not None:
+        if not engine.variable_prefixes[prefix]:
+            return None
+        known = [other for other in own if other.startswith(prefix) and _readable(other, catalogue)]
+        hint = near(name, sorted(known)) or "remove it"
+        return Problem(path, f"is not read by {program}", hint, "placebo")
+    for other in catalogue.engines.values():
+        if other.engine != engine.engine and _prefix(name, other) is not None:
+            found = f"is read by {other.engine}, which is no part of {program}"
+            return Problem(path, found, "remove it", "placebo")
+    return None
+
+
+def _prefix(name: str, engine: EngineRow) -> str | None:
+    """The longest beginning of the engine's own variables that a name has."""
+    found = [prefix for prefix in engine.variable_prefixes if name.startswith(prefix)]
+    return max(found, key=len, default=None)
+
+
+def _readable(name: str, catalogue: Catalogue) -> bool:
+    row = catalogue.env.get(name)
+    return row is None or (row.status == "real" and not row.secret)
+
+
+def _card_problem(value: str, request: Request, path: str) -> Problem | None:
+    """A card that the host does not have, or that is not the one that the plan was made for."""
+    cards = request.hardware.gpus
+    entries = [entry.strip() for entry in value.split(",")]
+    for entry in entries:
+        number = int(entry) if entry.isascii() and entry.isdigit() and len(entry) < 4 else None
+        by_uuid = entry.startswith("GPU-") and any(g.uuid is None or g.uuid.startswith(entry) for g in cards)
+        if not by_uuid and (number is None or number >= len(cards)):
+            known = ", ".join(gpu.uuid or str(n) for n, gpu in enumerate(cards))
+            return Problem(path, f'found "{entry}", which is no card of inferhost_hardware.gpus', f"known: {known}")
+    first = cards[0].uuid
+    planned = entries[0] == "0" or (entries[0].startswith("GPU-") and (first or entries[0]).startswith(entries[0]))
+    if len(entries) > 1 or not planned:
+        found = f'found "{value}", and the engine gets one card, gpus[0], for which the plan is made'
+        return Problem(path, found, "leave it to the plan", "one-card")
     return None
 
 
@@ -127,8 +219,12 @@ def _defaults(request: Request, instance: Instance, engine: EngineRow) -> tuple[
     return values, reasons
 
 
-def _wished_reason(setting: str, value: str, row: EnvironmentRow | None, instance: Instance) -> Reason:
-    if row is None:
+def _wished_reason(
+    setting: str, value: str, row: EnvironmentRow | None, instance: Instance, *, flag: FlagRow | None
+) -> Reason:
+    if flag is not None:
+        because, gain = f"the wish sets it: it says the same as {flag.names[0]}", "unknown"
+    elif row is None:
         because, gain = (
             "the wish sets it; the catalogue does not know it, so nobody checked that it is read",
             "unknown",

@@ -1,7 +1,7 @@
 """Whether the values of an instance have the right form, and which model they name.
 
 Everything that can be told without an engine: missing and malformed values, an unknown model, a context longer than
-the model was trained for. The last is refused, because an engine would cut it in silence.
+the model was trained for. The last is refused, because an engine would cut it in silence; a default is shortened.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import re
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import ModelRow
+from inferhost.planner.nearby import near_models
 from inferhost.planner.request import Instance
 from inferhost.planner.weights import shape_problem
-from inferhost.schema.problems import InputError, Problem, near
+from inferhost.schema.problems import InputError, Problem
 
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 HOST = re.compile(r"[A-Za-z0-9.:_-]+")
@@ -55,12 +56,12 @@ def model_row(instance: Instance, catalogue: Catalogue) -> ModelRow:
     key = instance.text("model")
     row = catalogue.models.get(key.lower())
     if row is None:
-        hint = near(key.lower(), list(catalogue.models)) or "inferhost/catalogue/models.json lists the known ones"
+        hint = near_models(key.lower(), catalogue)
         found = f'found "{key}", which the catalogue does not know'
         raise InputError([Problem(instance.path("model"), found, hint, "unknown-model")])
     problem = shape_problem(row, instance.path("model"))
     longest, asked = row.context_max_tokens, instance.integer("context_tokens")
-    if problem is None and longest is not None and asked > longest:
+    if problem is None and longest is not None and asked > longest and instance.sets("context_tokens"):
         problem = Problem(
             instance.path("context_tokens"),
             f"found {asked}, {row.key} was trained for {longest}",
@@ -70,3 +71,9 @@ def model_row(instance: Instance, catalogue: Catalogue) -> ModelRow:
     if problem:
         raise InputError([problem])
     return row
+
+
+def context_tokens(instance: Instance, model: ModelRow) -> int:
+    """The longest request: what is asked for; a default stops at what the model was trained for."""
+    asked, longest = instance.integer("context_tokens"), model.context_max_tokens
+    return asked if longest is None or instance.sets("context_tokens") else min(asked, longest)

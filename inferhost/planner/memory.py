@@ -13,23 +13,14 @@ from typing import Any
 from inferhost.catalogue.rows import EngineRow, GpuRow, KvCacheFormat, ModelRow
 from inferhost.planner.memory_rules import (
     GIB,
-    LLAMA_CPP_STEP_TOKENS,
     MIB,
     RULES,
-    SGLANG_LEAST_CHUNK_TOKENS,
-    VLLM_BLOCK_TOKENS,
     Demand,
     Division,
-    sglang_fraction,
-    sglang_reserve_bytes,
-    sglang_tier,
 )
 from inferhost.planner.request import Instance
 from inferhost.planner.weights import kv_bytes_per_token
 from inferhost.schema.problems import InputError, Problem
-
-STEPS = {"vllm": VLLM_BLOCK_TOKENS, "llama.cpp": LLAMA_CPP_STEP_TOKENS, "exllamav3": LLAMA_CPP_STEP_TOKENS}
-ALLOCATED_AS_ASKED = ("llama.cpp", "exllamav3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +102,7 @@ def memory_budget(
     per_token = kv_bytes_per_token(model, cache.bytes_per_element)
     refused = InputError([])
     for tried in _demands(total_bytes, engine, demand):
-        division = RULES[engine.memory_rule](total_bytes, model, engine, tried)
+        division = RULES[engine.memory_rule].divide(total_bytes, model, engine, tried)
         try:
             return _fitted(total_bytes, division, per_token, tried, model=model, engine=engine, instance=instance)
         except InputError as error:
@@ -122,11 +113,10 @@ def memory_budget(
 def _demands(total_bytes: int, engine: EngineRow, demand: Demand) -> Iterator[Demand]:
     """What is asked, then the same with ever smaller prefill chunks where the planner may choose them."""
     yield demand
-    if engine.memory_rule == "sglang" and demand.batched_tokens is None:
-        chunk = sglang_tier(total_bytes).chunk_tokens // 2
-        while chunk >= SGLANG_LEAST_CHUNK_TOKENS:
+    smaller = RULES[engine.memory_rule].smaller_chunks
+    if smaller is not None and demand.batched_tokens is None:
+        for chunk in smaller(total_bytes):
             yield dataclasses.replace(demand, batched_tokens=chunk)
-            chunk //= 2
 
 
 def _fitted(
@@ -143,17 +133,18 @@ def _fitted(
     problem = problem or _weights_problem(total_bytes, division, model, engine, instance)
     if problem:
         raise InputError([problem])
-    step = STEPS.get(engine.memory_rule, 1)
+    rule = RULES[engine.memory_rule]
+    step = rule.step_tokens
     room_tokens = rounded_down(division.kv_room_bytes // per_token, step)
     if room_tokens < demand.context_tokens:
         raise InputError([_context_problem(room_tokens, demand, model, engine, instance)])
     each = rounded_up(demand.context_tokens, step)
     fitting = max(1, room_tokens // each)
     sequences, tokens = demand.sequences, room_tokens
-    if engine.memory_rule in ALLOCATED_AS_ASKED:
+    if rule.allocated_as_asked:
         whole = min(sequences, fitting)
         tokens = whole * each
-        sequences = whole if engine.memory_rule == "llama.cpp" else sequences
+        sequences = whole if rule.slot_per_sequence else sequences
     return Budget(
         total_bytes, division, per_token, tokens, demand.context_tokens, sequences, tokens // demand.context_tokens
     )
@@ -200,13 +191,13 @@ def _fraction_problem(
     Guides raise both at once, which takes the room from the very activations that grow.
     """
     asked = demand.memory_fraction
-    flag = engine.flags.get("memory_fraction")
-    if asked is None or engine.memory_rule != "sglang" or division.batched_tokens is None:
+    flag, reserve_bytes = engine.flags.get("memory_fraction"), RULES[engine.memory_rule].reserve_bytes
+    if asked is None or reserve_bytes is None or division.batched_tokens is None:
         return None
-    most = sglang_fraction(total_bytes, division.batched_tokens, demand.sequences)
+    needs = reserve_bytes(total_bytes, division.batched_tokens, demand.sequences)
+    most = round((total_bytes - needs) / total_bytes, 3)
     if asked <= most:
         return None
-    needs = sglang_reserve_bytes(total_bytes, division.batched_tokens, demand.sequences)
     return Problem(
         instance.path("extra_args"),
         f'"{flag}" {asked} leaves {shown_gib((1 - asked) * total_bytes)} beside the pool, but chunks of '

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner.weights import weights_bytes
@@ -111,9 +111,18 @@ def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand)
     static = math.floor((total_bytes - context) * fraction)
     weights, margin = weights_bytes(model, embedding_on_host=False), round(engine.memory["margin_bytes"])
     return Division(
-        weights, total_bytes - context - static, 0, context, margin, 0, static - weights - margin,
-        "memory.sglang_pool", fraction, chunk, sglang_tier(total_bytes).chunk_tokens,
-    )  # fmt: skip
+        weights_bytes=weights,
+        activation_bytes=total_bytes - context - static,
+        graphs_bytes=0,
+        non_torch_bytes=context,
+        margin_bytes=margin,
+        reserved_bytes=0,
+        kv_room_bytes=static - weights - margin,
+        formula="memory.sglang_pool",
+        memory_fraction=fraction,
+        batched_tokens=chunk,
+        usual_batched_tokens=sglang_tier(total_bytes).chunk_tokens,
+    )
 
 
 def vllm_batched_tokens(total_bytes: int) -> int:
@@ -136,16 +145,16 @@ def vllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -
     graphs, non_torch = round(engine.memory["graph_bytes"]), round(engine.memory["non_torch_bytes"])
     room = requested - weights - activation - graphs - non_torch - margin
     return Division(
-        weights,
-        activation,
-        graphs,
-        non_torch,
-        margin,
-        total_bytes - requested,
-        room,
-        "memory.vllm_pool",
-        fraction,
-        batch,
+        weights_bytes=weights,
+        activation_bytes=activation,
+        graphs_bytes=graphs,
+        non_torch_bytes=non_torch,
+        margin_bytes=margin,
+        reserved_bytes=total_bytes - requested,
+        kv_room_bytes=room,
+        formula="memory.vllm_pool",
+        memory_fraction=fraction,
+        batched_tokens=batch,
     )
 
 
@@ -164,7 +173,17 @@ def llama_cpp(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Dema
     weights, margin = weights_bytes(model, embedding_on_host=True), round(engine.memory["margin_bytes"])
     context = round(engine.memory["context_bytes"])
     room = total_bytes - weights - compute - context - margin
-    return Division(weights, compute, 0, context, margin, 0, room, "memory.llama_cpp_pool", micro_batch_tokens=micro)
+    return Division(
+        weights_bytes=weights,
+        activation_bytes=compute,
+        graphs_bytes=0,
+        non_torch_bytes=context,
+        margin_bytes=margin,
+        reserved_bytes=0,
+        kv_room_bytes=room,
+        formula="memory.llama_cpp_pool",
+        micro_batch_tokens=micro,
+    )
 
 
 def exllamav3(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
@@ -177,7 +196,17 @@ def exllamav3(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Dema
     weights, margin = weights_bytes(model, embedding_on_host=False), round(engine.memory["margin_bytes"])
     context = round(engine.memory["context_bytes"])
     room = total_bytes - weights - activation - context - margin
-    return Division(weights, activation, 0, context, margin, 0, room, "memory.exllamav3_pool", batched_tokens=batch)
+    return Division(
+        weights_bytes=weights,
+        activation_bytes=activation,
+        graphs_bytes=0,
+        non_torch_bytes=context,
+        margin_bytes=margin,
+        reserved_bytes=0,
+        kv_room_bytes=room,
+        formula="memory.exllamav3_pool",
+        batched_tokens=batch,
+    )
 
 
 def sfllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
@@ -191,14 +220,42 @@ def sfllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) 
     free = total_bytes - weights - context
     pool = math.floor(free * fraction)
     return Division(
-        weights, free - pool, 0, context, margin, 0, pool - margin, "memory.sfllm_pool", memory_fraction=fraction
+        weights_bytes=weights,
+        activation_bytes=free - pool,
+        graphs_bytes=0,
+        non_torch_bytes=context,
+        margin_bytes=margin,
+        reserved_bytes=0,
+        kv_room_bytes=pool - margin,
+        formula="memory.sfllm_pool",
+        memory_fraction=fraction,
     )
 
 
-RULES: dict[str, Callable[[int, ModelRow, EngineRow, Demand], Division]] = {
-    "sglang": sglang,
-    "vllm": vllm,
-    "llama.cpp": llama_cpp,
-    "exllamav3": exllamav3,
-    "sfllm": sfllm,
+def sglang_smaller_chunks(total_bytes: int) -> Iterator[int]:
+    """Prefill chunks below SGLang's own, down to where the reserve does not shrink any more, in tokens."""
+    chunk = sglang_tier(total_bytes).chunk_tokens // 2
+    while chunk >= SGLANG_LEAST_CHUNK_TOKENS:
+        yield chunk
+        chunk //= 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How one engine divides a card, and how its cache is then counted."""
+
+    divide: Callable[[int, ModelRow, EngineRow, Demand], Division]
+    step_tokens: int = 1
+    allocated_as_asked: bool = False  # the cache is what is asked for, not all that is left
+    slot_per_sequence: bool = False  # fewer whole requests mean fewer sequences
+    smaller_chunks: Callable[[int], Iterator[int]] | None = None
+    reserve_bytes: Callable[[int, int, int], int] | None = None  # what a chunk size needs beside the pool
+
+
+RULES: dict[str, Rule] = {
+    "sglang": Rule(sglang, smaller_chunks=sglang_smaller_chunks, reserve_bytes=sglang_reserve_bytes),
+    "vllm": Rule(vllm, step_tokens=VLLM_BLOCK_TOKENS),
+    "llama.cpp": Rule(llama_cpp, step_tokens=LLAMA_CPP_STEP_TOKENS, allocated_as_asked=True, slot_per_sequence=True),
+    "exllamav3": Rule(exllamav3, step_tokens=LLAMA_CPP_STEP_TOKENS, allocated_as_asked=True),
+    "sfllm": Rule(sfllm),
 }

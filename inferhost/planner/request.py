@@ -61,10 +61,13 @@ class Instance:
     def source(self, option: str) -> str:
         return f"wish:{INSTANCES if option in self.own else INSTANCE_PREFIX + option}"
 
+    def sets(self, option: str) -> bool:
+        """Whether the wish sets the value, rather than its default."""
+        return option in self.own or INSTANCE_PREFIX + option in self.given
+
     def origin(self, option: str) -> str:
         """How a value came about, for a reason's text."""
-        given = option in self.own or INSTANCE_PREFIX + option in self.given
-        return "the wish sets it" if given else "the default; the wish does not set it"
+        return "the wish sets it" if self.sets(option) else "the default; the wish does not set it"
 
 
 def read_request(values: Mapping[str, Any]) -> Request:

@@ -22,7 +22,7 @@ CLOCKS_CANNOT = (
     "GPU clocks and power limit cannot lift this ceiling: the memory is what every token waits for. "
     "Batching, speculative decoding and fewer bits per weight can"
 )
-RANDOM_NOTE = "the model is made of random numbers: its speed says nothing"
+RANDOM_NOTE = "random numbers: no speed is predicted"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from inferhost.planner.arguments import ExtraArguments, extra_arguments, uncheck
 from inferhost.planner.command import command_line
 from inferhost.planner.engine import chosen_engine
 from inferhost.planner.environment import engine_environment
-from inferhost.planner.form import form_problems, model_row
+from inferhost.planner.form import context_tokens, form_problems, model_row
 from inferhost.planner.memory import card_bytes, memory_budget
 from inferhost.planner.memory_rules import Demand
 from inferhost.planner.request import HARDWARE, Instance, Request
@@ -49,7 +49,7 @@ def service_section(request: Request, instance: Instance, card: GpuRow, catalogu
         model,
         engine,
         engine.kv_cache[instance.text("kv_cache_dtype")],
-        _demand(instance, extra),
+        _demand(instance, model, extra),
         instance=instance,
     )
     argv, argv_reasons = command_line(instance, engine, model, budget, extra)
@@ -95,9 +95,9 @@ def _checked_extras(
     return extra, environment
 
 
-def _demand(instance: Instance, extra: ExtraArguments) -> Demand:
+def _demand(instance: Instance, model: ModelRow, extra: ExtraArguments) -> Demand:
     return Demand(
-        instance.integer("context_tokens"),
+        context_tokens(instance, model),
         instance.integer("max_sequences"),
         extra.overrides.get("memory_fraction"),
         extra.overrides.get("batched_tokens"),

@@ -1,16 +1,18 @@
-"""Writes everything that is derived from the roles' option list and from the document classes.
+"""Writes everything that is derived from the roles' option list, the document classes and the catalogue.
 
 `python -m inferhost.schema.generate` renews the files; with `--check` it names the stale ones and exits 1. The
-hand-written source is `roles/*/meta/argument_specs.yml` alone.
+hand-written sources are `roles/*/meta/argument_specs.yml` and the catalogue.
 """
 
 import json
 import pathlib
+import re
 import sys
 from typing import Any
 
 import yaml
 
+from inferhost.catalogue import Catalogue, load
 from inferhost.schema import document
 from inferhost.schema.plan import Plan
 from inferhost.schema.result import Result
@@ -18,6 +20,8 @@ from inferhost.schema.result import Result
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "inferhost" / "schema"
 NOTICE = "Generated from roles/*/meta/argument_specs.yml by `make generate`; do not edit"
+
+MARKUP = re.compile(r"\b[A-Z]\(([^()]*)\)")
 
 
 def main_options() -> dict[str, dict[str, Any]]:
@@ -36,13 +40,15 @@ def main_options() -> dict[str, dict[str, Any]]:
 def outputs() -> dict[pathlib.Path, str]:
     """Every generated file with its text."""
     options = main_options()
-    files = {SCHEMA / "wish.json": _json({"comment": NOTICE, "options": options})}
+    plain = {name: {**option, "description": _plain(option["description"], "")} for name, option in options.items()}
+    files = {SCHEMA / "wish.json": _json({"comment": NOTICE, "options": plain})}
     for name, cls in (("plan", Plan), ("result", Result)):
         files[SCHEMA / f"{name}.schema.json"] = _json(document.json_schema(cls))
     for role in sorted({o["role"] for o in options.values()}):
         own = {n: o for n, o in options.items() if o["role"] == role}
         files[ROOT / "roles" / role / "defaults" / "main.yml"] = _defaults(own)
     files[ROOT / "docs" / "options.md"] = _reference(options)
+    files[ROOT / "docs" / "catalogue.md"] = _catalogue(load())
     return files
 
 
@@ -74,12 +80,40 @@ def _reference(options: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _plain(description: str) -> str:
-    return (
-        description.replace("C(", "`").replace(")", "`", description.count("C("))
-        if "C(" in description
-        else description
-    )
+def _plain(description: str, mark: str = "`") -> str:
+    """A description without Ansible's markup: `C(x)` becomes the word between two marks."""
+    return MARKUP.sub(lambda found: f"{mark}{found[1]}{mark}", description)
+
+
+def _catalogue(known: Catalogue) -> str:
+    """What can be named in a wish, so that nobody has to read JSON for it."""
+    lines = ["# Catalogue", "", "Generated from inferhost/catalogue/*.json by `make generate`; do not edit.", ""]
+    lines += [
+        "To add a GPU, a model or an engine version, add a row to `gpus.json`, `models.json` or `engines.json` in",
+        "`inferhost/catalogue`: `rows.py` there explains each field, `source` says where it was read.",
+        "",
+    ]
+    lines += ["## GPUs", "", "| model | name | memory | compute capability |", "|---|---|---|---|"]
+    lines += [
+        f"| `{row.key}` | {row.name} | {_known(row.memory_label_gb, ' GB')} | {row.compute_capability} |"
+        for row in known.gpus.values()
+    ]
+    lines += ["", "## Models", "", "| model | format | weights | parameters | context |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{row.key}` | {row.format} | {'16 bit' if row.quantisation == 'none' else row.quantisation} "
+        f"| {row.parameters / 1e9:.3g} B | {_known(row.context_max_tokens, ' tokens')} |"
+        for row in known.models.values()
+    ]
+    lines += ["", "## Engines", "", "| engine | version | reads | least compute capability |", "|---|---|---|---|"]
+    lines += [
+        f"| `{row.engine}` | {row.version} | {', '.join(row.quantisations)} | {row.min_compute_capability} |"
+        for row in known.engines.values()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _known(number: float | None, unit: str) -> str:
+    return "unknown" if number is None else f"{number:g}{unit}" if number < 10_000 else f"{number:.0f}{unit}"
 
 
 def main(arguments: list[str]) -> int:

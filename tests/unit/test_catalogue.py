@@ -58,13 +58,25 @@ def test_a_word_outside_its_list_is_an_error():
     flag = json.loads((loader.FOLDER / "flags.json").read_text())["rows"][0]
     assert refusal("flags", {"rows": [{**flag, "status": "maybe"}]}) == (
         "error: rows[0].replacement: is empty, and a refusal has to name what would work\n"
-        'error: rows[0].status: found "maybe", wanted one of real, renamed, removed, placebo'
+        'error: rows[0].status: found "maybe", wanted one of real, renamed, removed, placebo, unchecked'
     )
 
 
 def test_a_refused_flag_or_variable_names_its_replacement():
     rows = [*CATALOGUE.flags.values(), *CATALOGUE.env.values()]
     assert [r.key for r in rows if r.status != "real" and not r.replacement] == []
+
+
+def test_what_was_renamed_has_a_new_name():
+    rows = [*CATALOGUE.flags.values(), *CATALOGUE.env.values()]
+    assert [r.key for r in rows if r.status == "renamed" and (r.replacement or "").startswith("nothing")] == []
+
+
+def test_a_hint_never_names_a_flag_that_is_itself_refused():
+    read = {name for row in CATALOGUE.flags.values() if row.status == "real" for name in row.names}
+    for row in [*CATALOGUE.flags.values(), *CATALOGUE.env.values()]:
+        for flag in re.findall(r"--[a-z][a-z-]+", row.replacement or ""):
+            assert flag in read, (row.key, flag)
 
 
 def test_every_flag_that_an_engine_is_told_is_read_by_that_engine():

@@ -100,3 +100,9 @@ def test_sections_that_are_not_managed_set_nothing():
     settings = (plan.gpus[0].persistence_mode, plan.gpus[0].power_limit_w)
     assert settings == (None, None)
     assert [r.setting for r in plan.reasons] == ["driver.kernel_module", "manage.cpu", "manage.gpu", "manage.service"]
+
+
+def test_the_table_predicts_no_speed_of_random_numbers():
+    text = (renew.HERE / "sandbox-gb200" / "table.txt").read_text()
+    assert "SPEED of one request\n  random numbers: no speed is predicted\n" in text
+    assert "tok/s" not in text.partition("\nSPEED")[2]

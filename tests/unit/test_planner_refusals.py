@@ -8,6 +8,7 @@ PRO_6000 = "rtx-pro-6000-bw-ws"
 MISTRAL = "mistral-large-instruct-2411-awq"
 LLAMA_GGUF = "llama-2-7b-q4_k_m"
 LOCK = "inferhost_gpu_graphics_clock_lock"
+LISTED = "docs/catalogue.md lists the known ones, and a row in inferhost/catalogue/{}.json adds one"
 
 
 def on(values, **own):
@@ -168,7 +169,7 @@ def test_an_unknown_power_range_leaves_the_decision_to_the_card_and_says_so(want
 def test_an_unknown_card_is_refused_with_the_nearest_one():
     assert refusal(on(wish(PRO_6000, MISTRAL), gpus=[gpu(PRO_6000, model="rtx-pro-7000")])) == (
         'error: inferhost_hardware.gpus[0].model: found "rtx-pro-7000", which the catalogue does not know\n'
-        f'hint: did you mean "{PRO_6000}"?'
+        f"hint: near it: {PRO_6000}, rtx-pro-6000-bw-maxq, rtx-pro-6000-bw-server; {LISTED.format('gpus')}"
     )
 
 
@@ -195,8 +196,29 @@ def test_hardware_problems_are_named_as_the_variable_that_holds_them():
 def test_an_unknown_model_is_refused_with_the_nearest_one():
     assert refusal(wish(PRO_6000, "mistral-large-2411-awq")) == (
         'error: inferhost_service_model: found "mistral-large-2411-awq", which the catalogue does not know\n'
-        f'hint: did you mean "{MISTRAL}"?'
+        f"hint: near it: {MISTRAL}; {LISTED.format('models')}"
     )
+
+
+def test_a_model_of_another_size_is_not_called_near():
+    found = refusal(wish(PRO_6000, "llama-3.3-70b-instruct"))
+    assert found.endswith(f"hint: near it: qwen2.5-vl-72b-instruct; {LISTED.format('models')}")
+
+
+def test_a_default_context_stops_at_the_models_training_and_says_so():
+    values = wish("l4", "llama-2-7b-hf")
+    del values["inferhost_service_context_tokens"]
+    plan = planned({**values, "inferhost_service_kv_cache_dtype": "fp8"})
+    why = next(r for r in plan.reasons if r.setting == "service.main.argv.--context-length")
+    assert plan.budget["context_tokens"] == 4096
+    assert (why.value, why.source) == (4096, "catalogue:models/llama-2-7b-hf#context_max_tokens")
+    assert why.because == (
+        "longest request that llama-2-7b-hf was trained for; the wish sets none, and the default is longer"
+    )
+
+
+def test_a_refusal_is_plain_text_without_the_markup_of_ansible():
+    assert "C(" not in refusal(wish(PRO_6000, MISTRAL, gpu_power_limit=[1], service_port="x", cpu_governor=3))
 
 
 def test_a_model_whose_memory_is_not_understood_is_refused_and_not_guessed():
@@ -216,7 +238,7 @@ def test_an_unknown_version_is_refused_because_its_flags_and_memory_are_unknown(
     assert refusal(wish(PRO_6000, MISTRAL, service_engine="sglang", service_engine_version="0.5.15")) == (
         'error: inferhost_service_engine_version: found "0.5.15", whose flags and memory rules '
         "the catalogue does not "
-        "know\nhint: pinned, or one of: sglang 0.5.23"
+        "know\nhint: pinned, or one of: sglang 0.5.23; " + LISTED.format("engines")
     )
 
 
@@ -280,5 +302,5 @@ def test_a_host_without_a_card_can_be_observed_but_not_serve():
     assert planned({"inferhost_hardware": hardware(), "inferhost_manage": ["cpu"]}).gpus == ()
     assert refusal(on(wish(PRO_6000, MISTRAL), gpus=[])) == (
         "error: inferhost_hardware.gpus: is empty, and an engine needs a card\n"
-        "hint: leave service out of inferhost_manage, or run discovery again"
+        "hint: leave service out of inferhost_manage, or name the card there"
     )

@@ -74,7 +74,7 @@ def test_fewer_bits_are_no_lever_where_they_were_measured_slower():
 
 def test_a_random_model_says_that_its_speed_says_nothing():
     values = wish(PRO_6000, "tiny-random")
-    assert planned(values).roofline["note"] == "the model is made of random numbers: its speed says nothing"
+    assert planned(values).roofline["note"] == "random numbers: no speed is predicted"
     assert planned(wish(PRO_6000, MISTRAL)).roofline["note"] == ""
 
 
