@@ -13,12 +13,15 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 TEST_ENV := INFERHOST_SANDBOX_NAME=inferhost-test INFERHOST_SANDBOX_PORT=22122
 COLLECTION := collections/ansible_collections/ansible/posix/MANIFEST.json
 
-.PHONY: setup demo test test-python test-py39 test-molecule test-vm test-slow lint generate clean
+.PHONY: setup packages demo test test-python test-py39 test-molecule test-vm test-slow lint generate clean
 
-setup: .venv/ready $(COLLECTION)
+setup: packages .venv/ready $(COLLECTION)
 
-.venv/ready: requirements.lock pyproject.toml
+# Silent and quick when nothing is missing.
+packages:
 	@tests/bed/bed install
+
+.venv/ready: requirements.lock pyproject.toml | packages
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --require-hashes -r requirements.lock
 	.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
