@@ -25,7 +25,6 @@ def service(
     host, port = instance.text("host"), instance.integer("port") or engine.port
     address = f"http://{_reachable(host)}:{port}"
     probe = Probe(
-        health_url=address + engine.health_path,
         url=address + engine.probe_path,
         wait_s=start_wait_s(budget.division.weights_bytes),
         body={"model": served, **engine.probe_body},

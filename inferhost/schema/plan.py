@@ -112,10 +112,9 @@ class Dropin:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """How the host itself asks its engine: a page that says ready, the request that proves a token, and how long a
-    start may take, in seconds."""
+    """How the host itself asks its engine: the request that proves a token, and how long a start may take, in
+    seconds."""
 
-    health_url: str
     url: str
     wait_s: int
     body: dict[str, Any]

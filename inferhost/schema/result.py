@@ -39,6 +39,10 @@ class Verdict:
     cause: str
     evidence: str
 
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS or self.cause not in CAUSES:
+            raise ValueError(f"{self.setting}: {self.verdict} ({self.cause}) is not among the pinned words")
+
 
 @dataclasses.dataclass(frozen=True)
 class Change:

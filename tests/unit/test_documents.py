@@ -9,6 +9,7 @@ import pytest
 from inferhost.schema import document
 from inferhost.schema.plan import Dropin, Plan, identified, read_plan
 from inferhost.schema.problems import InputError
+from inferhost.schema.result import Verdict
 
 PLAN: dict[str, Any] = {
     "schema": 1,
@@ -109,3 +110,9 @@ def test_a_hint_that_the_reader_does_not_know_is_never_passed_over():
 
     with pytest.raises(TypeError, match="words: a document cannot hold"):
         document.read(Odd, {"words": 1})
+
+
+@pytest.mark.parametrize(("verdict", "cause"), [("done", "none"), ("held", "luck")])
+def test_a_verdict_knows_the_pinned_words_only(verdict, cause):
+    with pytest.raises(ValueError, match="is not among the pinned words"):
+        Verdict("gpu.x", 1, 1, verdict, cause, "")

@@ -8,7 +8,7 @@ import pytest
 from inferhost import planner, table
 from inferhost.catalogue import load
 from inferhost.schema import document
-from inferhost.schema.plan import identified, read_plan
+from inferhost.schema.plan import DISRUPTIONS, identified, read_plan
 from inferhost.schema.wish import options
 from tests.golden import renew
 
@@ -106,3 +106,9 @@ def test_the_table_predicts_no_speed_of_random_numbers():
     text = (renew.HERE / "sandbox-gb200" / "table.txt").read_text()
     assert "SPEED of one request\n  random numbers: no speed is predicted\n" in text
     assert "tok/s" not in text.partition("\nSPEED")[2]
+
+
+def test_every_setting_carries_a_pinned_disruption_class(folder):
+    plan = golden_plan(folder)
+    found = {item.disruption for part in (plan.reasons, plan.files, plan.dropins, plan.service) for item in part}
+    assert found <= set(DISRUPTIONS)

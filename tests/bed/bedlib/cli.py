@@ -4,7 +4,6 @@ import argparse
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from . import container
@@ -13,7 +12,7 @@ from .machine import observe_machine
 from .packages import install
 from .places import cache, run_folder, ssh_key
 from .podman import Podman
-from .tools import REFUSED, BedError
+from .tools import exit_status
 
 # What the bed itself put into the cache; other rooms may keep things there too.
 OWNED = ("apt", "containers", "engine", "lock", "models", "rootfs", "ssh")
@@ -22,19 +21,7 @@ OWNED = ("apt", "containers", "engine", "lock", "models", "rootfs", "ssh")
 def main(arguments: Sequence[str]) -> int:
     """Run one verb; the exit status."""
     wish = parser().parse_args(arguments)
-    try:
-        return perform(wish)
-    except BedError as problem:
-        print(problem, file=sys.stderr)
-        return problem.code
-    except FileNotFoundError as problem:
-        if "/" in str(problem.filename):
-            raise  # a file of ours, not a program: a bug, which keeps its traceback
-        print(f"error: {problem.filename}: not found, wanted installed\nhint: bed install, as root", file=sys.stderr)
-        return REFUSED
-    except subprocess.CalledProcessError as problem:
-        print(f"error: {problem.cmd[0]}: exit status {problem.returncode}, wanted 0", file=sys.stderr)
-        return 1
+    return exit_status(lambda: perform(wish), "bed")
 
 
 def parser() -> argparse.ArgumentParser:

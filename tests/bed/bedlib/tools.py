@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,3 +83,21 @@ def write_if_different(file: Path, text: str) -> None:
     fresh = file.with_name(f"{file.name}.new")
     fresh.write_text(text)
     fresh.replace(file)
+
+
+def exit_status(perform: Callable[[], int], program: str) -> int:
+    """What `perform` returns, or the status of its failure, told on stderr; `program` is who installs what lacks."""
+    try:
+        return perform()
+    except BedError as problem:
+        print(problem, file=sys.stderr)
+        return problem.code
+    except FileNotFoundError as problem:
+        if "/" in str(problem.filename):
+            raise  # a file of ours, not a program: a bug, which keeps its traceback
+        print(f"error: {problem.filename}: not found, wanted installed", file=sys.stderr)
+        print(f"hint: {program} install, as root", file=sys.stderr)
+        return REFUSED
+    except subprocess.CalledProcessError as problem:
+        print(f"error: {problem.cmd[0]}: exit status {problem.returncode}, wanted 0", file=sys.stderr)
+        return FAILED

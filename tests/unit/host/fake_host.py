@@ -72,7 +72,7 @@ def plan(**changes: Any) -> Plan:
         ),
     )
     dropin = Dropin(UNIT, "service", (("Service", "ExecStart", ""), ("Service", "User", "inferhost")), "none")
-    probe = Probe("http://127.0.0.1:30000/health", "http://127.0.0.1:30000/v1/completions", 10, {})
+    probe = Probe("http://127.0.0.1:30000/v1/completions", 10, {})
     service = Service(
         instance="main",
         unit=UNIT,

@@ -2,14 +2,13 @@
 
 import argparse
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from bedlib.cli import port_number
 from bedlib.container import ssh_command
 from bedlib.machine import observe_machine
 from bedlib.packages import install
-from bedlib.tools import BedError
+from bedlib.tools import exit_status
 
 from . import golden, host
 
@@ -25,14 +24,7 @@ PACKAGES = {
 def main(arguments: Sequence[str]) -> int:
     """Run one verb; the exit status."""
     wish = parser().parse_args(arguments)
-    try:
-        return perform(wish)
-    except BedError as problem:
-        print(problem, file=sys.stderr)
-        return problem.code
-    except subprocess.CalledProcessError as problem:
-        print(f"error: {problem.cmd[0]}: exit status {problem.returncode}, wanted 0", file=sys.stderr)
-        return 1
+    return exit_status(lambda: perform(wish), "vm")
 
 
 def parser() -> argparse.ArgumentParser:
