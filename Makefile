@@ -13,7 +13,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 TEST_ENV := INFERHOST_SANDBOX_NAME=inferhost-test INFERHOST_SANDBOX_PORT=22122
 COLLECTION := collections/ansible_collections/ansible/posix/MANIFEST.json
 
-.PHONY: setup packages demo test test-python test-py39 test-molecule test-vm test-slow lint generate clean
+.PHONY: setup packages demo test test-python test-py39 test-molecule test-vm test-slow perf lint generate clean
 
 setup: packages .venv/ready $(COLLECTION)
 
@@ -50,6 +50,9 @@ test-molecule: setup
 test-vm: setup
 	@tests/vm/vm install
 	.venv/bin/python -m pytest tests/vm/test_vm.py
+
+perf: setup
+	.venv/bin/python -m tests.perf.plans
 
 test-slow: setup
 	@echo "test-slow: nothing yet"

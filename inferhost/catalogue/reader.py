@@ -79,10 +79,18 @@ class Catalogue:
         """Every spelling of every flag of one engine version."""
         return self.flags_by_engine.get(f"{engine.engine}-{engine.version}", {})
 
+    @functools.cached_property
+    def variables_by_engine(self) -> Mapping[str, Mapping[str, FlagRow]]:
+        """The flags that have an environment variable, under its name, under `engine-version`; the first row wins."""
+        found: dict[str, dict[str, FlagRow]] = {}
+        for row in self.flags.values():
+            if row.variable:
+                found.setdefault(f"{row.engine}-{row.version}", {}).setdefault(row.variable, row)
+        return found
+
     def flags_by_variable(self, engine: EngineRow) -> Mapping[str, FlagRow]:
         """The flags of one engine version that have an environment variable, under its name."""
-        rows = {row.key: row for row in self.flags_of(engine).values()}
-        return {row.variable: row for row in reversed(rows.values()) if row.variable}
+        return self.variables_by_engine.get(f"{engine.engine}-{engine.version}", {})
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from inferhost.planner.unit import engine_is_bound
 from inferhost.schema.plan import SCHEMA, SECTIONS, Cpu, Host, Plan, Reason, identified
 from inferhost.schema.problems import InputError, Problem
 
-__all__ = ["plan", "resolve", "setting_paths"]
+__all__ = ["plan", "planned", "read_request", "resolve", "setting_paths"]
 
 T = TypeVar("T")
 
@@ -31,7 +31,11 @@ def plan(wish_values: Mapping[str, Any], host_name: str, catalogue: Catalogue) -
 
     The hardware is one of the variables (`inferhost_hardware`), so that the plan is a function of files in git.
     """
-    request = read_request(wish_values)
+    return planned(read_request(wish_values), host_name, catalogue)
+
+
+def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
+    """The plan of one host whose wish and hardware were read already, or `InputError` with every problem."""
     problems: list[Problem] = []
     rows = _part(problems, lambda: cards(request.hardware, catalogue))
     drivers = None if rows is None else _part(problems, lambda: driver(rows, request.hardware))

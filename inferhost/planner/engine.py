@@ -6,6 +6,7 @@ was asked for and cannot work is refused with every obstacle and with what would
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 from inferhost.catalogue import Catalogue
@@ -20,6 +21,7 @@ from inferhost.schema.problems import InputError, Problem
 UNQUANTISED = "16 bit"
 
 
+@functools.cache
 def capability(text: str) -> tuple[int, int]:
     """`12.0` as numbers that compare rightly; as text or as a fraction 12.0 would be below 9.0 or equal 12."""
     major, minor = text.split(".")

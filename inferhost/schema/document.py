@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import json
 import typing
-from typing import Any, TypeVar, Union
+from typing import Any, Tuple, TypeVar, Union
 
 from inferhost.schema.problems import InputError, Problem, near
 
@@ -50,12 +50,14 @@ def read(cls: type[T], value: object, name: str = "") -> T:
 
 def plain(document: object) -> Any:
     """A document as dicts, lists and scalars, ready for `json.dumps`."""
-    if dataclasses.is_dataclass(document) and not isinstance(document, type):
-        return {f.name: plain(getattr(document, f.name)) for f in dataclasses.fields(document)}
+    if document is None or type(document) in SCALARS:
+        return document
     if isinstance(document, dict):
         return {str(k): plain(v) for k, v in document.items()}
     if isinstance(document, (list, tuple)):
         return [plain(v) for v in document]
+    if dataclasses.is_dataclass(document) and not isinstance(document, type):
+        return {name: plain(getattr(document, name)) for name in _names(type(document))}
     return document
 
 
@@ -86,6 +88,12 @@ def json_schema(hint: Any) -> dict[str, Any]:
     if origin is dict:
         return {"type": "object", "additionalProperties": json_schema(arguments[1])}
     return {"type": "null"} if hint is type(None) else {}
+
+
+@functools.cache
+def _names(cls: type) -> Tuple[str, ...]:
+    """The field names of a document class."""
+    return tuple(f.name for f in dataclasses.fields(cls))
 
 
 @functools.cache
@@ -141,7 +149,7 @@ def _object(cls: Any, value: object, path: str, problems: list[Problem]) -> Any:
     if not isinstance(value, dict):
         return _wrong(path, value, "a mapping", problems)
     hints = _hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
+    names = _names(cls)
     before = len(problems)
     for key in value:
         if key not in names:

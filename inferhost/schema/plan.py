@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from typing import Any, Optional, Tuple, Union
 
 from inferhost.schema import document
@@ -188,7 +189,7 @@ class Plan:
 
 def identified(plan: Plan) -> Plan:
     """The plan with its `plan_id`: 16 hexadecimal digits over everything else."""
-    blank = document.text(dataclasses.replace(plan, plan_id=""))
+    blank = json.dumps(document.plain(dataclasses.replace(plan, plan_id="")), sort_keys=True)
     return dataclasses.replace(plan, plan_id=hashlib.sha256(blank.encode()).hexdigest()[:16])
 
 

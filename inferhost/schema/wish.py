@@ -8,10 +8,12 @@ converted as Ansible would. An unknown name is an error, because Ansible itself 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
 import re
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,10 +27,14 @@ INTEGER = re.compile(r"-?[0-9]{1,18}")
 TRUE, FALSE = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
 
 
-def options() -> dict[str, dict[str, Any]]:
-    """Every option by name: `role`, `type`, `default`, `required`, `choices`, `elements`, `description`."""
+@functools.cache
+def options() -> Mapping[str, dict[str, Any]]:
+    """Every option by name: `role`, `type`, `default`, `required`, `choices`, `elements`, `description`.
+
+    Read once per process, and read only.
+    """
     found = json.loads(pathlib.Path(__file__).with_name("wish.json").read_text(encoding="utf-8"))
-    return dict(found["options"])
+    return types.MappingProxyType(found["options"])
 
 
 @dataclasses.dataclass(frozen=True)
