@@ -59,8 +59,12 @@ class Wish:
         return dict(self.values[name])
 
     def sha256(self) -> str:
-        """Hash of the complete wish, defaults included, hardware included."""
-        return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()
+        """Hash of the complete wish, defaults included, hardware included.
+
+        Over compact JSON with sorted keys, which `builtins.toJSON` of Nix writes too.
+        """
+        compact = json.dumps(self.values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(compact.encode()).hexdigest()
 
 
 def read_wish(given: Mapping[str, Any]) -> Wish:
