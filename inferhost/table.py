@@ -39,8 +39,9 @@ def render_plan(plan: Mapping[str, Any]) -> str:
     lines += [f"managed: {managed}", ""]
     lines += _cards(plan)
     lines += _settings(plan["reasons"])
-    lines += _budget(plan["budget"])
-    lines += _roofline(plan["roofline"])
+    for instance, budget in sorted(plan["budget"].items()):
+        lines += _budget(instance, budget)
+        lines += _roofline(instance, plan["roofline"][instance])
     if plan["pending"]:
         lines += ["", "PENDING"]
         for item in plan["pending"]:
@@ -145,10 +146,8 @@ def _row(setting: str, value: str, why: Sequence[str]) -> list[str]:
     return [f"{a:<{SETTING_WIDTH}} {b:<{VALUE_WIDTH}} {c}" for a, b, c in zip(*padded, strict=True)]
 
 
-def _budget(budget: Mapping[str, Any]) -> list[str]:
-    if not budget:
-        return []
-    lines = ["", f"MEMORY of instance {budget['instance']}"]
+def _budget(instance: str, budget: Mapping[str, Any]) -> list[str]:
+    lines = ["", f"MEMORY of instance {instance}"]
     lines += [f"  {label:<34}{shown_bytes(budget[key])}" for key, label in BUDGET_ROWS if budget[key]]
     tokens, context = budget["kv_cache_tokens"], budget["context_tokens"]
     lines += _wrapped(
@@ -159,12 +158,10 @@ def _budget(budget: Mapping[str, Any]) -> list[str]:
     return lines + _wrapped(budget["uncertainty"], "  ")
 
 
-def _roofline(roofline: Mapping[str, Any]) -> list[str]:
-    if not roofline:
-        return []
+def _roofline(instance: str, roofline: Mapping[str, Any]) -> list[str]:
     if roofline["note"]:
-        return ["", "SPEED of one request", *_wrapped(roofline["note"], "  ")]
-    lines = ["", f"SPEED of one request (bound: {roofline['bound']})"]
+        return ["", f"SPEED of one request to instance {instance}", *_wrapped(roofline["note"], "  ")]
+    lines = ["", f"SPEED of one request to instance {instance} (bound: {roofline['bound']})"]
     for part in roofline["arithmetic"].split("; "):
         lines += _wrapped(part, "  ")
     low, high = roofline["expected_band_tok_s"]

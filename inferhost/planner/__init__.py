@@ -14,9 +14,10 @@ from inferhost.catalogue import Catalogue
 from inferhost.planner.cpu import CpuSection, cpu_section
 from inferhost.planner.driver import cards, driver
 from inferhost.planner.gpu import gpu_section
+from inferhost.planner.placement import placed_instances
 from inferhost.planner.reasons import reason, resolve, setting_paths
-from inferhost.planner.request import HARDWARE, Request, read_instance, read_request
-from inferhost.planner.service import ServiceSection, service_section
+from inferhost.planner.request import Instance, Request, read_request
+from inferhost.planner.service import service_section
 from inferhost.planner.unit import engine_is_bound
 from inferhost.schema.plan import SCHEMA, SECTIONS, Cpu, Host, Plan, Reason, identified
 from inferhost.schema.problems import InputError, Problem
@@ -40,18 +41,16 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     rows = _part(problems, lambda: cards(request.hardware, catalogue))
     drivers = None if rows is None else _part(problems, lambda: driver(rows, request.hardware))
     gpus = None if rows is None else _part(problems, lambda: gpu_section(request, rows))
-    cpu = _cpu(problems, request)
-    service = None
-    if request.manages("service"):
-        judged = request if drivers else _without_driver(request)
-        service = _part(problems, lambda: _service(judged, rows, catalogue))
-    if problems or rows is None or drivers is None or gpus is None:
+    instances = _part(problems, lambda: placed_instances(request)) if request.manages("service") else ()
+    cpu = _cpu(problems, request, instances or ())
+    judged = request if drivers else _without_driver(request)
+    service = _part(problems, lambda: service_section(judged, instances or (), rows, catalogue))
+    if problems or rows is None or drivers is None or gpus is None or service is None:
         raise InputError(problems)
     reasons = [*drivers[1], *_untouched(request), *gpus[1]]
-    pending = [*drivers[2], *gpus[2]]
-    for section in (cpu, service):
-        reasons += section.reasons if section else []
-    files = [*(cpu.files if cpu else ()), *([service.file] if service else [])]
+    pending = [*drivers[2], *gpus[2], *service.pending]
+    reasons += [*(cpu.reasons if cpu else ()), *service.reasons]
+    files = [*(cpu.files if cpu else ()), *service.files]
     return identified(
         Plan(
             schema=SCHEMA,
@@ -63,16 +62,14 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
             gpus=gpus[0],
             cpu=cpu.cpu if cpu else Cpu(None),
             sysctl=cpu.sysctl if cpu else {},
-            env={service.service.instance: service.env} if service else {},
+            env=service.env,
             files=tuple(sorted(files, key=lambda f: f.path)),
-            dropins=(service.dropin,) if service else (),
-            service=(service.service,) if service else (),
-            budget=service.budget if service else {},
-            roofline=service.roofline if service else {},
+            dropins=service.dropins,
+            service=service.services,
+            budget=service.budget,
+            roofline=service.roofline,
             reasons=tuple(sorted(reasons, key=lambda r: r.setting)),
-            pending=tuple(
-                sorted([*pending, *(service.pending if service else [])], key=lambda p: (p.setting, p.needs))
-            ),
+            pending=tuple(sorted(pending, key=lambda p: (p.setting, p.needs))),
         )
     )
 
@@ -91,21 +88,11 @@ def _without_driver(request: Request) -> Request:
     return dataclasses.replace(request, hardware=dataclasses.replace(request.hardware, driver_version=None))
 
 
-def _cpu(problems: list[Problem], request: Request) -> CpuSection | None:
+def _cpu(problems: list[Problem], request: Request, instances: tuple[Instance, ...]) -> CpuSection | None:
     if not request.manages("cpu"):
         return None
-    return _part(problems, lambda: cpu_section(request, engine_is_bound(request)))
-
-
-def _service(request: Request, rows: tuple[Any, ...] | None, catalogue: Catalogue) -> ServiceSection | None:
-    """The service section; without a known card only what is wrong with the instance itself can be told."""
-    instance = read_instance(request)
-    if rows is None:
-        return None
-    if not rows:
-        hint = "leave service out of inferhost_manage, or name the card there"
-        raise InputError([Problem(f"{HARDWARE}.gpus", "is empty, and an engine needs a card", hint)])
-    return service_section(request, instance, rows[0], catalogue)
+    bound = bool(instances) and all(engine_is_bound(request, instance) for instance in instances)
+    return _part(problems, lambda: cpu_section(request, bound))
 
 
 def _untouched(request: Request) -> list[Reason]:

@@ -79,7 +79,7 @@ def variable_problem(
     if row is None:
         return _unknown_problem(name, engine, catalogue, path)
     if name == "CUDA_VISIBLE_DEVICES":
-        return _card_problem(str(value), request, path)
+        return _card_problem(str(value), request, instance, path)
     return _row_problem(value, row, engine, path)
 
 
@@ -171,8 +171,8 @@ def _readable(name: str, catalogue: Catalogue) -> bool:
     return row is None or (row.status == "real" and not row.secret)
 
 
-def _card_problem(value: str, request: Request, path: str) -> Problem | None:
-    """A card that the host does not have, or that is not the one that the plan was made for."""
+def _card_problem(value: str, request: Request, instance: Instance, path: str) -> Problem | None:
+    """A card that the host does not have, or that is not one for which the plan was made."""
     cards = request.hardware.gpus
     entries = [entry.strip() for entry in value.split(",")]
     for entry in entries:
@@ -181,12 +181,14 @@ def _card_problem(value: str, request: Request, path: str) -> Problem | None:
         if not by_uuid and (number is None or number >= len(cards)):
             known = ", ".join(gpu.uuid or str(n) for n, gpu in enumerate(cards))
             return Problem(path, f'found "{entry}", which is no card of inferhost_hardware.gpus', f"known: {known}")
-    first = cards[0].uuid
-    planned = entries[0] == "0" or (entries[0].startswith("GPU-") and (first or entries[0]).startswith(entries[0]))
-    if len(entries) > 1 or not planned:
-        found = f'found "{value}", and the engine gets one card, gpus[0], for which the plan is made'
-        return Problem(path, found, "leave it to the plan", "one-card")
-    return None
+    if len(entries) == len(instance.gpus) and all(
+        entry == str(number) or (entry.startswith("GPU-") and (cards[number].uuid or entry).startswith(entry))
+        for entry, number in zip(entries, instance.gpus, strict=True)
+    ):
+        return None
+    planned = ", ".join(f"gpus[{number}]" for number in instance.gpus)
+    found = f'found "{value}", and the plan is made for {planned}'
+    return Problem(path, found, f"leave it out, and name the cards in {instance.path('gpus')}", "one-card")
 
 
 def _defaults(request: Request, instance: Instance, engine: EngineRow) -> tuple[dict[str, str], list[Reason]]:
@@ -201,15 +203,15 @@ def _defaults(request: Request, instance: Instance, engine: EngineRow) -> tuple[
                 f"catalogue:engines/{engine.key}#environment", gain=default.gain, disruption="engine restart",
             )
         )  # fmt: skip
-    uuid = request.hardware.gpus[0].uuid
-    several = len(request.hardware.gpus) > 1
-    if uuid is not None or several:
-        values["CUDA_VISIBLE_DEVICES"] = uuid or "0"
-        because = "the card by its UUID, which no renumbering changes" if uuid else (
-            "the first card in PCI order; its UUID is not known yet"
+    uuids = [request.hardware.gpus[number].uuid for number in instance.gpus]
+    known = all(uuids)
+    if known or len(request.hardware.gpus) > 1:
+        values["CUDA_VISIBLE_DEVICES"] = ",".join(
+            str(uuid if known else number) for uuid, number in zip(uuids, instance.gpus, strict=True)
+        )
+        because = "the card by its UUID, which no renumbering changes" if known else (
+            "by number in PCI order: a UUID is not known yet"
         )  # fmt: skip
-        if several:
-            because += "; several cards for one engine are not built yet, so the others stay idle"
         reasons.append(
             reason(
                 f"env.{instance.name}.CUDA_VISIBLE_DEVICES", values["CUDA_VISIBLE_DEVICES"], because,

@@ -57,10 +57,9 @@ class Budget:
             "unallocated_bytes": self.unallocated_bytes,
         }
 
-    def document(self, instance: str) -> dict[str, Any]:
-        """The plan's `budget`."""
+    def document(self) -> dict[str, Any]:
+        """The plan's `budget` of one instance."""
         return {
-            "instance": instance,
             "total_memory_bytes": self.total_bytes,
             **self.terms(),
             "kv_bytes_per_token": self.kv_bytes_per_token,

@@ -1,4 +1,4 @@
-"""What is asked for, made ready for planning: the wish, the hardware and the one engine instance.
+"""What is asked for, made ready for planning: the wish, the hardware and the engine instances.
 
 Reading collects the problems of wish and hardware together, so that a person repairs an inventory once. Values
 are checked here for form only; whether they can work is decided where they are used.
@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from inferhost.schema import document
+from inferhost.schema import wish as schema_wish
 from inferhost.schema.hardware import Hardware
 from inferhost.schema.problems import InputError, Problem
-from inferhost.schema.wish import INSTANCE_PREFIX, Wish, read_instances, read_wish
+from inferhost.schema.wish import INSTANCE_PREFIX, Wish, read_wish
 
 HARDWARE = "inferhost_hardware"
 INSTANCES = INSTANCE_PREFIX + "instances"
@@ -40,12 +41,14 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Instance:
-    """One engine instance: its name, its values, and which of them stand in its own mapping."""
+    """One engine instance: its name, its values, which of them stand in its own mapping, and its cards."""
 
     name: str
     wish: Wish
     own: frozenset[str]
     given: frozenset[str]
+    gpus: tuple[int, ...] = ()
+    """The cards, by their number in the hardware; empty until `planner.placement` has placed the instance."""
 
     def text(self, option: str) -> str:
         return self.wish.text(INSTANCE_PREFIX + option)
@@ -93,25 +96,18 @@ def read_request(values: Mapping[str, Any]) -> Request:
     return Request(wish, frozenset(plain), hardware)
 
 
-def read_instance(request: Request) -> Instance:
-    """The one instance, or `InputError`: several per host are not built yet."""
-    found = read_instances(request.wish)
-    if len(found) != 1:
-        names = ", ".join(found) or "none"
-        raise InputError(
-            [
-                Problem(
-                    INSTANCES,
-                    f"found {len(found)} ({names}), wanted exactly one",
-                    "several instances on one host are not built yet; "
-                    "for none, leave service out of inferhost_manage",
-                )
-            ]
-        )
-    name, wish = next(iter(found.items()))
-    if not INSTANCE_NAME.fullmatch(name):
-        raise InputError(
-            [Problem(f"{INSTANCES}.{name}", "is no name for an instance", "lower-case letters, digits, - and _")]
-        )
-    own = request.wish.table(INSTANCES)[name]
-    return Instance(name, wish, frozenset(str(key) for key in own), request.given)
+def read_instances(request: Request) -> tuple[Instance, ...]:
+    """The instances by name, not placed yet, or `InputError` with every problem of their mappings."""
+    found, wished = schema_wish.read_instances(request.wish), request.wish.table(INSTANCES)
+    hint = "lower-case letters, digits, - and _"
+    problems = [
+        Problem(f"{INSTANCES}.{name}", "is no name for an instance", hint)
+        for name in found
+        if not INSTANCE_NAME.fullmatch(name)
+    ]
+    if problems:
+        raise InputError(problems)
+    return tuple(
+        Instance(name, wish, frozenset(str(key) for key in wished[name]), request.given)
+        for name, wish in found.items()
+    )

@@ -108,7 +108,6 @@ def below_ceiling(promised_tok_s: float, ceiling_tok_s: float) -> float:
 
 
 def roofline(
-    instance: str,
     card: GpuRow,
     model: ModelRow,
     engine: EngineRow,
@@ -116,18 +115,17 @@ def roofline(
     budget: Budget,
     catalogue: Catalogue,
 ) -> dict[str, Any]:
-    """The plan's `roofline`: ceilings, expectation, arithmetic and levers at batch 1 and an empty context."""
+    """The roofline of one instance: ceilings, expectation, arithmetic and levers at batch 1 and an empty context."""
     bandwidth = memory_bandwidth(card)
     read, kv_bytes_per_token = bytes_read_per_token(model), budget.kv_bytes_per_token
     context_tokens, speed = budget.context_tokens, speed_row(engine, card, catalogue)
     if bandwidth is None:
-        return {"instance": instance, "bytes_read_per_token": read, "bound": "unknown", "note": "bandwidth unknown"}
+        return {"bytes_read_per_token": read, "bound": "unknown", "note": "bandwidth unknown"}
     running = bandwidth.running_clock_bytes_s
     ceiling = decode_ceiling_tok_s(read, bandwidth.max_clock_bytes_s)
     expected, low, high = expected_tok_s(read, bandwidth, model.layers, speed)
     at_context = decode_ceiling_tok_s(read + context_tokens * kv_bytes_per_token, bandwidth.max_clock_bytes_s)
     return {
-        "instance": instance,
         "bound": "memory bandwidth",
         "bytes_read_per_token": read,
         "kv_bytes_per_token": kv_bytes_per_token,

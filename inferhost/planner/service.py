@@ -1,4 +1,4 @@
-"""One engine instance: engine, environment, budget, command line and unit, every value with its reason.
+"""The engine instances: engine, environment, budget, command line and unit, every value with its reason.
 
 Puts together what the other rooms of the planner decide, and collects their problems. Nothing here knows an
 engine by name: flags, defaults and limits come from its catalogue row.
@@ -19,7 +19,7 @@ from inferhost.planner.environment import engine_environment
 from inferhost.planner.form import context_tokens, form_problems, model_row
 from inferhost.planner.memory import card_bytes, memory_budget
 from inferhost.planner.memory_rules import Demand
-from inferhost.planner.request import HARDWARE, Instance, Request
+from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
 from inferhost.planner.roofline import roofline
 from inferhost.schema.plan import Dropin, File, Pending, Reason, Service
 from inferhost.schema.problems import InputError, Problem
@@ -27,11 +27,58 @@ from inferhost.schema.problems import InputError, Problem
 
 @dataclasses.dataclass(frozen=True)
 class ServiceSection:
-    """What the section places, with its reasons."""
+    """What the section places, with its reasons; what belongs to one instance stands under its name."""
 
+    services: tuple[Service, ...] = ()
+    env: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    files: tuple[File, ...] = ()
+    dropins: tuple[Dropin, ...] = ()
+    budget: dict[str, Any] = dataclasses.field(default_factory=dict)
+    roofline: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reasons: tuple[Reason, ...] = ()
+    pending: tuple[Pending, ...] = ()
+
+
+def service_section(
+    request: Request, instances: tuple[Instance, ...], rows: tuple[GpuRow, ...] | None, catalogue: Catalogue
+) -> ServiceSection:
+    """Everything about the instances, or `InputError` with every problem that can be told apart.
+
+    Nothing can be told without a known card: the problem of the cards then stands alone.
+    """
+    if rows is None or not instances:
+        return ServiceSection()
+    problems: list[Problem] = []
+    parts: list[_Part] = []
+    for instance in instances:
+        try:
+            parts.append(_part(request, instance, rows[instance.gpus[0]], catalogue))
+        except InputError as error:
+            problems += error.problems
+    problems += _port_problems(parts)
+    if problems:
+        raise InputError(problems)
+    file, file_reason = unit.file(parts[0].engine)
+    return ServiceSection(
+        services=tuple(part.service for part in parts),
+        env={part.instance.name: part.env for part in parts},
+        files=(file,),
+        dropins=tuple(part.dropin for part in parts),
+        budget={part.instance.name: part.budget for part in parts},
+        roofline={part.instance.name: part.roofline for part in parts},
+        reasons=(file_reason, *(reason for part in parts for reason in part.reasons)),
+        pending=tuple(pending for part in parts for pending in part.pending),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """What belongs to one instance."""
+
+    instance: Instance
+    engine: EngineRow
     service: Service
     env: dict[str, str]
-    file: File
     dropin: Dropin
     budget: dict[str, Any]
     roofline: dict[str, Any]
@@ -39,13 +86,12 @@ class ServiceSection:
     pending: list[Pending]
 
 
-def service_section(request: Request, instance: Instance, card: GpuRow, catalogue: Catalogue) -> ServiceSection:
-    """Everything about the instance, or `InputError` with every problem that can be told apart."""
+def _part(request: Request, instance: Instance, card: GpuRow, catalogue: Catalogue) -> _Part:
     model = _model(request, instance, catalogue)
     engine, reasons = chosen_engine(request, instance, model, card, catalogue)
     extra, (env, env_reasons, pending) = _checked_extras(request, instance, engine, catalogue)
     budget = memory_budget(
-        card_bytes(request.hardware.gpus[0].memory_mib, card),
+        card_bytes(request.hardware.gpus[instance.gpus[0]].memory_mib, card),
         model,
         engine,
         engine.kv_cache[instance.text("kv_cache_dtype")],
@@ -54,12 +100,28 @@ def service_section(request: Request, instance: Instance, card: GpuRow, catalogu
     )
     argv, argv_reasons = command_line(instance, engine, model, budget, extra)
     service, service_reasons = unit.service(request, instance, engine, model, budget=budget, argv=argv)
-    file, file_reason = unit.file(engine)
-    dropin, dropin_reasons = unit.dropin(request, service, env, engine)
-    reasons += [*env_reasons, *argv_reasons, *service_reasons, file_reason, *dropin_reasons]
+    dropin, dropin_reasons = unit.dropin(request, instance, service, env, engine)
+    reasons += [*env_reasons, *argv_reasons, *service_reasons, *dropin_reasons]
     pending += _pending(request, instance, engine, extra, catalogue)
-    speed = roofline(instance.name, card, model, engine, budget=budget, catalogue=catalogue)
-    return ServiceSection(service, env, file, dropin, budget.document(instance.name), speed, reasons, pending)
+    speed = roofline(card, model, engine, budget=budget, catalogue=catalogue)
+    return _Part(instance, engine, service, env, dropin, budget.document(), speed, reasons, pending)
+
+
+def _port_problems(parts: list[_Part]) -> list[Problem]:
+    """Instances that would listen on the same port, each with the next port that is free."""
+    problems = []
+    taken: dict[int, str] = {}
+    ports = {part.service.port for part in parts}
+    for part in parts:
+        name, port = part.instance.name, part.service.port
+        if port in taken:
+            free = next(number for number in range(port + 1, 65536 + len(ports)) if number not in ports)
+            hint = f"{INSTANCES}.{name}.port: {free}"
+            found = f'found {port} for "{name}", where "{taken[port]}" listens already'
+            problems.append(Problem(part.instance.path("port"), found, hint, "port-taken"))
+            ports.add(free)
+        taken.setdefault(port, name)
+    return problems
 
 
 def _model(request: Request, instance: Instance, catalogue: Catalogue) -> ModelRow:

@@ -105,7 +105,7 @@ def file(engine: EngineRow) -> tuple[File, Reason]:
 
 
 def dropin(
-    request: Request, entry: Service, environment: dict[str, str], engine: EngineRow
+    request: Request, instance: Instance, entry: Service, environment: dict[str, str], engine: EngineRow
 ) -> tuple[Dropin, list[Reason]]:
     """What was decided for this host, as ordered entries, with the reasons of what stands only here."""
     where = f"dropins.{entry.unit}"
@@ -114,8 +114,8 @@ def dropin(
     for name, value in sorted(environment.items()):
         entries.append(("Service", "Environment", quoting.environment_assignment(name, value)))
     reasons = []
-    if engine_is_bound(request):
-        node = str(request.hardware.gpus[0].numa_node)
+    if engine_is_bound(request, instance):
+        node = str(request.hardware.gpus[instance.gpus[0]].numa_node)
         because = f"the card hangs on node {node}: the engine's threads and host buffers stay there"
         bound = (("NUMAPolicy", "preferred"), ("NUMAMask", node), ("CPUAffinity", "numa"))
         entries += [("Service", key, value) for key, value in bound]
@@ -134,8 +134,8 @@ def dropin(
     return Dropin(entry.unit, "service", tuple(entries), RESTART), reasons
 
 
-def engine_is_bound(request: Request) -> bool:
-    """Whether the engine can be kept on the node of its card: several nodes, and the card's one is known."""
-    gpus = request.hardware.gpus
-    known = bool(gpus) and gpus[0].numa_node is not None and gpus[0].numa_node >= 0
-    return request.manages("service") and request.hardware.cpu.numa_nodes > 1 and known
+def engine_is_bound(request: Request, instance: Instance) -> bool:
+    """Whether the engine can be kept on the node of its cards: several nodes, and all its cards on one known node."""
+    nodes = {request.hardware.gpus[number].numa_node for number in instance.gpus}
+    node = nodes.pop() if len(nodes) == 1 else None
+    return request.hardware.cpu.numa_nodes > 1 and node is not None and node >= 0

@@ -181,8 +181,8 @@ class Plan:
     files: tuple[File, ...]
     dropins: tuple[Dropin, ...]
     service: tuple[Service, ...]
-    budget: dict[str, Any]
-    roofline: dict[str, Any]
+    budget: dict[str, Any]  # by instance
+    roofline: dict[str, Any]  # by instance
     reasons: tuple[Reason, ...]
     pending: tuple[Pending, ...]
 

@@ -44,8 +44,8 @@ def test_no_setting_has_two_reasons(folder):
 def test_every_source_exists(folder):
     plan = golden_plan(folder)
     sources = {reason.source for reason in plan.reasons}
-    sources |= {lever["source"] for lever in plan.roofline.get("levers", ())}
-    sources |= {plan.roofline["expected_source"]} if plan.roofline else set()
+    for speed in plan.roofline.values():
+        sources |= {speed["expected_source"]} | {lever["source"] for lever in speed["levers"]}
     assert [s for s in sources if not planner.resolve(s, CATALOGUE, options())] == []
 
 
@@ -104,7 +104,7 @@ def test_sections_that_are_not_managed_set_nothing():
 
 def test_the_table_predicts_no_speed_of_random_numbers():
     text = (renew.HERE / "sandbox-gb200" / "table.txt").read_text()
-    assert "SPEED of one request\n  random numbers: no speed is predicted\n" in text
+    assert "SPEED of one request to instance main\n  random numbers: no speed is predicted\n" in text
     assert "tok/s" not in text.partition("\nSPEED")[2]
 
 

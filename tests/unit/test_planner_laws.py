@@ -56,7 +56,7 @@ def test_auto_serves_whatever_its_engine_of_choice_serves(plans):
 
 def test_no_plan_promises_above_the_ceiling(plans):
     for key, plan in plans.items():
-        speed = plan.roofline
+        speed = plan.roofline["main"]
         low, high = speed["expected_band_tok_s"]
         assert low <= speed["expected_tok_s"] <= high <= speed["ceiling_tok_s_max_clock"], key
         if speed["ceiling_tok_s_running_clock"] is not None:
@@ -65,20 +65,20 @@ def test_no_plan_promises_above_the_ceiling(plans):
 
 def test_the_budget_adds_up_to_the_cards_memory_and_no_term_is_negative(plans):
     for key, plan in plans.items():
-        parts = [plan.budget[term] for term in TERMS]
+        parts = [plan.budget["main"][term] for term in TERMS]
         assert min(parts) >= 0, key
-        assert sum(parts) == plan.budget["total_memory_bytes"], key
+        assert sum(parts) == plan.budget["main"]["total_memory_bytes"], key
 
 
 def test_the_budget_never_exceeds_what_the_hardware_has(plans):
     for (card, _, _), plan in plans.items():
-        assert plan.budget["total_memory_bytes"] <= gpu(card)["memory_mib"] * 2**20
+        assert plan.budget["main"]["total_memory_bytes"] <= gpu(card)["memory_mib"] * 2**20
 
 
 def test_the_cache_holds_at_least_one_request_of_the_asked_length(plans):
     for key, plan in plans.items():
-        assert plan.budget["kv_cache_tokens"] >= plan.budget["context_tokens"], key
-        assert plan.budget["concurrent_requests"] >= 1, key
+        assert plan.budget["main"]["kv_cache_tokens"] >= plan.budget["main"]["context_tokens"], key
+        assert plan.budget["main"]["concurrent_requests"] >= 1, key
 
 
 def test_every_setting_has_a_reason_and_every_source_exists(plans):
@@ -111,7 +111,7 @@ def test_more_memory_never_holds_fewer_tokens_at_the_same_chunk_size(engine):
         values = wish("rtx-3090", "llama-3.1-8b-instruct", service_engine=engine)
         values["inferhost_hardware"] = hardware(gpu("rtx-3090", memory_mib=memory_mib))
         with contextlib.suppress(InputError):
-            budget = planned(values).budget
+            budget = planned(values).budget["main"]
             held.setdefault(budget["batched_tokens"], []).append(budget["kv_cache_tokens"])
     assert held
     for tokens in held.values():
@@ -124,7 +124,7 @@ def test_longer_context_never_raises_concurrency():
         found = []
         for context in (256, 500, 1000, 2048, 4096):
             plan = planned(wish("rtx-3090", model, service_engine=engine, service_context_tokens=context))
-            found.append(plan.budget["concurrent_requests"])
+            found.append(plan.budget["main"]["concurrent_requests"])
         assert found == sorted(found, reverse=True), engine
 
 

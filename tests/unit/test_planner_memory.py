@@ -92,7 +92,7 @@ def test_sglangs_own_fraction_on_the_pro_6000_is_the_published_one():
 def test_a_bigger_chunk_lowers_sglangs_fraction():
     values = wish("rtx-pro-6000-bw-ws", MISTRAL, service_engine="sglang")
     bigger = {**values, "inferhost_service_extra_args": ["--chunked-prefill-size", "16384"]}
-    fractions = [planned(v).budget["memory_fraction"] for v in (values, bigger)]
+    fractions = [planned(v).budget["main"]["memory_fraction"] for v in (values, bigger)]
     assert fractions == [0.862, 0.735]
 
 
@@ -109,7 +109,7 @@ def test_the_guides_pair_of_chunk_and_fraction_is_refused_with_the_room_that_it_
 def test_sglang_gets_smaller_chunks_where_its_own_leave_no_room():
     plan = planned(wish("l4", "llama-3.1-8b-instruct", service_engine="sglang"))
     because = next(r.because for r in plan.reasons if r.setting == "service.main.argv.--chunked-prefill-size")
-    assert plan.budget["batched_tokens"] == 2048
+    assert plan.budget["main"]["batched_tokens"] == 2048
     assert because == "less than the engine's own 4096, which leaves too little room for the rest"
 
 
@@ -128,7 +128,7 @@ def test_a_context_that_does_not_fit_is_refused_with_the_one_that_does():
         "error: inferhost_service_context_tokens: found 4096, but the KV cache of llama.cpp holds 3072 tokens beside "
         "llama-2-7b-q4_k_m\nhint: at most 3072 tokens; inferhost_service_kv_cache_dtype: q8_0 nearly doubles it"
     )
-    assert planned({**values, "inferhost_service_context_tokens": 3072}).budget["kv_cache_tokens"] == 3072
+    assert planned({**values, "inferhost_service_context_tokens": 3072}).budget["main"]["kv_cache_tokens"] == 3072
 
 
 def test_llama_cpp_gets_the_total_of_all_sequences_with_their_number():

@@ -11,7 +11,7 @@ PRO_6000 = "rtx-pro-6000-bw-ws"
 
 @pytest.fixture(scope="module")
 def speed():
-    return planned(wish(PRO_6000, MISTRAL, service_engine="sglang", service_context_tokens=8192)).roofline
+    return planned(wish(PRO_6000, MISTRAL, service_engine="sglang", service_context_tokens=8192)).roofline["main"]
 
 
 def test_the_ceilings_of_the_real_gb200_are_28_0_and_26_7(speed):
@@ -60,7 +60,7 @@ def test_the_conclusion_names_what_cannot_lift_the_ceiling_and_what_can(speed):
 
 def test_a_tesla_p4_is_expected_where_its_relatives_were_measured():
     # planner-anchors.md 2.4: ceiling 47.9, 17 to 32 tok/s, expected 24 to 29.
-    found = planned(wish("tesla-p4", "llama-2-7b-q4_k_m")).roofline
+    found = planned(wish("tesla-p4", "llama-2-7b-q4_k_m")).roofline["main"]
     assert found["ceiling_tok_s_max_clock"] == pytest.approx(47.9, abs=0.2)
     assert 24 <= found["expected_tok_s"] <= 29
     assert found["expected_band_tok_s"] == pytest.approx([17, 32], abs=0.5)
@@ -68,14 +68,14 @@ def test_a_tesla_p4_is_expected_where_its_relatives_were_measured():
 
 
 def test_fewer_bits_are_no_lever_where_they_were_measured_slower():
-    levers = planned(wish("tesla-p4", "llama-2-7b-q4_k_m")).roofline["levers"]
+    levers = planned(wish("tesla-p4", "llama-2-7b-q4_k_m")).roofline["main"]["levers"]
     assert [lever["lever"] for lever in levers if "bits" in lever["lever"]] == ["below 4 bits per weight"]
 
 
 def test_a_random_model_says_that_its_speed_says_nothing():
     values = wish(PRO_6000, "tiny-random")
-    assert planned(values).roofline["note"] == "random numbers: no speed is predicted"
-    assert planned(wish(PRO_6000, MISTRAL)).roofline["note"] == ""
+    assert planned(values).roofline["main"]["note"] == "random numbers: no speed is predicted"
+    assert planned(wish(PRO_6000, MISTRAL)).roofline["main"]["note"] == ""
 
 
 def test_the_running_clock_never_gives_more_than_the_data_sheet():
