@@ -58,34 +58,86 @@ class GpuRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class MlaShape:
+    """Compressed attention: one latent vector and one rotated key per token and layer, shared by all heads."""
+
+    kv_lora_rank: int
+    qk_rope_head_dim: int
+    qk_nope_head_dim: Optional[int]
+    v_head_dim: Optional[int]
+    q_lora_rank: Optional[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class SlidingShape:
+    """Layers that attend to the last `window_tokens` only; the other layers attend to everything."""
+
+    window_tokens: int
+    layers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StateShape:
+    """Linear attention (gated delta net): a state per sequence and layer, whatever its length."""
+
+    layers: int
+    key_heads: int
+    value_heads: int
+    key_head_dim: int
+    value_head_dim: int
+    convolution: int  # taps; one fewer is kept
+
+
+@dataclasses.dataclass(frozen=True)
+class MoeShape:
+    """A mixture of experts; `intermediate_size` of the model is that of one expert."""
+
+    experts: int
+    experts_per_token: int
+    shared_experts: int
+    dense_layers: int
+    dense_intermediate_size: Optional[int]
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelRow:
     """One checkpoint: its shape, its number formats and what of it stays 16 bit."""
 
     key: str
     name: str
     family: str
-    attention: str  # "full", or "mla", "sliding", "hybrid", "mixed": what the planner refuses for now
+    attention: str  # "full", "mla", "sliding", "hybrid", "mixed" (layers without attention between others)
     format: str  # "safetensors", "gguf" or "exl3"
     quantisation: str
     linear_bits: float  # per weight, scales and zero points included
     embedding_bits: float
     head_bits: float
     layers: int
-    kv_layers: int
+    kv_layers: int  # whose cache grows with the context, or with the window
     kv_heads: int
+    query_heads: Optional[int]
     head_dim: Optional[int]
     hidden_size: int
     intermediate_size: Optional[int]
     vocabulary_size: int
     tied_embeddings: bool
+    mla: Optional[MlaShape]
+    sliding: Optional[SlidingShape]
+    state: Optional[StateShape]
+    vision_parameters: int  # stay at 16 bit in every quantised checkpoint; part of `parameters`
     parameters: int
     active_parameters: Optional[int]  # of a mixture of experts; None where all are in use
-    experts: bool
+    moe: Optional[MoeShape]
     weights_bytes: Optional[int]  # of the file, where it was read
     context_max_tokens: Optional[int]
     random: bool
     notes: str
     source: str
+
+    @property
+    def experts(self) -> bool:
+        """Whether a token passes through some of the weights only."""
+        return self.moe is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from inferhost.catalogue.rows import EngineRow, GpuRow, KvCacheFormat, ModelRow
+from inferhost.planner.kv_cache import CacheLayout, cache_layout
 from inferhost.planner.memory_rules import (
     GIB,
     MIB,
@@ -19,7 +20,6 @@ from inferhost.planner.memory_rules import (
     Division,
 )
 from inferhost.planner.request import Instance
-from inferhost.planner.weights import kv_bytes_per_token
 from inferhost.schema.problems import InputError, Problem
 
 
@@ -29,15 +29,20 @@ class Budget:
 
     total_bytes: int
     division: Division
-    kv_bytes_per_token: int
+    layout: CacheLayout
     kv_cache_tokens: int
     context_tokens: int
     sequences: int
     concurrent_requests: int
 
     @property
+    def kv_bytes_per_token(self) -> int:
+        """What one more token of context takes once every window is full."""
+        return self.layout.bytes_per_token
+
+    @property
     def kv_cache_bytes(self) -> int:
-        return self.kv_cache_tokens * self.kv_bytes_per_token
+        return self.kv_cache_tokens * self.layout.bytes_per_token + self.sequences * self.layout.fixed_bytes
 
     @property
     def unallocated_bytes(self) -> int:
@@ -98,12 +103,14 @@ def memory_budget(
     Where the engine's own prefill chunk takes the room that the asked context needs, smaller chunks are tried;
     the refusal then speaks of the smallest.
     """
-    per_token = kv_bytes_per_token(model, cache.bytes_per_element)
+    layout = cache_layout(
+        model, engine.engine, cache.bytes_per_element, tensor_parallel_size=demand.tensor_parallel_size
+    )
     refused = InputError([])
     for tried in _demands(total_bytes, engine, demand):
         division = RULES[engine.memory_rule].divide(total_bytes, model, engine, tried)
         try:
-            return _fitted(total_bytes, division, per_token, tried, model=model, engine=engine, instance=instance)
+            return _fitted(total_bytes, division, layout, tried, model=model, engine=engine, instance=instance)
         except InputError as error:
             refused = error
     raise refused
@@ -121,7 +128,7 @@ def _demands(total_bytes: int, engine: EngineRow, demand: Demand) -> Iterator[De
 def _fitted(
     total_bytes: int,
     division: Division,
-    per_token: int,
+    layout: CacheLayout,
     demand: Demand,
     *,
     model: ModelRow,
@@ -134,19 +141,28 @@ def _fitted(
         raise InputError([problem])
     rule = RULES[engine.memory_rule]
     step = rule.step_tokens
-    room_tokens = rounded_down(division.kv_room_bytes // per_token, step)
+    sequences = _sequences(division, layout, demand)
+    room_tokens = rounded_down(
+        (division.kv_room_bytes - sequences * layout.fixed_bytes) // layout.bytes_per_token, step
+    )
     if room_tokens < demand.context_tokens:
         raise InputError([_context_problem(room_tokens, demand, model, engine, instance)])
     each = rounded_up(demand.context_tokens, step)
-    fitting = max(1, room_tokens // each)
-    sequences, tokens = demand.sequences, room_tokens
+    tokens = room_tokens
     if rule.allocated_as_asked:
-        whole = min(sequences, fitting)
+        whole = min(sequences, max(1, room_tokens // each))
         tokens = whole * each
         sequences = whole if rule.slot_per_sequence else sequences
-    return Budget(
-        total_bytes, division, per_token, tokens, demand.context_tokens, sequences, tokens // demand.context_tokens
-    )
+    whole = min(tokens // demand.context_tokens, sequences) if layout.fixed_bytes else tokens // demand.context_tokens
+    return Budget(total_bytes, division, layout, tokens, demand.context_tokens, sequences, whole)
+
+
+def _sequences(division: Division, layout: CacheLayout, demand: Demand) -> int:
+    """How many sequences: what is asked, or as many as keep their fixed part beside one full context each."""
+    if not layout.fixed_bytes:
+        return demand.sequences
+    each = layout.fixed_bytes + demand.context_tokens * layout.bytes_per_token
+    return max(1, min(demand.sequences, division.kv_room_bytes // each))
 
 
 def _weights_problem(

@@ -21,13 +21,20 @@ SGLANG_LEAST_CHUNK_TOKENS = 2048  # below it the reserve does not shrink any mor
 
 @dataclasses.dataclass(frozen=True)
 class Demand:
-    """What is asked of the memory; `None` leaves a choice to the planner."""
+    """What is asked of the memory of one card; `None` leaves a choice to the planner.
+
+    `used_bytes` is what others hold on the card: other processes, and other instances with all that they may take.
+    """
 
     context_tokens: int
     sequences: int
     memory_fraction: float | None = None
     batched_tokens: int | None = None
     micro_batch_tokens: int | None = None
+    tensor_parallel_size: int = 1
+    used_bytes: int = 0
+    eager: bool = False
+    host_memory_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +101,14 @@ def sglang_reserve_bytes(total_bytes: int, chunk_tokens: int, sequences: int) ->
     return round(max(mib, 10240 if total_bytes > 60 * GIB else 0) * MIB)
 
 
-def sglang_fraction(total_bytes: int, chunk_tokens: int, sequences: int) -> float:
-    """The `mem_fraction_static` that SGLang would choose, rounded as it rounds."""
+def sglang_fraction(total_bytes: int, chunk_tokens: int, sequences: int, used_bytes: int = 0) -> float:
+    """The `mem_fraction_static` that SGLang would choose, rounded as it rounds.
+
+    SGLang looks at the whole card even where others hold a part of it; the planner asks for what is left.
+    """
+    usable = max(1, total_bytes - used_bytes)
     reserve = sglang_reserve_bytes(total_bytes, chunk_tokens, sequences)
-    return round((total_bytes - reserve) / total_bytes, 3)
+    return max(0.0, round((usable - reserve) / usable, 3))
 
 
 def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
@@ -106,17 +117,18 @@ def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand)
     Source: formula `memory.sglang_pool`.
     """
     chunk = demand.batched_tokens or sglang_tier(total_bytes).chunk_tokens
-    fraction = demand.memory_fraction or sglang_fraction(total_bytes, chunk, demand.sequences)
+    usable = total_bytes - demand.used_bytes
+    fraction = demand.memory_fraction or sglang_fraction(total_bytes, chunk, demand.sequences, demand.used_bytes)
     context = round(engine.memory["context_bytes"])
-    static = math.floor((total_bytes - context) * fraction)
-    weights, margin = weights_bytes(model, embedding_on_host=False), round(engine.memory["margin_bytes"])
+    static = max(0, math.floor((usable - context) * fraction))
+    weights, margin = weights_bytes(model, False, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
     return Division(
         weights_bytes=weights,
-        activation_bytes=total_bytes - context - static,
+        activation_bytes=usable - context - static,
         graphs_bytes=0,
         non_torch_bytes=context,
         margin_bytes=margin,
-        reserved_bytes=0,
+        reserved_bytes=demand.used_bytes,
         kv_room_bytes=static - weights - margin,
         formula="memory.sglang_pool",
         memory_fraction=fraction,
@@ -137,11 +149,11 @@ def vllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -
     Source: formulas `memory.vllm_pool` and `memory.vllm_activation`.
     """
     batch = demand.batched_tokens or vllm_batched_tokens(total_bytes)
-    fraction = demand.memory_fraction or engine.memory["memory_fraction"]
+    fraction = demand.memory_fraction or vllm_fraction(total_bytes, engine, demand.used_bytes)
     requested = math.ceil(total_bytes * fraction)
     logits = engine.memory["activation_bytes_per_logit"] * demand.sequences * model.vocabulary_size
     activation = round(max(logits, prefill_activation_bytes(model, batch)))
-    weights, margin = weights_bytes(model, embedding_on_host=False), round(engine.memory["margin_bytes"])
+    weights, margin = weights_bytes(model, False, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
     graphs, non_torch = round(engine.memory["graph_bytes"]), round(engine.memory["non_torch_bytes"])
     room = requested - weights - activation - graphs - non_torch - margin
     return Division(
@@ -158,6 +170,15 @@ def vllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -
     )
 
 
+def vllm_fraction(total_bytes: int, engine: EngineRow, used_bytes: int) -> float:
+    """vLLM's own fraction, or less where others hold so much that it would not start.
+
+    It refuses to start unless this share of the whole card is free.
+    """
+    free = total_bytes - used_bytes - engine.memory["non_torch_bytes"]
+    return max(0.0, min(engine.memory["memory_fraction"], math.floor(100 * free / total_bytes) / 100))
+
+
 def prefill_activation_bytes(model: ModelRow, batched_tokens: int) -> int:
     """Peak of one prefill step at 16 bit."""
     return 2 * batched_tokens * (3 * (model.intermediate_size or 0) + 4 * model.hidden_size)
@@ -170,16 +191,16 @@ def llama_cpp(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Dema
     """
     micro = demand.micro_batch_tokens or round(engine.memory["micro_batch_tokens"])
     compute = 4 * micro * (model.vocabulary_size + 2 * model.hidden_size)
-    weights, margin = weights_bytes(model, embedding_on_host=True), round(engine.memory["margin_bytes"])
+    weights, margin = weights_bytes(model, True, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
     context = round(engine.memory["context_bytes"])
-    room = total_bytes - weights - compute - context - margin
+    room = total_bytes - demand.used_bytes - weights - compute - context - margin
     return Division(
         weights_bytes=weights,
         activation_bytes=compute,
         graphs_bytes=0,
         non_torch_bytes=context,
         margin_bytes=margin,
-        reserved_bytes=0,
+        reserved_bytes=demand.used_bytes,
         kv_room_bytes=room,
         formula="memory.llama_cpp_pool",
         micro_batch_tokens=micro,
@@ -193,16 +214,16 @@ def exllamav3(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Dema
     """
     batch = demand.batched_tokens or round(engine.memory["batched_tokens"])
     activation = prefill_activation_bytes(model, batch)
-    weights, margin = weights_bytes(model, embedding_on_host=False), round(engine.memory["margin_bytes"])
+    weights, margin = weights_bytes(model, False, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
     context = round(engine.memory["context_bytes"])
-    room = total_bytes - weights - activation - context - margin
+    room = total_bytes - demand.used_bytes - weights - activation - context - margin
     return Division(
         weights_bytes=weights,
         activation_bytes=activation,
         graphs_bytes=0,
         non_torch_bytes=context,
         margin_bytes=margin,
-        reserved_bytes=0,
+        reserved_bytes=demand.used_bytes,
         kv_room_bytes=room,
         formula="memory.exllamav3_pool",
         batched_tokens=batch,
@@ -215,9 +236,9 @@ def sfllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) 
     Source: formula `memory.sfllm_pool`.
     """
     fraction = demand.memory_fraction or engine.memory["memory_fraction"]
-    weights, margin = weights_bytes(model, embedding_on_host=False), round(engine.memory["margin_bytes"])
+    weights, margin = weights_bytes(model, False, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
     context = round(engine.memory["context_bytes"])
-    free = total_bytes - weights - context
+    free = total_bytes - demand.used_bytes - weights - context
     pool = math.floor(free * fraction)
     return Division(
         weights_bytes=weights,
@@ -225,7 +246,7 @@ def sfllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) 
         graphs_bytes=0,
         non_torch_bytes=context,
         margin_bytes=margin,
-        reserved_bytes=0,
+        reserved_bytes=demand.used_bytes,
         kv_room_bytes=pool - margin,
         formula="memory.sfllm_pool",
         memory_fraction=fraction,

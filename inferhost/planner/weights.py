@@ -1,7 +1,7 @@
-"""How many bytes a model is: resident in the card, read per token, and cached per token of context.
+"""How many bytes a model is: resident in the card, and read per token.
 
-Shape and number formats come from the catalogue row; an exact file size wins over the computed one. Only full
-attention is understood: the other kinds follow rules of their own and are refused, not guessed.
+Shape and number formats come from the catalogue row; an exact file size wins over the computed one. A shape whose
+cache cannot be computed is refused, not guessed.
 """
 
 from __future__ import annotations
@@ -9,23 +9,27 @@ from __future__ import annotations
 from inferhost.catalogue.rows import ModelRow
 from inferhost.schema.problems import Problem
 
-NOT_UNDERSTOOD = {
-    "mla": "compressed attention (MLA)",
-    "sliding": "a sliding window",
-    "hybrid": "a state per sequence beside the cache",
-    "mixed": "layers of different shapes",
+VISION_BITS = 16
+MISSING_PARTS = {
+    "full": ("head_dim",),
+    "mla": ("mla",),
+    "sliding": ("head_dim", "sliding"),
+    "hybrid": ("head_dim", "state"),
+    "mixed": ("head_dim",),
 }
+"""What has to be known of each kind of attention before its cache can be computed."""
 
 
 def shape_problem(model: ModelRow, path: str) -> Problem | None:
-    """Why the model cannot be computed, or nothing."""
-    if model.attention == "full" and model.head_dim is not None and model.intermediate_size is not None:
+    """Why the model's memory cannot be computed, or nothing."""
+    missing = [name for name in MISSING_PARTS[model.attention] if getattr(model, name) is None]
+    if not missing:
         return None
-    why = NOT_UNDERSTOOD.get(model.attention, "a shape that the catalogue does not fully know")
     return Problem(
         path,
-        f'found "{model.key}", which has {why}: its memory follows rules that this planner does not know yet',
-        "a model with full attention",
+        f'found "{model.key}", a model with {model.attention} attention whose {" and ".join(missing)} '
+        "the catalogue does not know: its memory cannot be computed",
+        "a model of the catalogue without gaps; inferhost model PATH reads a checkpoint's shape",
         "model-shape",
     )
 
@@ -44,12 +48,13 @@ def head_bytes(model: ModelRow) -> float:
 def linear_parameters(model: ModelRow, active_only: bool) -> int:
     """Weights between the embeddings; with `active_only` those that one token passes through."""
     tables = (1 if model.tied_embeddings else 2) * model.vocabulary_size * model.hidden_size
-    total = model.active_parameters if active_only and model.active_parameters is not None else model.parameters
+    whole = model.parameters - model.vision_parameters
+    total = model.active_parameters if active_only and model.active_parameters is not None else whole
     return max(0, total - tables)
 
 
-def weights_bytes(model: ModelRow, embedding_on_host: bool) -> int:
-    """Weights resident in the card's memory, in bytes.
+def weights_bytes(model: ModelRow, embedding_on_host: bool, tensor_parallel_size: int = 1) -> int:
+    """Weights resident in the memory of each card, in bytes.
 
     Quantised checkpoints keep their embeddings at 16 bit, which is why bits times parameters is too little.
     llama.cpp keeps an untied input embedding in host memory.
@@ -58,8 +63,22 @@ def weights_bytes(model: ModelRow, embedding_on_host: bool) -> int:
     untied = 0.0 if model.tied_embeddings else embedding_bytes(model)
     total = model.weights_bytes
     if total is None:
-        total = round(linear_parameters(model, False) * model.linear_bits / 8 + head_bytes(model) + untied)
-    return round(total - untied) if embedding_on_host else total
+        vision = VISION_BITS / 8 * model.vision_parameters
+        linear = linear_parameters(model, False) * model.linear_bits / 8
+        total = round(linear + head_bytes(model) + untied + vision)
+    resident = total - untied if embedding_on_host else total
+    return round(resident / tensor_parallel_size + replicated_bytes(model) * (1 - 1 / tensor_parallel_size))
+
+
+def replicated_bytes(model: ModelRow) -> float:
+    """Weights that every card of a tensor parallel group holds whole: the projections into the latent vectors.
+
+    Source: formula `memory.weights_per_card`.
+    """
+    if model.mla is None:
+        return 0.0
+    latent = model.mla.kv_lora_rank + model.mla.qk_rope_head_dim + (model.mla.q_lora_rank or 0)
+    return model.layers * model.hidden_size * latent * model.linear_bits / 8
 
 
 def bytes_read_per_token(model: ModelRow) -> int:
@@ -72,11 +91,3 @@ def bytes_read_per_token(model: ModelRow) -> int:
     if model.weights_bytes is not None and model.active_parameters is None:
         return weights_bytes(model, embedding_on_host=True)
     return round(linear_parameters(model, True) * model.linear_bits / 8 + head_bytes(model))
-
-
-def kv_bytes_per_token(model: ModelRow, bytes_per_element: float) -> int:
-    """KV cache of one token, in bytes, on one card; K and V of every layer whose cache grows.
-
-    Source: formula `memory.kv_bytes_per_token`.
-    """
-    return round(2 * model.kv_layers * model.kv_heads * (model.head_dim or 0) * bytes_per_element)

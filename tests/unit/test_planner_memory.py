@@ -3,6 +3,7 @@
 import pytest
 
 from inferhost.planner import memory_rules, weights
+from inferhost.planner.kv_cache import cache_layout
 from tests.unit.planner_wishes import CATALOGUE, planned, refusal, wish
 
 MIB, GIB = 2**20, 2**30
@@ -42,7 +43,7 @@ VLLM_LOGS = [
 @pytest.mark.parametrize("case", LLAMA_CPP_LOGS, ids=lambda case: case[0])
 def test_the_kv_cache_is_the_published_one_exactly(case):
     _, model, cells, k_bytes, v_bytes, printed_mib = case
-    per_token = weights.kv_bytes_per_token(CATALOGUE.models[model], (k_bytes + v_bytes) / 2)
+    per_token = cache_layout(CATALOGUE.models[model], "llama.cpp", (k_bytes + v_bytes) / 2).bytes_per_token
     assert cells * per_token / MIB == printed_mib
 
 
@@ -60,7 +61,7 @@ def test_vllm_is_never_promised_more_tokens_than_it_printed(case):
     row = CATALOGUE.models[model]
     demand = memory_rules.Demand(2048, sequences, fraction, batch)
     division = memory_rules.vllm(round(total_gib * GIB), row, CATALOGUE.engines["vllm"], demand)
-    promised = division.kv_room_bytes // weights.kv_bytes_per_token(row, 2.0)
+    promised = division.kv_room_bytes // cache_layout(row, "vllm", 2.0).bytes_per_token
     # The rule keeps its margin, so the promise is below; 10 % bounds how much of a small card the margin may cost.
     assert 0.9 * printed <= promised <= printed
 
@@ -80,7 +81,7 @@ def test_mistral_large_awq_reads_the_published_bytes_per_token():
     # planner-anchors.md 2.4: 64.1 GB per token and 0.36 MB of KV cache per token of context.
     row = CATALOGUE.models[MISTRAL]
     assert weights.bytes_read_per_token(row) / 1e9 == pytest.approx(64.1, abs=0.05)
-    assert weights.kv_bytes_per_token(row, 2.0) == 360448
+    assert cache_layout(row, "vllm", 2.0).bytes_per_token == 360448
 
 
 def test_sglangs_own_fraction_on_the_pro_6000_is_the_published_one():

@@ -1,8 +1,11 @@
 """What cannot work is refused with the variable, the value and what would work; the whole text counts."""
 
+import dataclasses
+
 import pytest
 
-from tests.unit.planner_wishes import gpu, hardware, planned, refusal, wish
+from inferhost.planner.weights import shape_problem
+from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal, wish
 
 PRO_6000 = "rtx-pro-6000-bw-ws"
 MISTRAL = "mistral-large-instruct-2411-awq"
@@ -196,7 +199,7 @@ def test_hardware_problems_are_named_as_the_variable_that_holds_them():
 def test_an_unknown_model_is_refused_with_the_nearest_one():
     assert refusal(wish(PRO_6000, "mistral-large-2411-awq")) == (
         'error: inferhost_service_model: found "mistral-large-2411-awq", which the catalogue does not know\n'
-        f"hint: near it: {MISTRAL}; {LISTED.format('models')}"
+        f"hint: near it: {MISTRAL}, mistral-large-instruct-2411; {LISTED.format('models')}"
     )
 
 
@@ -222,9 +225,13 @@ def test_a_refusal_is_plain_text_without_the_markup_of_ansible():
 
 
 def test_a_model_whose_memory_is_not_understood_is_refused_and_not_guessed():
-    assert refusal(wish(PRO_6000, "deepseek-coder-v2-lite-instruct")) == (
-        'error: inferhost_service_model: found "deepseek-coder-v2-lite-instruct", which has compressed attention '
-        "(MLA): its memory follows rules that this planner does not know yet\nhint: a model with full attention"
+    shapeless = dataclasses.replace(CATALOGUE.models["deepseek-r1"], mla=None)
+    problem = shape_problem(shapeless, "inferhost_service_model")
+    assert problem is not None
+    assert "\n".join(problem.lines()) == (
+        'error: inferhost_service_model: found "deepseek-r1", a model with mla attention whose mla the catalogue '
+        "does not know: its memory cannot be computed\n"
+        "hint: a model of the catalogue without gaps; inferhost model PATH reads a checkpoint's shape"
     )
 
 
