@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from typing import Any
 
+from inferhost.host.cpufreq import Preference
 from inferhost.host.gpu import watts
 from inferhost.host.machine import Machine
 from inferhost.host.nvml import Card, Nvml, NvmlError, open_nvml
@@ -69,13 +70,19 @@ def cpu_facts(machine: Machine) -> dict[str, Any]:
             places.add((socket, core))
     nodes = [n for n in machine.entries("/sys/devices/system/node") if n.startswith("node") and n[4:].isdigit()]
     model = _field(machine, "/proc/cpuinfo", "model name")
+    governed = [f"{CPU}/{cpu}/cpufreq" for cpu in cpus if machine.exists(f"{CPU}/{cpu}/cpufreq/scaling_governor")]
+    drivers = {machine.read_text(f"{folder}/scaling_driver") for folder in governed}
+    offered = [machine.read_text(f"{folder}/{Preference.offered}") for folder in governed]
+    common = set.intersection(*(set((words or "").split()) for words in offered)) if offered else set()
     return {
         "model": model,
         "sockets": len({socket for socket, _ in places}) or None,
         "cores": len(places) or None,
         "threads": len(cpus) or None,
         "numa_nodes": len(nodes) or 1,
-        "cpufreq": any(machine.exists(f"{CPU}/{cpu}/cpufreq/scaling_governor") for cpu in cpus),
+        "cpufreq": bool(governed),
+        "scaling_driver": drivers.pop() if len(drivers) == 1 else None,
+        "energy_performance_preferences": sorted(common),
     }
 
 

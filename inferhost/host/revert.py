@@ -14,7 +14,7 @@ from inferhost.host import account, gpu, placed
 from inferhost.host.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
 from inferhost.host.clock_lock import GraphicsClockLock
 from inferhost.host.clock_record import CLOCKS
-from inferhost.host.governor import restore_governor
+from inferhost.host.cpufreq import restore_frequency
 from inferhost.host.knob import Knob, restore_knobs
 from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
 from inferhost.host.nvml import NO_DRIVER, Nvml, NvmlError, open_nvml
@@ -35,7 +35,7 @@ def revert(machine: Machine, sections: Sequence[str], report: Report) -> None:
         everything = set(sections) >= set(SECTIONS)
         _restore_gpus(machine, baseline.of("gpu", sections), baseline, report)
         restore_sysctl(machine, baseline.of("sysctl", sections), baseline, report)
-        restore_governor(machine, baseline.of("cpu", sections), baseline, report)
+        restore_frequency(machine, baseline.of("cpu", sections), baseline, report)
         gone = placed.restore_files(machine, baseline.of("file", sections), baseline, report)
         kept = placed.restore_directories(machine, baseline.of("dir", sections), gone, baseline, report)
         account.restore_users(machine, baseline.of("user", sections), baseline, report)

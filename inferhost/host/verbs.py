@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from inferhost.host import account, engine, governor, gpu, load, placed, service, sysctl
+from inferhost.host import account, cpufreq, engine, gpu, load, placed, service, sysctl
 from inferhost.host.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.card_knob import CardKnob
 from inferhost.host.clock_lock import GraphicsClockLock
@@ -72,9 +72,9 @@ def apply(machine: Machine, plan: Plan, sections: Sequence[str], report: Report)
                 apply_knobs(knobs, baseline, report)
         if "cpu" in chosen:
             knobs = sysctl.knobs(machine, plan.sysctl)
-            _record(knobs + governor.knobs(machine, plan.cpu.governor), baseline, report)
+            _record(knobs + cpufreq.touched(machine, plan.cpu), baseline, report)
             apply_knobs(knobs, baseline, report)
-            governor.apply_governor(machine, plan.cpu.governor, baseline, report)
+            cpufreq.apply_frequency(machine, plan.cpu, baseline, report)
         if "service" in chosen:
             engine.retire_engines(machine, plan, baseline, report)
             engine.apply_engines(machine, plan, report)
@@ -98,7 +98,7 @@ def verify(
                 verify_under_load(machine, knobs, load_s, report)
     if "cpu" in chosen:
         verify_knobs(sysctl.knobs(machine, plan.sysctl), report)
-        governor.verify_governor(machine, plan.cpu.governor, report)
+        cpufreq.verify_frequency(machine, plan.cpu, report)
     placed.verify_files(machine, placed.placed_files(plan, chosen), report)
     if "service" in chosen:
         for entry in plan.service:
@@ -210,7 +210,7 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     if "gpu" in plan.manage:
         found.update(_gpu_records(machine, plan, baseline, report))
     if "cpu" in plan.manage:
-        cpu = sysctl.knobs(machine, plan.sysctl) + governor.knobs(machine, plan.cpu.governor)
+        cpu = sysctl.knobs(machine, plan.sysctl) + cpufreq.touched(machine, plan.cpu)
         found.update(originals(cpu, baseline))
     files = [(f.path, f.section) for f in placed.placed_files(plan, plan.manage)]
     found.update(placed.file_records(machine, files))

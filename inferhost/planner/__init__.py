@@ -48,7 +48,7 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     if problems or rows is None or drivers is None or gpus is None or service is None:
         raise InputError(problems)
     reasons = [*drivers[1], *_untouched(request), *gpus[1]]
-    pending = [*drivers[2], *gpus[2], *service.pending]
+    pending = [*drivers[2], *gpus[2], *(cpu.pending if cpu else ()), *service.pending]
     reasons += [*(cpu.reasons if cpu else ()), *service.reasons]
     files = [*(cpu.files if cpu else ()), *service.files]
     return identified(

@@ -1,4 +1,4 @@
-"""Processor and kernel settings: governor, NUMA balancing, swappiness, limits of login sessions.
+"""Processor and kernel settings: governor and its preference, NUMA balancing, swappiness, limits of login sessions.
 
 Takes the wish and what the hardware offers; a knob that this host does not have is left alone and said so. The
 files are complete texts, so that placing them needs no template.
@@ -13,7 +13,7 @@ from typing import Any
 from inferhost.planner.reasons import NO_GAIN, reason
 from inferhost.planner.request import Request
 from inferhost.schema.document import shown
-from inferhost.schema.plan import Cpu, File, Reason
+from inferhost.schema.plan import FORCING_DRIVERS, PERFORMANCE, Cpu, File, Pending, Reason
 from inferhost.schema.problems import InputError, Problem
 
 SYSCTL_PATH = "/etc/sysctl.d/90-inferhost.conf"
@@ -21,6 +21,8 @@ LIMITS_PATH = "/etc/security/limits.d/90-inferhost.conf"
 NOTICE = "# Placed by inferhost; put your own settings into a file of your own."
 SYSCTL_NAME = re.compile(r"[a-z0-9_]+([./][A-Za-z0-9_*:-]+)+")
 OPTION = "inferhost_cpu_"
+PREFERENCE = OPTION + "energy_performance_preference"
+CPU_GAIN = f"{NO_GAIN}: the processor only hands work to the card"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +33,17 @@ class CpuSection:
     sysctl: dict[str, str]
     files: tuple[File, ...]
     reasons: list[Reason]
+    pending: list[Pending]
 
 
 def cpu_section(request: Request, engine_is_bound: bool) -> CpuSection:
     """The processor's settings, or `InputError`; `engine_is_bound` says whether the engine stays on one node."""
-    problems = limit_problems(request) + _sysctl_problems(request)
+    governor, reasons = _governor(request)
+    problems = limit_problems(request) + _sysctl_problems(request) + _preference_problems(request, governor)
     if problems:
         raise InputError(problems)
-    governor, reasons = _governor(request)
+    preference, why_preference, pending = _preference(request, governor)
+    reasons.append(why_preference)
     sysctl: dict[str, str] = {}
     for name, value, why in (_numa_balancing(request, engine_is_bound), _swappiness(request)):
         reasons += [why] if value is not None else []
@@ -74,7 +79,11 @@ def cpu_section(request: Request, engine_is_bound: bool) -> CpuSection:
                    f"wish:{OPTION}sysctl")
         )  # fmt: skip
     return CpuSection(
-        Cpu(governor), dict(sorted(sysctl.items())), tuple(sorted(files, key=lambda f: f.path)), reasons
+        Cpu(governor, preference),
+        dict(sorted(sysctl.items())),
+        tuple(sorted(files, key=lambda f: f.path)),
+        reasons,
+        pending,
     )
 
 
@@ -100,15 +109,62 @@ def _governor(request: Request) -> tuple[str | None, list[Reason]]:
     option = OPTION + "governor"
     wanted = request.wish.text(option)
     if not request.hardware.cpu.cpufreq:
-        owner = request.hardware.virtualization
-        who = "this kernel cannot set frequencies" if owner == "none" else f"{owner} owns the processor's frequency"
-        because, value, source = f"not applicable: {who}", None, "formula:cpu.cpufreq"
+        because, value, source = _no_cpufreq(request), None, "formula:cpu.cpufreq"
     elif wanted == "leave":
         because, value, source = "left alone, as the wish says", None, f"wish:{option}"
     else:
         because, value, source = f"{request.origin(option)}", wanted, f"wish:{option}"
-    gain = f"{NO_GAIN}: the processor only hands work to the card"
-    return value, [reason("cpu.governor", value, because, source, gain=gain)]
+    return value, [reason("cpu.governor", value, because, source, gain=CPU_GAIN)]
+
+
+def _preference(request: Request, governor: str | None) -> tuple[str | None, Reason, list[Pending]]:
+    """The energy performance preference, or nothing where the governor decides it or the driver has none.
+
+    Source: formula `cpu.energy_performance_preference`.
+    """
+    wanted, cpu = request.wish.text(PREFERENCE), request.hardware.cpu
+    value, source = None, f"wish:{PREFERENCE}"
+    if not cpu.cpufreq:
+        because, source = _no_cpufreq(request), "formula:cpu.cpufreq"
+    elif _is_forced(request, governor):
+        because = f"not asked for: {cpu.scaling_driver} forces {PERFORMANCE} under the governor {PERFORMANCE}"
+        source = "formula:cpu.energy_performance_preference"
+    elif wanted == "leave":
+        because = f"left alone ({request.origin(PREFERENCE)})"
+    elif cpu.energy_performance_preferences == ():
+        because = f"not applicable: {cpu.scaling_driver or 'this frequency driver'} has no such setting"
+        source = "formula:cpu.energy_performance_preference"
+    else:
+        because, value = request.origin(PREFERENCE), wanted
+    pending = []
+    if value is not None and cpu.energy_performance_preferences is None:
+        needs = "the processor's own list of preferences"
+        why = "what the frequency driver offers is not known here: the host checks it and says what it found"
+        pending.append(Pending("cpu.energy_performance_preference", needs, why))
+    return value, reason("cpu.energy_performance_preference", value, because, source, gain=CPU_GAIN), pending
+
+
+def _preference_problems(request: Request, governor: str | None) -> list[Problem]:
+    wanted, cpu = request.wish.text(PREFERENCE), request.hardware.cpu
+    offered = cpu.energy_performance_preferences
+    if wanted == "leave" or not cpu.cpufreq:
+        return []
+    if _is_forced(request, governor) and wanted != PERFORMANCE:
+        message = f"found {wanted}, but {cpu.scaling_driver} forces {PERFORMANCE} under the governor {PERFORMANCE}"
+        return [Problem(PREFERENCE, message, f"set {OPTION}governor to powersave, which follows the preference")]
+    if offered and wanted not in offered:
+        return [Problem(PREFERENCE, f"found {wanted}, this processor offers {', '.join(offered)}")]
+    return []
+
+
+def _is_forced(request: Request, governor: str | None) -> bool:
+    return governor == PERFORMANCE and request.hardware.cpu.scaling_driver in FORCING_DRIVERS
+
+
+def _no_cpufreq(request: Request) -> str:
+    owner = request.hardware.virtualization
+    who = "this kernel cannot set frequencies" if owner == "none" else f"{owner} owns the processor's frequency"
+    return f"not applicable: {who}"
 
 
 def _numa_balancing(request: Request, engine_is_bound: bool) -> tuple[str, str | None, Reason]:

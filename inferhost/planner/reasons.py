@@ -60,7 +60,7 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
         names = ("persistence_mode", "power_limit_w", "graphics_clock_lock_mhz", "memory_clock_lock_mhz")
         paths |= {f"gpus[{n}].{name}" for n in range(len(plan.gpus)) for name in names}
     if "cpu" in plan.manage:
-        paths |= {"cpu.governor"} | {f"sysctl.{name}" for name in plan.sysctl}
+        paths |= {"cpu.governor", "cpu.energy_performance_preference"} | {f"sysctl.{name}" for name in plan.sysctl}
     paths |= {f"env.{instance}.{name}" for instance, values in plan.env.items() for name in values}
     paths |= {f"files.{file.path}" for file in plan.files}
     for dropin in plan.dropins:

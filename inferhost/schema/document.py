@@ -4,7 +4,7 @@ A document is a frozen dataclass whose hints are made of bool, int, float, str, 
 Tuple[T, ...], Dict[str, T] and other documents; those same hints are the reader, the writer and the schema, so
 that the three cannot disagree. Hints are spelt for Python 3.9 (`Optional[int]`, not `int | None`), because
 the host program resolves them there. `bool` is refused where a number is wanted: `true` is an `int` to Python
-and never to a person.
+and never to a person. A field with a default may be missing, every other one may not.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def json_schema(hint: Any) -> dict[str, Any]:
             "type": "object",
             "description": (hint.__doc__ or "").split("\n")[0],
             "properties": {n: json_schema(hints[n]) for n in names},
-            "required": names,
+            "required": [f.name for f in dataclasses.fields(hint) if f.default is dataclasses.MISSING],
             "additionalProperties": False,
         }
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -154,9 +154,9 @@ def _object(cls: Any, value: object, path: str, problems: list[Problem]) -> Any:
     for key in value:
         if key not in names:
             problems.append(Problem(_join(path, key), "is not a known key", near(str(key), names)))
-    for name in names:
-        if name not in value:
-            problems.append(Problem(_join(path, name), "is missing"))
+    for field in dataclasses.fields(cls):
+        if field.name not in value and field.default is dataclasses.MISSING:
+            problems.append(Problem(_join(path, field.name), "is missing"))
     members = {n: _read(hints[n], value[n], _join(path, n), problems) for n in names if n in value}
     return cls(**members) if len(problems) == before else None
 

@@ -26,12 +26,17 @@ class HardwareGpu:
 
 @dataclasses.dataclass(frozen=True)
 class HardwareCpu:
-    """The processors. `cpufreq` says whether this kernel can set frequencies at all."""
+    """The processors. `cpufreq` says whether this kernel can set frequencies at all, `scaling_driver` by what.
+
+    An empty list of energy performance preferences is a driver that has none.
+    """
 
     sockets: int
     cores: int
     numa_nodes: int
     cpufreq: bool
+    scaling_driver: Optional[str] = None
+    energy_performance_preferences: Optional[Tuple[str, ...]] = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,20 @@ from typing import Any, Optional, Tuple, Union
 from inferhost.schema import document
 from inferhost.schema.problems import InputError, Problem
 
-SCHEMA = 1
-READABLE_SCHEMAS = (1,)
+SCHEMA = 2
+READABLE_SCHEMAS = (1, 2)
+"""What schema 2 added has a default, so that a plan of schema 1 reads as one that leaves it alone."""
 
 SECTIONS = ("gpu", "cpu", "service")
 """What `inferhost_manage` may name, in the order in which it is placed."""
 
 DISRUPTIONS = ("none", "engine restart", "reboot")
+
+PERFORMANCE = "performance"
+FORCING_DRIVERS = ("intel_pstate", "amd-pstate-epp", "amd_pstate_epp")
+"""Frequency drivers in active mode, as `scaling_driver` names them: under the governor performance they force the
+energy performance preference. In passive mode they are intel_cpufreq and amd-pstate, which do not.
+Source: formula `cpu.energy_performance_preference`."""
 
 UNIT_DIRECTORY = "/etc/systemd/system"
 
@@ -71,6 +78,7 @@ class Cpu:
     """CPU settings without a file; `None` leaves a setting alone."""
 
     governor: Optional[str]
+    energy_performance_preference: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,12 +7,12 @@ import jsonschema
 import pytest
 
 from inferhost.schema import document
-from inferhost.schema.plan import Dropin, Plan, identified, read_plan
+from inferhost.schema.plan import Cpu, Dropin, Plan, identified, read_plan
 from inferhost.schema.problems import InputError
 from inferhost.schema.result import Verdict
 
 PLAN: dict[str, Any] = {
-    "schema": 1,
+    "schema": 2,
     "plan_id": "",
     "wish_sha256": "0" * 64,
     "host": {"name": "h", "simulated": False},
@@ -29,7 +29,7 @@ PLAN: dict[str, Any] = {
             "memory_clock_lock_mhz": None,
         }
     ],
-    "cpu": {"governor": None},
+    "cpu": {"governor": None, "energy_performance_preference": None},
     "sysctl": {"vm.swappiness": "10"},
     "env": {},
     "files": [],
@@ -50,6 +50,16 @@ def test_a_document_survives_the_round_trip():
     assert document.plain(read_plan(PLAN)) == PLAN
 
 
+def test_a_plan_of_the_schema_before_reads_as_one_that_leaves_the_new_settings_alone():
+    before = changed(schema=1, cpu={"governor": "performance"})
+    assert read_plan(before).cpu == Cpu("performance", None)
+
+
+def test_a_field_without_a_default_may_not_be_missing():
+    with pytest.raises(InputError, match=r"cpu\.governor: is missing"):
+        read_plan(changed(cpu={"energy_performance_preference": None}))
+
+
 def test_the_generated_schema_accepts_what_the_reader_accepts():
     jsonschema.validate(PLAN, document.json_schema(Plan))
 
@@ -57,13 +67,13 @@ def test_the_generated_schema_accepts_what_the_reader_accepts():
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (changed(schema=99), "error: plan: schema: found 99, this program reads 1"),
+        (changed(schema=99), "error: plan: schema: found 99, this program reads 1, 2"),
         (changed(host={"name": "h"}), "error: plan: host.simulated: is missing"),
         (changed(gpu=[]), 'error: plan: gpu: is not a known key\nhint: did you mean "gpus"?'),
         (changed(sysctl={"a": 1}), "error: plan: sysctl.a: found 1, wanted text"),
         (changed(manage="gpu"), 'error: plan: manage: found "gpu", wanted a list'),
         (changed(host={"name": "h", "simulated": 1}), "error: plan: host.simulated: found 1, wanted a boolean"),
-        ([], "error: plan: schema: found nothing, this program reads 1"),
+        ([], "error: plan: schema: found nothing, this program reads 1, 2"),
     ],
 )
 def test_a_broken_document_is_refused_with_place_finding_and_wish(broken, message):

@@ -26,6 +26,7 @@ from inferhost.host.machine import Clock, Finished, Machine
 from inferhost.host.placed import placed_files
 from inferhost.schema import document
 from inferhost.schema.plan import (
+    SCHEMA,
     Cpu,
     Driver,
     Dropin,
@@ -55,6 +56,7 @@ DROPIN = f"/etc/systemd/system/{UNIT}.d/10-inferhost.conf"
 SYSCTL_FILE = "/etc/sysctl.d/90-inferhost.conf"
 ENGINE = ("/usr/local/bin/llama-server", "--model", "/srv/m.gguf", "--port", "30000")
 PID = "4242"
+PREFERENCES = "default performance balance_performance balance_power power"
 
 
 def plan(**changes: Any) -> Plan:
@@ -92,14 +94,14 @@ def plan(**changes: Any) -> Plan:
         disruption="engine restart",
     )
     whole = Plan(
-        schema=1,
+        schema=SCHEMA,
         plan_id="",
         wish_sha256="0" * 64,
         host=Host("box", True),
         manage=("gpu", "cpu", "service"),
         driver=Driver("open", None, None, None),
         gpus=(gpu,),
-        cpu=Cpu("performance"),
+        cpu=Cpu("performance", "performance"),
         sysctl={"vm.swappiness": "10"},
         env={"main": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}},
         files=files,
@@ -186,6 +188,9 @@ class FakeHost:
             folder = f"/sys/devices/system/cpu/cpu{cpu}/cpufreq"
             self.write(f"{folder}/scaling_governor", "powersave\n")
             self.write(f"{folder}/scaling_available_governors", "performance powersave schedutil\n")
+            self.write(f"{folder}/scaling_driver", "intel_cpufreq\n")
+            self.write(f"{folder}/energy_performance_preference", "balance_performance\n")
+            self.write(f"{folder}/energy_performance_available_preferences", f"{PREFERENCES}\n")
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         target = self.at(path)

@@ -16,7 +16,7 @@ import pytest
 from inferhost.host import cli
 from inferhost.host.zipapp_build import build, members
 from inferhost.schema import document, result
-from tests.unit.host.fake_host import FakeHost
+from tests.unit.host.fake_host import PREFERENCES, FakeHost
 
 ISOLATED = [sys.executable, "-I"]
 
@@ -150,6 +150,8 @@ def test_facts_are_those_that_discovery_writes_down(host: FakeHost):
         "threads": 2,
         "numa_nodes": 1,
         "cpufreq": True,
+        "scaling_driver": "intel_cpufreq",
+        "energy_performance_preferences": sorted(PREFERENCES.split()),
     }
     assert facts["gpus"][0]["power_max_w"] == 600
     assert facts["gpus"][0]["virtualization_mode"] == "passthrough"
@@ -184,7 +186,7 @@ def test_a_plan_of_another_schema_is_refused_with_both_numbers(host: FakeHost):
     path.write_text('{"schema": 99}')
     answer = host.run("verify", "--plan", str(path))
     assert answer.code == 2
-    assert answer.problems[0]["message"] == "found 99, this program reads 1"
+    assert answer.problems[0]["message"] == "found 99, this program reads 1, 2"
 
 
 def test_the_answer_is_a_result_document(host: FakeHost):

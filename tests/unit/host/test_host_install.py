@@ -20,7 +20,9 @@ def test_the_record_is_on_disk_before_program_and_plan(host: FakeHost):
 def test_install_records_everything_that_the_plan_may_change(host: FakeHost):
     assert host.run("install").code == 0
     assert sorted(host.baseline()) == [
+        "cpu:0:energy_performance_preference",
         "cpu:0:governor",
+        "cpu:1:energy_performance_preference",
         "cpu:1:governor",
         "dir:/etc/inferhost",
         f"dir:{DROPIN.rpartition('/')[0]}",

@@ -218,5 +218,5 @@ def test_status_says_what_is_installed_and_recorded(host: FakeHost):
     host.converge()
     facts = host.run("status").document["facts"]
     assert facts["plan_id"] == host.plan.plan_id
-    assert facts["recorded"] == {"gpu": 2, "cpu": 4, "service": 5}
+    assert facts["recorded"] == {"gpu": 2, "cpu": 6, "service": 5}
     assert facts["unit_states"] == {"inferhost-serve@main.service": "active"}
