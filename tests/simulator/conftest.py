@@ -114,7 +114,6 @@ def pair(bare: Machine, tmp_path: Path) -> Machine:
 [gpu]
 uuid = GPU-5a1b6000-2bb1-4000-8000-000000000002 | assumed | test
 pci_bus_id = 00000000:0B:00.0 | assumed | test
-minor_number = 1 | assumed | test
 """
     text = PERSONALITY.read_text() + second
     (tmp_path / "pair.txt").write_text(text)

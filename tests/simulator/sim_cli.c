@@ -13,17 +13,18 @@
 #include "sim_personality.h"
 
 static const char *const sim_usage =
-	"usage: inferhost-sim init PERSONALITY_FILE\n"
+	"usage: inferhost-sim init PERSONALITY_FILE...     several kinds of cards in one machine: several files\n"
 	"       inferhost-sim dump [--all]\n"
 	"       inferhost-sim set KEY VALUE [--gpu N]      KEY: power_limit_mw persistence compute_mode "
 	"ambient_celsius\n"
 	"                                                  graphics_clock_lock_mhz memory_clock_lock_mhz (MIN,MAX or "
 	"none)\n"
+	"                                                  application_clocks_mhz (MEMORY,GRAPHICS)\n"
 	"       inferhost-sim load on|off [--gpu N] [--pid PID]\n"
 	"       inferhost-sim advance SECONDS              whole tenths of a second of virtual time\n"
 	"       inferhost-sim fault SETTING accepted_ignored|clamped|off [VALUE] [--gpu N]\n"
 	"                                                  SETTING: power_limit persistence graphics_clock "
-	"memory_clock\n"
+	"memory_clock application_clocks compute_mode\n"
 	"       inferhost-sim fail FUNCTION CODE [COUNT]   or: fail FUNCTION off\n"
 	"       inferhost-sim fail-nth N CODE [once|forever]   or: fail-nth off\n"
 	"       inferhost-sim lost GPU\n"
@@ -51,42 +52,40 @@ int sim_refused(const char *place, const char *found, const char *wanted)
 	return SIM_BAD_INPUT;
 }
 
-static bool sim_copied(const char *from, const char *to)
+static bool sim_written(const char *path, const char *text, size_t size)
 {
-	char block[4096];
-	size_t got;
-	FILE *in = fopen(from, "re"), *out = fopen(to, "we");
-	bool whole = in && out;
+	FILE *out = fopen(path, "we");
+	bool whole = out && fwrite(text, 1, size, out) == size;
 
-	while (whole && (got = fread(block, 1, sizeof block, in)) > 0)
-		whole = fwrite(block, 1, got, out) == got;
-	if (in)
-		fclose(in);
 	if (out)
 		whole &= fclose(out) == 0;
 	return whole;
 }
 
 /* The folder is open to all: NVML is readable by every user, and every reader is a client of the driver. */
-static int sim_command_init(const char *personality)
+static int sim_command_init(const char *const *personalities, int count)
 {
 	static struct sim_state state;
-	char folder[4096], path[4096];
+	char folder[4096], path[4096], *text = NULL;
+	size_t size = 0;
+	FILE *copy = open_memstream(&text, &size);
 
-	if (!sim_personality_read(personality, &state))
+	if (!copy || !sim_personality_read(personalities, count, &state, copy))
 		return SIM_BAD_INPUT;
+	fclose(copy);
 	sim_state_power_on(&state);
 	sim_path(folder, sizeof folder, "");
 	if (mkdir(folder, 0777) == 0)
 		(void)chmod(folder, 0777);
 	sim_path(path, sizeof path, "personality");
-	if (!sim_copied(personality, path) || !sim_session_replace(&state))
+	if (!sim_written(path, text, size) || !sim_session_replace(&state))
 		return sim_refused("state folder", folder, "a folder that can be written");
 	sim_path(path, sizeof path, "clients");
 	FILE *clients = fopen(path, "ae");
 	if (clients)
 		fclose(clients);
 	(void)chmod(path, 0666);
+	free(text);
 	return 0;
 }
 
@@ -155,8 +154,8 @@ int main(int count, char **words)
 {
 	struct sim_arguments arguments = {.count = count, .words = words, .next = 2, .gpu = -1, .pid = 1};
 
-	if (count == 3 && strcmp(words[1], "init") == 0)
-		return sim_command_init(words[2]);
+	if (count >= 3 && strcmp(words[1], "init") == 0)
+		return sim_command_init((const char *const *)&words[2], count - 2);
 	if (count == 2 && strcmp(words[1], "functions") == 0)
 		return sim_functions_printed();
 	if (count == 2 && strcmp(words[1], "dump") == 0)

@@ -91,6 +91,23 @@ static int sim_set_lock(struct sim_lock *lock, const struct sim_card *card, cons
 	return 0;
 }
 
+/* MEMORY,GRAPHICS from the card's lists, as somebody's `nvidia-smi -ac` would have left them. */
+static int sim_set_application_clocks(struct sim_gpu *gpu, const struct sim_assignment *set)
+{
+	unsigned int memory_mhz, graphics_mhz;
+	int used = 0;
+
+	if (gpu->card.application_clock_memory_mhz == 0)
+		return sim_refused(set->key, set->text, "a card that has application clocks");
+	if (sscanf(set->text, "%u,%u%n", &memory_mhz, &graphics_mhz, &used) != 2 || set->text[used] != '\0' ||
+		sim_memory_snap_mhz(&gpu->card, memory_mhz) != memory_mhz ||
+		sim_graphics_snap_mhz(&gpu->card, graphics_mhz) != graphics_mhz)
+		return sim_refused(set->key, set->text, "MEMORY,GRAPHICS in MHz, both from the card's lists");
+	gpu->application_memory_mhz = memory_mhz;
+	gpu->application_graphics_mhz = graphics_mhz;
+	return 0;
+}
+
 static int sim_set_gpu(struct sim_gpu *gpu, void *context)
 {
 	const struct sim_assignment *set = context;
@@ -129,6 +146,8 @@ static int sim_set_gpu(struct sim_gpu *gpu, void *context)
 		return sim_set_lock(&gpu->graphics_lock, &gpu->card, set, sim_graphics_snap_mhz);
 	if (strcmp(set->key, "memory_clock_lock_mhz") == 0)
 		return sim_set_lock(&gpu->memory_lock, &gpu->card, set, sim_memory_snap_mhz);
+	if (strcmp(set->key, "application_clocks_mhz") == 0)
+		return sim_set_application_clocks(gpu, set);
 	return sim_refused("set", set->key, "a key that can be set");
 }
 
@@ -199,6 +218,9 @@ static uint32_t sim_default_clamp(const struct sim_card *card, enum sim_setting 
 	if (setting == SIM_GRAPHICS_CLOCK)
 		return sim_graphics_snap_mhz(
 			card, (card->graphics_clock_min_mhz + card->load_graphics_clock_mhz) / 2);
+	if (setting == SIM_APPLICATION_CLOCKS)
+		return sim_graphics_snap_mhz(
+			card, (card->graphics_clock_min_mhz + card->application_clock_graphics_mhz) / 2);
 	return sim_memory_snap_mhz(card, card->load_memory_clock_mhz / 2);
 }
 
@@ -228,9 +250,12 @@ int sim_command_fault(struct sim_state *state, struct sim_arguments *arguments)
 	int mode = sim_named(mode_word, sim_fault_names, SIM_FAULT_CLAMPED + 1);
 
 	if (setting < 0)
-		return sim_refused("fault", setting_word, "power_limit, persistence, graphics_clock or memory_clock");
-	if (mode < 0 || (mode == SIM_FAULT_CLAMPED && setting == SIM_PERSISTENCE))
-		return sim_refused(setting_word, mode_word, "accepted_ignored, clamped (not for persistence) or off");
+		return sim_refused("fault", setting_word,
+			"power_limit, persistence, graphics_clock, memory_clock, application_clocks or compute_mode");
+	bool yes_or_no = setting == SIM_PERSISTENCE || setting == SIM_COMPUTE_MODE;
+	if (mode < 0 || (mode == SIM_FAULT_CLAMPED && yes_or_no))
+		return sim_refused(
+			setting_word, mode_word, "accepted_ignored, clamped (where there is a number) or off");
 	struct sim_switch fault = {(enum sim_setting)setting, (uint32_t)mode, sim_next(arguments)};
 	return sim_each(state, arguments, sim_fault_gpu, &fault);
 }

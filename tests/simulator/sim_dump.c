@@ -7,8 +7,27 @@
 #include "sim_physics.h"
 
 const char *const sim_setting_names[SIM_SETTING_COUNT] = {
-	"power_limit", "persistence", "graphics_clock", "memory_clock"};
+	"power_limit", "persistence", "graphics_clock", "memory_clock", "application_clocks", "compute_mode"};
 const char *const sim_fault_names[] = {"off", "accepted_ignored", "clamped"};
+
+/* Memory and graphics clock; null on a card without application clocks. */
+static void sim_dump_application_clocks(const struct sim_gpu *gpu)
+{
+	if (gpu->application_memory_mhz == 0)
+		printf("      \"application_clocks_mhz\": null,\n");
+	else
+		printf("      \"application_clocks_mhz\": [%u, %u],\n", gpu->application_memory_mhz,
+			gpu->application_graphics_mhz);
+}
+
+/* Current and pending; null on a card whose personality refuses the getter. */
+static void sim_dump_mode(const struct sim_gpu *gpu, const char *key, const struct sim_mode *mode, int getter)
+{
+	if (gpu->card.answer[getter] != 0)
+		printf("      \"%s\": null,\n", key);
+	else
+		printf("      \"%s\": [%u, %u],\n", key, mode->current, mode->pending);
+}
 
 static void sim_dump_lock(const char *key, const struct sim_lock *lock)
 {
@@ -21,7 +40,8 @@ static void sim_dump_lock(const char *key, const struct sim_lock *lock)
 static void sim_dump_faults(const struct sim_gpu *gpu)
 {
 	static const enum sim_setting sorted[] = {
-		SIM_GRAPHICS_CLOCK, SIM_MEMORY_CLOCK, SIM_PERSISTENCE, SIM_POWER_LIMIT};
+		SIM_APPLICATION_CLOCKS, SIM_COMPUTE_MODE, SIM_GRAPHICS_CLOCK, SIM_MEMORY_CLOCK, SIM_PERSISTENCE,
+		SIM_POWER_LIMIT};
 
 	printf("      \"faults\": {");
 	for (int i = 0; i < SIM_SETTING_COUNT; i++) {
@@ -36,9 +56,12 @@ static void sim_dump_gpu(const struct sim_gpu *gpu, bool all)
 	printf("    {\n");
 	if (all)
 		printf("      \"ambient_millicelsius\": %" PRId64 ",\n", gpu->ambient_millicelsius);
+	sim_dump_application_clocks(gpu);
 	printf("      \"compute_mode\": %u,\n", gpu->compute_mode);
-	if (all) {
+	if (all)
 		printf("      \"driver_loaded\": %s,\n", gpu->loaded ? "true" : "false");
+	sim_dump_mode(gpu, "ecc_mode", &gpu->ecc, SIM_FN_nvmlDeviceGetEccMode);
+	if (all) {
 		printf("      \"energy_mj\": %" PRIu64 ",\n", gpu->energy_uj / 1000);
 		printf("      \"enforced_power_limit_mw\": %u,\n", sim_enforced_limit_mw(gpu));
 		printf("      \"event_reasons\": %" PRIu64 ",\n", gpu->event_reasons);
@@ -53,6 +76,7 @@ static void sim_dump_gpu(const struct sim_gpu *gpu, bool all)
 	sim_dump_lock("memory_clock_lock_mhz", &gpu->memory_lock);
 	if (all)
 		printf("      \"memory_clock_mhz\": %u,\n", gpu->memory_clock_mhz);
+	sim_dump_mode(gpu, "mig_mode", &gpu->mig, SIM_FN_nvmlDeviceGetMigMode);
 	printf("      \"persistence\": %u,\n", gpu->persistence);
 	printf("      \"power_limit_mw\": %u,\n", gpu->power_limit_mw);
 	if (all) {

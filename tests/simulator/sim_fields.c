@@ -30,6 +30,7 @@ static void sim_field(nvmlFieldValue_t *field, const struct sim_gpu *gpu)
 	case NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION:
 	case NVML_FI_DEV_ENERGY:
 		sim_field_counter(field, gpu->energy_uj / 1000);
+		field->nvmlReturn = gpu->card.answer[SIM_FN_nvmlDeviceGetTotalEnergyConsumption];
 		break;
 	case NVML_FI_DEV_POWER_AVERAGE:
 		sim_field_power(field, sim_power_average_mw(gpu));

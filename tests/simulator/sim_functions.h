@@ -40,7 +40,9 @@
 	X(nvmlDeviceGetBAR1MemoryInfo, G) \
 	X(nvmlDeviceGetVirtualizationMode, G) \
 	X(nvmlDeviceGetEccMode, G) \
+	X(nvmlDeviceSetEccMode, W) \
 	X(nvmlDeviceGetMigMode, G) \
+	X(nvmlDeviceSetMigMode, W) \
 	X(nvmlDeviceGetCurrPcieLinkGeneration, G) \
 	X(nvmlDeviceGetCurrPcieLinkWidth, G) \
 	X(nvmlDeviceGetMaxPcieLinkGeneration, G) \

@@ -1,94 +1,27 @@
-/* The loader of sim_personality.h: one table of fields, every fault of a file told in one pass. */
+/* The reader of sim_personality.h: lines, sections, families; every fault of a file told in one pass. */
 #include "sim_personality.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "sim_card.h"
 #include "sim_nvml.h"
 
-enum sim_kind { SIM_TEXT, SIM_NUMBER, SIM_STEPS, SIM_PSTATES, SIM_PCI_BUS_ID };
-enum sim_scope { SIM_MACHINE, SIM_MODEL, SIM_CARD }; /* SIM_CARD: identifies a card, so never shared */
-
-struct sim_field {
-	const char *name;
-	enum sim_kind kind;
-	enum sim_scope scope;
-	size_t offset;
-};
-
-#define SIM_MACHINE_FIELD(field, kind) {#field, kind, SIM_MACHINE, offsetof(struct sim_state, field)}
-#define SIM_CARD_FIELD(field, kind) {#field, kind, SIM_CARD, offsetof(struct sim_card, field)}
-#define SIM_MODEL_FIELD(field) {#field, SIM_NUMBER, SIM_MODEL, offsetof(struct sim_card, field)}
-
-static const struct sim_field sim_fields[] = {
-	SIM_MACHINE_FIELD(driver_version, SIM_TEXT),
-	SIM_MACHINE_FIELD(nvml_version, SIM_TEXT),
-	SIM_MACHINE_FIELD(cuda_driver_version, SIM_NUMBER),
-	SIM_CARD_FIELD(uuid, SIM_TEXT),
-	SIM_CARD_FIELD(minor_number, SIM_NUMBER),
-	{"pci_bus_id", SIM_PCI_BUS_ID, SIM_CARD, offsetof(struct sim_card, pci_domain)},
-	{"name", SIM_TEXT, SIM_MODEL, offsetof(struct sim_card, name)},
-	{"memory_clock_steps_mhz", SIM_STEPS, SIM_MODEL, offsetof(struct sim_card, memory_clock_steps_mhz)},
-	{"memory_clock_pstates", SIM_PSTATES, SIM_MODEL, offsetof(struct sim_card, memory_clock_pstates)},
-	SIM_MODEL_FIELD(pci_device_id),
-	SIM_MODEL_FIELD(pci_subsystem_id),
-	SIM_MODEL_FIELD(architecture),
-	SIM_MODEL_FIELD(compute_capability_major),
-	SIM_MODEL_FIELD(compute_capability_minor),
-	SIM_MODEL_FIELD(gpu_cores),
-	SIM_MODEL_FIELD(memory_total_bytes),
-	SIM_MODEL_FIELD(memory_reserved_bytes),
-	SIM_MODEL_FIELD(memory_bus_width_bits),
-	SIM_MODEL_FIELD(bar1_total_bytes),
-	SIM_MODEL_FIELD(virtualization_mode),
-	SIM_MODEL_FIELD(ecc_mode),
-	SIM_MODEL_FIELD(mig_mode),
-	SIM_MODEL_FIELD(pcie_max_generation),
-	SIM_MODEL_FIELD(pcie_idle_generation),
-	SIM_MODEL_FIELD(pcie_max_width),
-	SIM_MODEL_FIELD(power_limit_min_mw),
-	SIM_MODEL_FIELD(power_limit_default_mw),
-	SIM_MODEL_FIELD(power_limit_max_mw),
-	SIM_MODEL_FIELD(graphics_clock_min_mhz),
-	SIM_MODEL_FIELD(graphics_clock_max_mhz),
-	SIM_MODEL_FIELD(graphics_clock_step_khz),
-	SIM_MODEL_FIELD(graphics_clock_ramp_mhz_per_s),
-	SIM_MODEL_FIELD(video_clock_max_mhz),
-	SIM_MODEL_FIELD(idle_graphics_clock_mhz),
-	SIM_MODEL_FIELD(idle_memory_clock_mhz),
-	SIM_MODEL_FIELD(idle_video_clock_mhz),
-	SIM_MODEL_FIELD(idle_power_mw),
-	SIM_MODEL_FIELD(idle_event_reasons),
-	SIM_MODEL_FIELD(load_graphics_clock_mhz),
-	SIM_MODEL_FIELD(load_memory_clock_mhz),
-	SIM_MODEL_FIELD(load_power_mw),
-	SIM_MODEL_FIELD(load_static_power_mw),
-	SIM_MODEL_FIELD(load_utilization_percent),
-	SIM_MODEL_FIELD(load_memory_utilization_percent),
-	SIM_MODEL_FIELD(load_memory_used_bytes),
-	SIM_MODEL_FIELD(graphics_lock_ceiling_mhz),
-	SIM_MODEL_FIELD(memory_lock_ceiling_mhz),
-	SIM_MODEL_FIELD(ambient_millicelsius),
-	SIM_MODEL_FIELD(thermal_resistance_millikelvin_per_w),
-	SIM_MODEL_FIELD(thermal_time_constant_ms),
-	SIM_MODEL_FIELD(sw_slowdown_millicelsius),
-	SIM_MODEL_FIELD(hw_slowdown_millicelsius),
-};
-
-enum { SIM_FIELD_COUNT = sizeof sim_fields / sizeof sim_fields[0] };
+/* Where a line belongs. A higher level may give what a lower one gave; the same level may not. */
+enum sim_level { SIM_LEVEL_NONE, SIM_LEVEL_FAMILY, SIM_LEVEL_MODEL, SIM_LEVEL_GPU };
 
 struct sim_reader {
 	const char *path;
 	int line, faults;
-	int gpu; /* -1 before the first section */
+	enum sim_level level;
+	int kind, gpu; /* from 0; gpu is -1 before the first section */
 	struct sim_state *state;
 	struct sim_card model;
-	bool in_model[SIM_FIELD_COUNT], in_gpu[SIM_GPUS_MAX][SIM_FIELD_COUNT];
+	enum sim_level in_model[SIM_FIELD_MAX], in_gpu[SIM_GPUS_MAX][SIM_FIELD_MAX];
+	FILE *copy;
 };
 
 __attribute__((format(printf, 2, 3))) static void sim_fault_told(struct sim_reader *reader, const char *format, ...)
@@ -117,64 +50,6 @@ static char *sim_trimmed(char *text)
 	return text;
 }
 
-/* Decimal or 0x; the whole text must be the number. */
-static bool sim_number(const char *text, uint64_t *value)
-{
-	char *end;
-
-	if (!isdigit((unsigned char)*text))
-		return false;
-	errno = 0;
-	*value = strtoull(text, &end, strncmp(text, "0x", 2) == 0 ? 16 : 10);
-	return errno == 0 && *end == '\0';
-}
-
-static bool sim_list(char *text, uint64_t *values, uint64_t *count)
-{
-	char *rest = NULL;
-
-	*count = 0;
-	for (char *word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
-		if (*count == SIM_MEMORY_STEPS_MAX || !sim_number(word, &values[*count]))
-			return false;
-		(*count)++;
-	}
-	return *count > 0;
-}
-
-static bool sim_pci_bus_id(const char *text, struct sim_card *card)
-{
-	unsigned int domain, bus, device;
-	int used = 0;
-
-	if (sscanf(text, "%8x:%2x:%2x.0%n", &domain, &bus, &device, &used) != 3 || used == 0 || text[used] != '\0')
-		return false;
-	card->pci_domain = domain;
-	card->pci_bus = bus;
-	card->pci_device = device;
-	return true;
-}
-
-static bool sim_value(const struct sim_field *field, char *text, void *base, struct sim_card *card)
-{
-	char *slot = (char *)base + field->offset;
-	uint64_t count = 0;
-
-	switch (field->kind) {
-	case SIM_TEXT:
-		return *text && snprintf(slot, SIM_TEXT_MAX, "%s", text) < SIM_TEXT_MAX;
-	case SIM_NUMBER:
-		return sim_number(text, (uint64_t *)(void *)slot);
-	case SIM_STEPS:
-		return sim_list(text, card->memory_clock_steps_mhz, &card->memory_clock_steps);
-	case SIM_PSTATES:
-		return sim_list(text, card->memory_clock_pstates, &count) && count == card->memory_clock_steps;
-	case SIM_PCI_BUS_ID:
-		return sim_pci_bus_id(text, card);
-	}
-	return false;
-}
-
 static void sim_answer(struct sim_reader *reader, const char *function, const char *value, struct sim_card *card)
 {
 	int id = sim_function_by_name(function);
@@ -191,53 +66,73 @@ static void sim_answer(struct sim_reader *reader, const char *function, const ch
 
 static void sim_field_read(struct sim_reader *reader, const char *name, char *value, struct sim_card *card)
 {
-	int index = 0;
+	int field = sim_field_by_name(name);
 
-	while (index < SIM_FIELD_COUNT && strcmp(sim_fields[index].name, name) != 0)
-		index++;
-	if (index == SIM_FIELD_COUNT) {
+	if (field < 0) {
 		sim_fault_told(reader, "\"%s\" is not a field of a personality", name);
 		return;
 	}
-	const struct sim_field *field = &sim_fields[index];
-	bool *seen = reader->gpu < 0 ? &reader->in_model[index] : &reader->in_gpu[reader->gpu][index];
-	if (field->scope == SIM_MACHINE && reader->gpu >= 0)
+	enum sim_scope scope = sim_field_scope(field);
+	if (scope == SIM_MACHINE && reader->kind > 0)
+		return; /* one driver per machine: the first file's */
+	bool own = reader->level == SIM_LEVEL_GPU;
+	enum sim_level *seen = own ? &reader->in_gpu[reader->gpu][field] : &reader->in_model[field];
+	if (scope == SIM_MACHINE && own)
 		sim_fault_told(reader, "\"%s\" belongs before the first [gpu]", name);
-	else if (field->scope == SIM_CARD && reader->gpu < 0)
+	else if (scope == SIM_CARD && !own)
 		sim_fault_told(reader, "\"%s\" belongs in a [gpu] section", name);
-	else if (*seen)
+	else if (*seen >= reader->level)
 		sim_fault_told(reader, "\"%s\" is given twice", name);
-	else if (!sim_value(field, value, field->scope == SIM_MACHINE ? (void *)reader->state : card, card))
+	else if (!sim_field_value(field, value, reader->state, card))
 		sim_fault_told(reader, "%s has no valid value", name);
-	*seen = true;
+	*seen = reader->level;
+}
+
+static void sim_gpu_begun(struct sim_reader *reader)
+{
+	if (reader->gpu + 1 == SIM_GPUS_MAX) {
+		sim_fault_told(reader, "more than %d GPUs", SIM_GPUS_MAX);
+		return;
+	}
+	reader->gpu++;
+	reader->level = SIM_LEVEL_GPU;
+	reader->state->gpus[reader->gpu].card = reader->model;
+	memcpy(reader->in_gpu[reader->gpu], reader->in_model, sizeof reader->in_model);
+}
+
+/* Another kind of card: what was said of the last one counts no more. */
+static void sim_kind_begun(struct sim_reader *reader)
+{
+	reader->kind++;
+	memset(&reader->model, 0, sizeof reader->model);
+	for (int i = 0; i < sim_field_count; i++)
+		if (sim_field_scope(i) != SIM_MACHINE)
+			reader->in_model[i] = SIM_LEVEL_NONE;
 }
 
 static void sim_section(struct sim_reader *reader, const char *text)
 {
-	if (strcmp(text, "[gpu]") != 0) {
-		sim_fault_told(reader, "\"%s\" is not a section, wanted [gpu]", text);
-	} else if (reader->gpu + 1 == SIM_GPUS_MAX) {
-		sim_fault_told(reader, "more than %d GPUs", SIM_GPUS_MAX);
+	if (strcmp(text, "[gpu]") == 0) {
+		sim_gpu_begun(reader);
+	} else if (strcmp(text, "[family]") == 0 && reader->level != SIM_LEVEL_GPU) {
+		reader->level = SIM_LEVEL_FAMILY;
+	} else if (strcmp(text, "[model]") == 0) {
+		if (reader->level == SIM_LEVEL_GPU)
+			sim_kind_begun(reader);
+		reader->level = SIM_LEVEL_MODEL;
 	} else {
-		reader->gpu++;
-		reader->state->gpus[reader->gpu].card = reader->model;
+		sim_fault_told(reader, "\"%s\" is not a section, wanted [gpu]", text);
 	}
 }
 
-static void sim_line(struct sim_reader *reader, char *line)
+static void sim_assignment(struct sim_reader *reader, char *text)
 {
-	char *text = sim_trimmed(line);
-	struct sim_card *card = reader->gpu < 0 ? &reader->model : &reader->state->gpus[reader->gpu].card;
-
-	if (*text == '\0' || *text == '#')
-		return;
-	if (*text == '[') {
-		sim_section(reader, text);
-		return;
-	}
+	struct sim_card *card =
+		reader->level == SIM_LEVEL_GPU ? &reader->state->gpus[reader->gpu].card : &reader->model;
 	char *value = strchr(text, '=');
 	char *mark = value ? strchr(value, '|') : NULL;
 	char *source = mark ? strchr(mark + 1, '|') : NULL;
+
 	if (!value || !source) {
 		sim_fault_told(reader, "\"%s\" is not: field = value | captured, derived or assumed | source", text);
 		return;
@@ -255,81 +150,118 @@ static void sim_line(struct sim_reader *reader, char *line)
 		sim_field_read(reader, name, sim_trimmed(value), card);
 }
 
-static bool sim_is_memory_step(const struct sim_card *card, uint64_t mhz)
+static void sim_file(struct sim_reader *reader, const char *path, bool included);
+
+/* The family stands beside the card's file, whatever the working directory is. */
+static void sim_include(struct sim_reader *reader, const char *name)
 {
-	for (uint64_t i = 0; i < card->memory_clock_steps; i++)
-		if (card->memory_clock_steps_mhz[i] == mhz)
-			return true;
-	return false;
+	char family[4096];
+	const char *slash = strrchr(reader->path, '/');
+	int folder = slash ? (int)(slash - reader->path) + 1 : 0;
+
+	if (reader->level != SIM_LEVEL_MODEL) {
+		sim_fault_told(reader, "include %s: wanted before the first [gpu], and not in a family", name);
+		return;
+	}
+	snprintf(family, sizeof family, "%.*s%s", folder, reader->path, name);
+	sim_section(reader, "[family]");
+	sim_file(reader, family, true);
+	sim_section(reader, "[model]");
 }
 
-/* What would make the model divide by zero or contradict itself; checked only once all fields are there. */
-static void sim_card_checked(struct sim_reader *reader, int gpu)
+static void sim_line(struct sim_reader *reader, char *line)
 {
-	const struct sim_card *card = &reader->state->gpus[gpu].card;
-	const struct {
-		bool holds;
-		const char *law;
-	} laws[] = {
-		{card->power_limit_min_mw <= card->power_limit_default_mw &&
-				card->power_limit_default_mw <= card->power_limit_max_mw,
-			"power_limit_min_mw <= power_limit_default_mw <= power_limit_max_mw"},
-		{card->graphics_clock_step_khz > 0 && card->graphics_clock_min_mhz < card->graphics_clock_max_mhz,
-			"graphics_clock_step_khz > 0 and graphics_clock_min_mhz < graphics_clock_max_mhz"},
-		{sim_is_memory_step(card, card->load_memory_clock_mhz) &&
-				sim_is_memory_step(card, card->idle_memory_clock_mhz),
-			"load_memory_clock_mhz and idle_memory_clock_mhz are in memory_clock_steps_mhz"},
-		{card->load_graphics_clock_mhz > 0 && card->thermal_time_constant_ms >= SIM_TICK_MS,
-			"load_graphics_clock_mhz > 0 and thermal_time_constant_ms >= one tick"},
-		{card->load_static_power_mw <= card->load_power_mw, "load_static_power_mw <= load_power_mw"},
-		{card->memory_reserved_bytes + card->load_memory_used_bytes <= card->memory_total_bytes,
-			"memory_reserved_bytes + load_memory_used_bytes <= memory_total_bytes"},
-	};
+	char *text = sim_trimmed(line);
+	bool include = strncmp(text, "include ", 8) == 0;
 
-	for (size_t i = 0; i < sizeof laws / sizeof laws[0]; i++)
-		if (!laws[i].holds)
-			sim_fault_told(reader, "gpu %d breaks: %s", gpu, laws[i].law);
+	if (*text == '\0' || *text == '#')
+		return;
+	if (reader->copy && !include)
+		fprintf(reader->copy, "%s\n", text);
+	if (include)
+		sim_include(reader, sim_trimmed(text + 8));
+	else if (*text == '[')
+		sim_section(reader, text);
+	else
+		sim_assignment(reader, text);
+}
+
+static void sim_file(struct sim_reader *reader, const char *path, bool included)
+{
+	const char *outer_path = reader->path;
+	int outer_line = reader->line;
+	char line[1024];
+	FILE *file = fopen(path, "re");
+
+	reader->path = path;
+	reader->line = 0;
+	if (reader->copy && included)
+		fputs("[family]\n", reader->copy);
+	if (!file)
+		sim_fault_told(reader, "%s", strerror(errno));
+	while (file && fgets(line, sizeof line, file)) {
+		reader->line++;
+		if (!strchr(line, '\n') && !feof(file)) {
+			sim_fault_told(reader, "longer than %zu characters", sizeof line - 2);
+			break;
+		}
+		sim_line(reader, line);
+	}
+	if (file)
+		fclose(file);
+	if (reader->copy && included)
+		fputs("[model]\n", reader->copy);
+	reader->line = outer_line;
+	if (included)
+		reader->path = outer_path;
 }
 
 static void sim_completeness(struct sim_reader *reader)
 {
-	reader->line = 0;
 	if (reader->gpu < 0)
 		sim_fault_told(reader, "no [gpu] section");
-	for (int i = 0; i < SIM_FIELD_COUNT; i++) {
-		if (sim_fields[i].scope != SIM_CARD && reader->in_model[i])
+	for (int i = 0; i < sim_field_count; i++) {
+		if (sim_field_scope(i) != SIM_CARD && reader->gpu < 0 && reader->in_model[i])
 			continue;
-		if (sim_fields[i].scope == SIM_MACHINE)
-			sim_fault_told(reader, "\"%s\" is missing", sim_fields[i].name);
-		for (int gpu = 0; sim_fields[i].scope != SIM_MACHINE && gpu <= reader->gpu; gpu++)
+		if (sim_field_scope(i) == SIM_MACHINE && !reader->in_model[i])
+			sim_fault_told(reader, "\"%s\" is missing", sim_field_name(i));
+		for (int gpu = 0; sim_field_scope(i) != SIM_MACHINE && gpu <= reader->gpu; gpu++)
 			if (!reader->in_gpu[gpu][i])
-				sim_fault_told(reader, "\"%s\" is missing for gpu %d", sim_fields[i].name, gpu);
+				sim_fault_told(reader, "\"%s\" is missing for gpu %d", sim_field_name(i), gpu);
 	}
-	for (int gpu = 0; reader->faults == 0 && gpu <= reader->gpu; gpu++)
-		sim_card_checked(reader, gpu);
 }
 
-bool sim_personality_read(const char *path, struct sim_state *state)
+static void sim_laws(struct sim_reader *reader)
 {
-	struct sim_reader reader = {.path = path, .gpu = -1, .state = state};
-	char line[1024];
-	FILE *file = fopen(path, "re");
+	for (int gpu = 0; gpu <= reader->gpu; gpu++) {
+		const struct sim_card *card = &reader->state->gpus[gpu].card;
+		const char *law = sim_card_broken_law(card);
+		if (law)
+			sim_fault_told(reader, "gpu %d breaks: %s", gpu, law);
+		for (int other = 0; other < gpu; other++) {
+			const char *shared = sim_cards_shared_identity(&reader->state->gpus[other].card, card);
+			if (shared)
+				sim_fault_told(reader, "gpu %d and gpu %d have the same %s", other, gpu, shared);
+		}
+	}
+}
+
+bool sim_personality_read(const char *const *paths, int count, struct sim_state *state, FILE *copy)
+{
+	struct sim_reader reader = {.level = SIM_LEVEL_MODEL, .gpu = -1, .state = state, .copy = copy};
 
 	memset(state, 0, sizeof *state);
-	if (!file) {
-		sim_fault_told(&reader, "%s", strerror(errno));
-		return false;
+	for (int i = 0; i < count; i++) {
+		if (i > 0)
+			sim_section(&reader, "[model]");
+		if (i > 0 && copy)
+			fputs("[model]\n", copy);
+		sim_file(&reader, paths[i], false);
 	}
-	while (fgets(line, sizeof line, file)) {
-		reader.line++;
-		if (!strchr(line, '\n') && !feof(file)) {
-			sim_fault_told(&reader, "longer than %zu characters", sizeof line - 2);
-			break;
-		}
-		sim_line(&reader, line);
-	}
-	fclose(file);
+	reader.line = 0;
 	sim_completeness(&reader);
+	if (reader.faults == 0)
+		sim_laws(&reader);
 	state->gpu_count = (uint64_t)(reader.gpu + 1);
 	return reader.faults == 0;
 }

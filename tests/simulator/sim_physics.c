@@ -4,6 +4,7 @@
  * Load: the memory clock takes the CUDA rung (P1) unless a lock moves it; the graphics clock wants its natural
  * value, moved into the lock's range, and is then taken down by the thermal controller and by the power cap,
  * always on the card's steps. Rising follows a ramp; falling is at once.
+ * A card with application clocks wants those instead of its natural ones, and says so in its event reasons.
  * A lock whose minimum is above the natural clock lifts it no further than the personality's lock ceiling,
  * without any event reason: "no contract or return path" tells it (open-gpu-kernel-modules #1314).
  * Power: a static share plus a dynamic share that grows with the cube of the graphics clock. The cube fits
@@ -143,17 +144,33 @@ static uint32_t sim_ramped_mhz(const struct sim_gpu *gpu, uint32_t wanted_mhz)
 	return wanted_mhz <= reach ? wanted_mhz : sim_graphics_snap_mhz(&gpu->card, reach);
 }
 
+/* What a CUDA program makes the card want: its application clock where it has one, else its natural clock. */
+static uint64_t sim_wanted_graphics_mhz(const struct sim_gpu *gpu)
+{
+	const struct sim_fault *fault = &gpu->faults[SIM_APPLICATION_CLOCKS];
+	uint64_t application_mhz = gpu->application_graphics_mhz;
+
+	if (application_mhz == 0)
+		return gpu->card.load_graphics_clock_mhz;
+	return fault->mode == SIM_FAULT_CLAMPED ? sim_min(application_mhz, fault->clamp) : application_mhz;
+}
+
+static uint64_t sim_wanted_memory_mhz(const struct sim_gpu *gpu)
+{
+	return gpu->application_memory_mhz ? gpu->application_memory_mhz : gpu->card.load_memory_clock_mhz;
+}
+
 static void sim_tick_load(struct sim_gpu *gpu)
 {
 	const struct sim_card *card = &gpu->card;
-	uint64_t memory = sim_locked_mhz(card->load_memory_clock_mhz, &gpu->memory_lock,
+	uint64_t memory = sim_locked_mhz(sim_wanted_memory_mhz(gpu), &gpu->memory_lock,
 		&gpu->faults[SIM_MEMORY_CLOCK], card->memory_lock_ceiling_mhz);
-	uint64_t graphics = sim_locked_mhz(card->load_graphics_clock_mhz, &gpu->graphics_lock,
+	uint64_t graphics = sim_locked_mhz(sim_wanted_graphics_mhz(gpu), &gpu->graphics_lock,
 		&gpu->faults[SIM_GRAPHICS_CLOCK], card->graphics_lock_ceiling_mhz);
 	uint32_t memory_step = sim_memory_step(card, memory), last = sim_graphics_steps(card) - 1;
 	uint32_t wanted = sim_graphics_step(card, graphics), step = wanted;
 
-	gpu->event_reasons = 0;
+	gpu->event_reasons = gpu->application_graphics_mhz ? NVML_REASON_APPLICATION_CLOCKS : 0;
 	sim_thermal_control(gpu);
 	if (gpu->thermal_cap_steps > 0) {
 		step = (uint32_t)sim_min(step + gpu->thermal_cap_steps, last);

@@ -1,4 +1,4 @@
-/* What the machine and its cards are: versions, handles, identity, sizes, fixed modes. Nothing here changes. */
+/* What the machine and its cards are: versions, handles, identity, sizes, modes that a reset activates. */
 #include <stdio.h>
 #include <string.h>
 
@@ -44,8 +44,8 @@
 		if (code == NVML_SUCCESS && (!one || !two)) \
 			code = NVML_ERROR_INVALID_ARGUMENT; \
 		if (code == NVML_SUCCESS) { \
-			*one = (type)call.gpu->card.first; \
-			*two = (type)call.gpu->card.second; \
+			*one = (type)call.gpu->first; \
+			*two = (type)call.gpu->second; \
 		} \
 		return sim_leave(&call, code); \
 	}
@@ -61,7 +61,7 @@ SIM_GPU_TEXT(nvmlDeviceGetName, name)
 SIM_GPU_TEXT(nvmlDeviceGetUUID, uuid)
 
 SIM_GETTER(nvmlDeviceGetIndex, unsigned int, call.index)
-SIM_GETTER(nvmlDeviceGetMinorNumber, unsigned int, call.gpu->card.minor_number)
+SIM_GETTER(nvmlDeviceGetMinorNumber, unsigned int, call.index)
 SIM_GETTER(nvmlDeviceGetArchitecture, unsigned int, call.gpu->card.architecture)
 SIM_GETTER(nvmlDeviceGetMemoryBusWidth, unsigned int, call.gpu->card.memory_bus_width_bits)
 SIM_GETTER(nvmlDeviceGetNumGpuCores, unsigned int, call.gpu->card.gpu_cores)
@@ -69,11 +69,12 @@ SIM_GETTER(nvmlDeviceGetVirtualizationMode, unsigned int, call.gpu->card.virtual
 SIM_GETTER(nvmlDeviceGetMaxPcieLinkGeneration, unsigned int, call.gpu->card.pcie_max_generation)
 SIM_GETTER(nvmlDeviceGetMaxPcieLinkWidth, unsigned int, call.gpu->card.pcie_max_width)
 SIM_GETTER(nvmlDeviceGetCurrPcieLinkWidth, unsigned int, call.gpu->card.pcie_max_width)
-SIM_GPU_PAIR(nvmlDeviceGetCudaComputeCapability, int, compute_capability_major, compute_capability_minor)
-/* Current and pending are the same: changing these modes is not modelled. */
-SIM_GPU_PAIR(nvmlDeviceGetEccMode, unsigned int, ecc_mode, ecc_mode)
-SIM_GPU_PAIR(nvmlDeviceGetMigMode, unsigned int, mig_mode, mig_mode)
-SIM_GPU_PAIR(nvmlDeviceGetPowerManagementLimitConstraints, unsigned int, power_limit_min_mw, power_limit_max_mw)
+SIM_GPU_PAIR(nvmlDeviceGetCudaComputeCapability, int, card.compute_capability_major,
+	card.compute_capability_minor)
+SIM_GPU_PAIR(nvmlDeviceGetEccMode, unsigned int, ecc.current, ecc.pending)
+SIM_GPU_PAIR(nvmlDeviceGetMigMode, unsigned int, mig.current, mig.pending)
+SIM_GPU_PAIR(
+	nvmlDeviceGetPowerManagementLimitConstraints, unsigned int, card.power_limit_min_mw, card.power_limit_max_mw)
 
 /* The handle of the first card for which `same` holds; `absent` when there is none. */
 static nvmlReturn_t sim_find(struct sim_call *call, nvmlDevice_t *device,

@@ -85,6 +85,18 @@ static unsigned int sim_max_clock_mhz(const struct sim_gpu *gpu, unsigned int ki
 						       : gpu->card.graphics_clock_max_mhz);
 }
 
+/* Asked of a card that has them only: the personality refuses the call on the others. */
+static unsigned int sim_application_mhz(const struct sim_gpu *gpu, unsigned int kind)
+{
+	return kind == NVML_CLOCK_MEM ? gpu->application_memory_mhz : gpu->application_graphics_mhz;
+}
+
+static unsigned int sim_default_application_mhz(const struct sim_gpu *gpu, unsigned int kind)
+{
+	return (unsigned int)(kind == NVML_CLOCK_MEM ? gpu->card.application_clock_memory_mhz
+						     : gpu->card.application_clock_graphics_mhz);
+}
+
 static nvmlReturn_t sim_clock(enum sim_function function, nvmlDevice_t device, unsigned int kind, unsigned int *mhz,
 	unsigned int (*clock)(const struct sim_gpu *, unsigned int))
 {
@@ -93,8 +105,6 @@ static nvmlReturn_t sim_clock(enum sim_function function, nvmlDevice_t device, u
 	nvmlReturn_t code = sim_enter_gpu(&call, function, device);
 	if (code == NVML_SUCCESS && (!mhz || kind >= NVML_CLOCK_COUNT))
 		code = NVML_ERROR_INVALID_ARGUMENT;
-	if (code == NVML_SUCCESS && !clock) /* application clocks: a card whose personality does not refuse them */
-		code = NVML_ERROR_NOT_SUPPORTED;
 	if (code == NVML_SUCCESS)
 		*mhz = clock(call.gpu, kind);
 	return sim_leave(&call, code);
@@ -108,8 +118,8 @@ static nvmlReturn_t sim_clock(enum sim_function function, nvmlDevice_t device, u
 
 SIM_CLOCK(nvmlDeviceGetClockInfo, sim_clock_mhz)
 SIM_CLOCK(nvmlDeviceGetMaxClockInfo, sim_max_clock_mhz)
-SIM_CLOCK(nvmlDeviceGetApplicationsClock, NULL)
-SIM_CLOCK(nvmlDeviceGetDefaultApplicationsClock, NULL)
+SIM_CLOCK(nvmlDeviceGetApplicationsClock, sim_application_mhz)
+SIM_CLOCK(nvmlDeviceGetDefaultApplicationsClock, sim_default_application_mhz)
 
 /* NVML's way with lists: too small a buffer gets the count wanted and InsufficientSize. */
 static nvmlReturn_t sim_list_room(unsigned int *count, const unsigned int *list, unsigned int wanted)

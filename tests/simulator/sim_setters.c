@@ -29,7 +29,9 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceSetComputeMode(nvmlDevice_t device, unsigned i
 		code = NVML_ERROR_INVALID_ARGUMENT;
 	if (code == NVML_SUCCESS && mode == NVML_COMPUTEMODE_EXCLUSIVE_THREAD)
 		code = NVML_ERROR_NOT_SUPPORTED;
-	if (code == NVML_SUCCESS)
+	if (code == NVML_SUCCESS && call.gpu->mig.current) /* "device must be MIG device handle" (nvml.h) */
+		code = NVML_ERROR_INVALID_ARGUMENT;
+	if (code == NVML_SUCCESS && !sim_ignored(call.gpu, SIM_COMPUTE_MODE))
 		call.gpu->compute_mode = mode;
 	return sim_leave(&call, code);
 }
@@ -139,16 +141,26 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceResetMemoryLockedClocks(nvmlDevice_t device)
 	return sim_leave(&call, code);
 }
 
-/* Application clocks are not modelled: the personality says which refusal a card gives. */
+/* A pair from the card's own lists, or nothing (nvml.h: "a valid clock combination"). */
+static bool sim_listed(const struct sim_card *card, unsigned int memory_mhz, unsigned int graphics_mhz)
+{
+	return sim_memory_snap_mhz(card, memory_mhz) == memory_mhz &&
+	       sim_graphics_snap_mhz(card, graphics_mhz) == graphics_mhz;
+}
+
 SIM_EXPORT nvmlReturn_t nvmlDeviceSetApplicationsClocks(
 	nvmlDevice_t device, unsigned int memory_mhz, unsigned int graphics_mhz)
 {
 	struct sim_call call;
 
-	(void)memory_mhz;
-	(void)graphics_mhz;
 	nvmlReturn_t code = sim_enter_gpu(&call, SIM_FN_nvmlDeviceSetApplicationsClocks, device);
-	return sim_leave(&call, code == NVML_SUCCESS ? NVML_ERROR_NOT_SUPPORTED : code);
+	if (code == NVML_SUCCESS && !sim_listed(&call.gpu->card, memory_mhz, graphics_mhz))
+		code = NVML_ERROR_INVALID_ARGUMENT;
+	if (code == NVML_SUCCESS && !sim_ignored(call.gpu, SIM_APPLICATION_CLOCKS)) {
+		call.gpu->application_memory_mhz = memory_mhz;
+		call.gpu->application_graphics_mhz = graphics_mhz;
+	}
+	return sim_leave(&call, code);
 }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceResetApplicationsClocks(nvmlDevice_t device)
@@ -156,5 +168,52 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceResetApplicationsClocks(nvmlDevice_t device)
 	struct sim_call call;
 
 	nvmlReturn_t code = sim_enter_gpu(&call, SIM_FN_nvmlDeviceResetApplicationsClocks, device);
-	return sim_leave(&call, code == NVML_SUCCESS ? NVML_ERROR_NOT_SUPPORTED : code);
+	if (code == NVML_SUCCESS && !sim_ignored(call.gpu, SIM_APPLICATION_CLOCKS))
+		sim_gpu_application_clocks_reset(call.gpu);
+	return sim_leave(&call, code);
+}
+
+/* "This operation takes effect after the next reboot" (nvml.h), whether programs run or not. */
+SIM_EXPORT nvmlReturn_t nvmlDeviceSetEccMode(nvmlDevice_t device, unsigned int mode)
+{
+	struct sim_call call;
+
+	nvmlReturn_t code = sim_enter_gpu(&call, SIM_FN_nvmlDeviceSetEccMode, device);
+	if (code == NVML_SUCCESS && mode > 1)
+		code = NVML_ERROR_INVALID_ARGUMENT;
+	if (code == NVML_SUCCESS)
+		call.gpu->ecc.pending = mode;
+	return sim_leave(&call, code);
+}
+
+/* Activation as nvml.h words it: it resets the card, so a busy one answers InUse and a passed-through one waits
+ * for the reboot of its machine. A reset card has lost its limits and locks. */
+static nvmlReturn_t sim_mig_activated(struct sim_gpu *gpu)
+{
+	if (gpu->mig.current == gpu->mig.pending)
+		return NVML_SUCCESS;
+	if (gpu->load)
+		return NVML_ERROR_IN_USE;
+	if (gpu->card.mig_needs_reset && gpu->card.virtualization_mode == NVML_VIRTUALIZATION_PASSTHROUGH)
+		return NVML_ERROR_RESET_REQUIRED;
+	if (gpu->card.mig_needs_reset) {
+		sim_gpu_unload(gpu);
+		gpu->loaded = 1;
+	}
+	gpu->mig.current = gpu->mig.pending;
+	return NVML_SUCCESS;
+}
+
+SIM_EXPORT nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t device, unsigned int mode, nvmlReturn_t *activation)
+{
+	struct sim_call call;
+
+	nvmlReturn_t code = sim_enter_gpu(&call, SIM_FN_nvmlDeviceSetMigMode, device);
+	if (code == NVML_SUCCESS && (mode > 1 || !activation))
+		code = NVML_ERROR_INVALID_ARGUMENT;
+	if (code == NVML_SUCCESS) {
+		call.gpu->mig.pending = mode;
+		*activation = sim_mig_activated(call.gpu);
+	}
+	return sim_leave(&call, code);
 }

@@ -66,7 +66,8 @@ static enum sim_open_result sim_load(struct sim_state *state, bool *created)
 	sim_path(path, sizeof path, "personality");
 	if (access(path, R_OK) != 0)
 		return SIM_OPEN_NO_PERSONALITY;
-	if (!sim_personality_read(path, state))
+	const char *const paths[] = {path};
+	if (!sim_personality_read(paths, 1, state, NULL))
 		return SIM_OPEN_BROKEN;
 	sim_state_power_on(state);
 	*created = true;
@@ -159,12 +160,19 @@ bool sim_clients_exist(void)
 	return !alone;
 }
 
+void sim_gpu_application_clocks_reset(struct sim_gpu *gpu)
+{
+	gpu->application_memory_mhz = (uint32_t)gpu->card.application_clock_memory_mhz;
+	gpu->application_graphics_mhz = (uint32_t)gpu->card.application_clock_graphics_mhz;
+}
+
 void sim_gpu_unload(struct sim_gpu *gpu)
 {
 	gpu->loaded = 0;
 	gpu->power_limit_mw = (uint32_t)gpu->card.power_limit_default_mw;
 	gpu->graphics_lock = (struct sim_lock){0, 0};
 	gpu->memory_lock = (struct sim_lock){0, 0};
+	sim_gpu_application_clocks_reset(gpu);
 	gpu->energy_uj = 0;
 	gpu->power_cap_ns = 0;
 	gpu->sw_thermal_ns = 0;
@@ -178,6 +186,10 @@ void sim_gpu_reboot(struct sim_gpu *gpu)
 	gpu->persistence = 0;
 	gpu->compute_mode = 0; /* "always resets to Default" at reboot only (facts-nvml.md A.1) */
 	gpu->load = 0;
+	gpu->ecc.current = gpu->ecc.pending; /* kept in the InfoROM */
+	/* A card that needs a reset keeps the mode likewise; the others start without it. */
+	gpu->mig.pending = gpu->card.mig_needs_reset ? gpu->mig.pending : 0;
+	gpu->mig.current = gpu->mig.pending;
 }
 
 bool sim_state_settle(struct sim_state *state)
@@ -200,7 +212,9 @@ void sim_state_power_on(struct sim_state *state)
 	state->layout = SIM_LAYOUT;
 	for (uint64_t i = 0; i < state->gpu_count; i++) {
 		struct sim_gpu *gpu = &state->gpus[i];
+		gpu->ecc.pending = (uint32_t)gpu->card.ecc_mode;
 		sim_gpu_reboot(gpu);
+		gpu->mig.current = gpu->mig.pending = (uint32_t)gpu->card.mig_mode;
 		gpu->loaded = sim_clients_exist(); /* `init` under a process that has NVML open */
 		gpu->ambient_millicelsius = (int64_t)gpu->card.ambient_millicelsius;
 		sim_physics_rest(gpu);

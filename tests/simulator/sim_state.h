@@ -25,10 +25,10 @@
 /* What a personality says of one card; never written after `init`. Units are in the names. */
 struct sim_card {
 	char name[SIM_TEXT_MAX], uuid[SIM_TEXT_MAX];
-	uint64_t pci_domain, pci_bus, pci_device, pci_device_id, pci_subsystem_id, minor_number;
+	uint64_t pci_domain, pci_bus, pci_device, pci_device_id, pci_subsystem_id;
 	uint64_t architecture, compute_capability_major, compute_capability_minor, gpu_cores;
 	uint64_t memory_total_bytes, memory_reserved_bytes, memory_bus_width_bits, bar1_total_bytes;
-	uint64_t virtualization_mode, ecc_mode, mig_mode;
+	uint64_t virtualization_mode, ecc_mode, mig_mode, mig_needs_reset;
 	uint64_t pcie_max_generation, pcie_idle_generation, pcie_max_width;
 	uint64_t power_limit_min_mw, power_limit_default_mw, power_limit_max_mw;
 	uint64_t graphics_clock_min_mhz, graphics_clock_max_mhz, graphics_clock_step_khz;
@@ -38,6 +38,7 @@ struct sim_card {
 	uint64_t idle_graphics_clock_mhz, idle_memory_clock_mhz, idle_video_clock_mhz, idle_power_mw,
 		idle_event_reasons;
 	uint64_t load_graphics_clock_mhz, load_memory_clock_mhz, load_power_mw, load_static_power_mw;
+	uint64_t application_clock_memory_mhz, application_clock_graphics_mhz; /* the defaults; 0 = it has none */
 	uint64_t load_utilization_percent, load_memory_utilization_percent, load_memory_used_bytes;
 	uint64_t graphics_lock_ceiling_mhz, memory_lock_ceiling_mhz;
 	uint64_t ambient_millicelsius, thermal_resistance_millikelvin_per_w, thermal_time_constant_ms;
@@ -45,7 +46,15 @@ struct sim_card {
 	int32_t answer[SIM_FUNCTION_COUNT]; /* NVML code that a call always gives on this card; 0 = it works */
 };
 
-enum sim_setting { SIM_POWER_LIMIT, SIM_PERSISTENCE, SIM_GRAPHICS_CLOCK, SIM_MEMORY_CLOCK, SIM_SETTING_COUNT };
+enum sim_setting {
+	SIM_POWER_LIMIT,
+	SIM_PERSISTENCE,
+	SIM_GRAPHICS_CLOCK,
+	SIM_MEMORY_CLOCK,
+	SIM_APPLICATION_CLOCKS,
+	SIM_COMPUTE_MODE,
+	SIM_SETTING_COUNT
+};
 enum sim_fault_mode { SIM_FAULT_OFF, SIM_FAULT_IGNORED, SIM_FAULT_CLAMPED };
 
 struct sim_fault {
@@ -57,11 +66,18 @@ struct sim_lock {
 	uint32_t min_mhz, max_mhz; /* on the card's steps; both 0 = no lock installed */
 };
 
+/* A mode that a reboot (ECC) or a reset (MIG) activates. */
+struct sim_mode {
+	uint32_t current, pending;
+};
+
 struct sim_gpu {
 	struct sim_card card;
 	/* Settable: what `dump` prints and a revert must restore. */
 	uint32_t power_limit_mw, persistence, compute_mode;
 	struct sim_lock graphics_lock, memory_lock;
+	uint32_t application_memory_mhz, application_graphics_mhz; /* 0 on a card that has no application clocks */
+	struct sim_mode ecc, mig;
 	/* Life of the driver on this GPU. */
 	uint32_t loaded;   /* initialised by the driver, so limit and locks are kept */
 	uint32_t prepared; /* `set` acted for an unnamed earlier process; ends with the first real client */
@@ -123,6 +139,7 @@ bool sim_state_settle(struct sim_state *state);
 /* What an unload (settings lost) and a reboot (persistence and compute mode too) leave behind. */
 void sim_gpu_unload(struct sim_gpu *gpu);
 void sim_gpu_reboot(struct sim_gpu *gpu);
+void sim_gpu_application_clocks_reset(struct sim_gpu *gpu);
 /* Fresh machine: what the personality says, idle and cool. */
 void sim_state_power_on(struct sim_state *state);
 

@@ -7,6 +7,7 @@ import pytest
 
 FOLDER = Path(__file__).parent / "personalities"
 PERSONALITIES = sorted(FOLDER.glob("*.txt"))
+FAMILIES = sorted(FOLDER.glob("families/*.txt"))
 GOOD = (FOLDER / "rtx-pro-6000-blackwell-workstation.txt").read_text()
 # A card may support any call, so `answer.` lines are the only ones that may be left out.
 REQUIRED = [line for line in GOOD.splitlines() if " = " in line and not line.startswith(("#", "answer."))]
@@ -34,10 +35,10 @@ def test_each_personality_is_accepted(bare, path):
     assert bare.nvml("show(nvmlDeviceGetCount())") >= 1
 
 
-@pytest.mark.parametrize("path", PERSONALITIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PERSONALITIES, *FAMILIES], ids=lambda path: path.stem)
 def test_each_value_carries_a_mark_and_a_source(path):
     for line in path.read_text().splitlines():
-        if line and line[0] not in "#[":
+        if line and line[0] not in "#[" and not line.startswith("include "):
             _, mark, source = (part.strip() for part in line.split("|", 2))
             assert mark in {"captured", "derived", "assumed"}
             assert len(source) > 5
@@ -109,3 +110,58 @@ def test_a_card_may_differ_from_the_model(bare, tmp_path):
     path.write_text(GOOD + "power_limit_default_mw = 500000 | assumed | test\n")
     bare.do("init", path)
     assert bare.settings()["power_limit_mw"] == 500_000
+
+
+def test_what_one_card_says_replaces_what_its_family_says(bare, tmp_path):
+    (tmp_path / "family.txt").write_text("power_limit_default_mw = 500000 | assumed | test\n")
+    line = next(line for line in GOOD.splitlines() if line.startswith("power_limit_default_mw"))
+    card = tmp_path / "card.txt"
+    card.write_text("include family.txt\n" + GOOD)
+    bare.do("init", card)
+    assert bare.settings()["power_limit_mw"] == 600_000
+    card.write_text("include family.txt\n" + GOOD.replace(line + "\n", ""))
+    bare.do("init", card)
+    assert bare.settings()["power_limit_mw"] == 500_000
+
+
+def test_a_fault_in_a_family_is_told_with_its_own_place(bare, tmp_path):
+    (tmp_path / "family.txt").write_text("# a\nnmae = x | assumed | test\n")
+    (tmp_path / "card.txt").write_text("include family.txt\ninclude gone.txt\n" + GOOD + "include family.txt\n")
+    said = bare.attempt("init", tmp_path / "card.txt").stderr
+    assert f'error: {tmp_path}/family.txt:2: "nmae" is not a field of a personality\n' in said
+    assert f"error: {tmp_path}/gone.txt: No such file or directory\n" in said
+    assert "include family.txt: wanted before the first [gpu], and not in a family\n" in said
+
+
+def test_two_families_may_not_give_the_same_field(bare, tmp_path):
+    (tmp_path / "one.txt").write_text("gpu_cores = 1 | assumed | test\n")
+    (tmp_path / "card.txt").write_text("include one.txt\ninclude one.txt\n" + GOOD)
+    assert '"gpu_cores" is given twice' in bare.attempt("init", tmp_path / "card.txt").stderr
+
+
+def test_several_files_make_one_machine_with_several_kinds_of_cards(bare):
+    files = [FOLDER / f"{name}.txt" for name in ("rtx-4090", "h200", "tesla-p4")]
+    bare.do("init", *files)
+    cards = """
+        cards = [nvmlDeviceGetHandleByIndex(n) for n in range(nvmlDeviceGetCount())]
+        show([[nvmlDeviceGetName(c), nvmlDeviceGetMinorNumber(c), code(nvmlDeviceSetGpuLockedClocks, c, 600, 900)]
+              for c in cards] + [nvmlSystemGetDriverVersion()])
+    """
+    wanted = [["NVIDIA GeForce RTX 4090", 0, 0], ["NVIDIA H200", 1, 0], ["Tesla P4", 2, 3], "580.95.05"]
+    assert bare.nvml(cards) == wanted
+    (bare.folder / "state").unlink()  # the kept text alone makes the same machine
+    assert bare.nvml(cards) == wanted
+
+
+def test_two_cards_may_not_share_what_identifies_them(bare):
+    said = bare.attempt("init", FOLDER / "l4.txt", FOLDER / "l4.txt")
+    assert said.returncode == 2
+    assert said.stderr.endswith("gpu 0 and gpu 1 have the same uuid\n")
+
+
+@pytest.mark.parametrize("path", PERSONALITIES, ids=lambda path: path.stem)
+def test_no_two_personalities_share_a_card(path):
+    taken = {line for other in PERSONALITIES if other != path for line in other.read_text().splitlines()}
+    own = [line for line in path.read_text().splitlines() if line.startswith(("uuid", "pci_bus_id"))]
+    assert len(own) == 2
+    assert not taken & set(own)

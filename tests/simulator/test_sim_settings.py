@@ -120,9 +120,12 @@ def test_the_dump_holds_settings_and_no_readings(sim):
     sim.under_load(600)
     assert sim.do("dump") == before
     assert sorted(json.loads(before)["gpus"][0]) == [
+        "application_clocks_mhz",
         "compute_mode",
+        "ecc_mode",
         "graphics_clock_lock_mhz",
         "memory_clock_lock_mhz",
+        "mig_mode",
         "persistence",
         "power_limit_mw",
         "uuid",
@@ -155,9 +158,12 @@ def test_a_prepared_state_shows_in_the_dump(sim):
     sim.do("set", "graphics_clock_lock_mhz", "1500,2100")
     sim.do("set", "compute_mode", 3)
     assert sim.settings() == {
+        "application_clocks_mhz": None,
         "compute_mode": 3,
+        "ecc_mode": [0, 0],
         "graphics_clock_lock_mhz": [1500, 2100],
         "memory_clock_lock_mhz": None,
+        "mig_mode": None,
         "persistence": 1,
         "power_limit_mw": 480_000,
         "uuid": "GPU-5a1b6000-2bb1-4000-8000-000000000001",
@@ -174,6 +180,8 @@ def test_a_bad_command_is_refused_and_changes_nothing(sim):
         ["set", "power_limit_mw", 300_000, "--gpu", 1],
         ["set", "power_limit_mw", 300_000, "stray"],
         ["set", "persistence", "on"],
+        ["set", "application_clocks_mhz", "14001,3090"],
+        ["fault", "compute_mode", "clamped"],
         ["load", "maybe"],
         ["advance", -1],
         ["advance", "ten"],

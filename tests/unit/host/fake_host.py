@@ -49,7 +49,6 @@ SECOND_CARD = f"""
 [gpu]
 uuid = {SECOND_UUID} | assumed | test
 pci_bus_id = 00000000:0B:00.0 | assumed | test
-minor_number = 1 | assumed | test
 """
 UNIT = "inferhost-serve@main.service"
 DROPIN = f"/etc/systemd/system/{UNIT}.d/10-inferhost.conf"
