@@ -66,6 +66,11 @@ def text(document: object) -> str:
     return json.dumps(plain(document), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def line(document: object) -> str:
+    """The canonical bytes without line breaks and indentation."""
+    return json.dumps(plain(document), separators=(",", ": "), sort_keys=True, ensure_ascii=False)
+
+
 def json_schema(hint: Any) -> dict[str, Any]:
     """The JSON Schema of a document class or of one hint."""
     if hint in SCALARS:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from typing import Any, Optional, Tuple, Union
 
 from inferhost.schema import document
@@ -196,8 +195,11 @@ class Plan:
 
 
 def identified(plan: Plan) -> Plan:
-    """The plan with its `plan_id`: 16 hexadecimal digits over everything else."""
-    blank = json.dumps(document.plain(dataclasses.replace(plan, plan_id="")), sort_keys=True)
+    """The plan with its `plan_id`: 16 hexadecimal digits over everything else.
+
+    Over the canonical text on one line: Nix makes that from the file by leaving out each line break and what follows.
+    """
+    blank = document.line(dataclasses.replace(plan, plan_id=""))
     return dataclasses.replace(plan, plan_id=hashlib.sha256(blank.encode()).hexdigest()[:16])
 
 
