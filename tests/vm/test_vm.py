@@ -32,16 +32,21 @@ MEDDLING = """
 echo powersave > /sys/devices/system/cpu/cpu1/cpufreq/scaling_governor
 sysctl --quiet vm.swappiness=55
 """
+# What no call reads back must go as well, and has to be said: the twin's wish asks for no lock of its own.
+LOCK = ("-e", "inferhost_gpu_graphics_clock_lock=2100")
+NO_GETTER = "what was set before inferhost has no getter; it is reset to unlocked"
 READ_ONLY = ("/etc", "/usr", "/opt", "/srv/models", "/home", "/root", "/var/lib/inferhost", "/proc/sys", "/sys",
              "/sys/fs/cgroup")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """The host at one moment: what its kernel says and, where it matters, every file and simulated setting."""
+    """The host at one moment: what its kernel and card say and, where it matters, every file and what was told."""
 
     kernel: dict
+    card: dict
     files: dict | None = None
+    told: str = ""
 
     def governors(self) -> dict[str, str]:
         return {cpu: policy["scaling_governor"] for cpu, policy in self.kernel["governors"].items()}
@@ -62,11 +67,12 @@ def vm(*arguments: str, script: str = "") -> str:
 
 
 def seen() -> Seen:
-    return Seen(told_by(HERE / "observe.py"))
+    (card,) = json.loads(vm("exec", NAME, "inferhost-sim", "dump"))["gpus"]
+    return Seen(told_by(HERE / "observe.py"), card)
 
 
 def seen_with_files() -> Seen:
-    return Seen(told_by(HERE / "observe.py"), told_by(ROOT / "tests/bed/snapshot.py"))
+    return dataclasses.replace(seen(), files=told_by(ROOT / "tests/bed/snapshot.py"))
 
 
 def told_by(script: pathlib.Path) -> dict:
@@ -80,7 +86,7 @@ def verified() -> Verified:
 
 
 def placed_again() -> Ran:
-    ran = run_playbook("site.yml", *INVENTORY)
+    ran = run_playbook("site.yml", *INVENTORY, *LOCK)
     assert ran.code == 0, ran.output
     return ran
 
@@ -88,7 +94,7 @@ def placed_again() -> Ran:
 def taken_back() -> Seen:
     ran = run_playbook("playbooks/revert.yml", *INVENTORY)
     assert ran.code == 0, ran.output
-    return seen_with_files()
+    return dataclasses.replace(seen_with_files(), told=ran.output)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +178,13 @@ def test_what_the_kernel_shows_is_verified_as_held(placed, setting):
     assert answer.verdicts[setting]["verdict"] == "held"
 
 
+def test_the_card_is_asked_for_the_clock_lock_and_nobody_calls_it_held(found, placed):
+    host, answer, _ = placed
+    assert (found.card["graphics_clock_lock_mhz"], host.card["graphics_clock_lock_mhz"]) == (None, [2100, 2100])
+    (lock,) = [v for name, v in answer.verdicts.items() if name.endswith("graphics_clock_lock_mhz")]
+    assert (lock["verdict"], lock["cause"]) == ("unverified", "needs_load")
+
+
 def test_new_login_sessions_have_the_planned_limits(placed):
     _, _, session = placed
     assert session == ["65536", "65536", "unlimited"]
@@ -253,6 +266,21 @@ def test_revert_stops_the_engine(reverted):
 
 def test_revert_leaves_every_file_and_the_card_as_they_were(found, reverted):
     assert differences(found.files, reverted.files) == []
+
+
+def test_revert_leaves_the_card_s_settings_as_they_were_clock_lock_included(found, reverted):
+    assert reverted.card == found.card
+
+
+def test_revert_says_that_what_had_no_getter_was_reset(reverted):
+    assert NO_GETTER in reverted.told
+
+
+def test_a_clock_lock_lost_at_boot_is_drift(booted):
+    host, answer = booted
+    assert host.card["graphics_clock_lock_mhz"] is None
+    (lock,) = [v for name, v in answer.verdicts.items() if name.endswith("graphics_clock_lock_mhz")]
+    assert (answer.code, lock["verdict"], lock["cause"]) == (3, "overridden", "driver_reload")
 
 
 def test_kernel_parameters_hold_over_a_boot(repaired, booted):

@@ -17,6 +17,11 @@ def test_the_card_has_the_planned_limit(host):
     assert gpu["power_limit_mw"] == 600_000
 
 
+def test_the_card_is_asked_for_the_clock_lock(host):
+    (gpu,) = json.loads(host.check_output("inferhost-sim dump"))["gpus"]
+    assert gpu["graphics_clock_lock_mhz"] == [2100, 2100]
+
+
 def test_the_engine_runs_as_its_own_user_with_the_planned_command(host):
     assert host.service("inferhost-serve@main").is_running
     assert host.service("inferhost-serve@main").is_enabled
