@@ -130,7 +130,7 @@ def natural_clock_mhz(samples: Sequence[Sample]) -> tuple[int, int] | None:
     """
     busy = settled(samples)
     clocks = [s.sm_clock_mhz for s in busy if s.sm_clock_mhz is not None]
-    limited = any(reason in LIMITERS for s in busy for reason in s.event_reasons)
+    limited = any(reason in LIMITERS for s in busy for reason in s.event_reasons) or any(_limited_s(busy).values())
     return (min(clocks), max(clocks)) if len(clocks) >= SAMPLES_MIN and not limited else None
 
 
@@ -171,10 +171,26 @@ def _is_busy(sample: Sample) -> bool:
 
 
 def _limiter(samples: Sequence[Sample]) -> str | None:
-    """What takes the clock down in most of these samples."""
+    """What takes the clock down in most of these samples, or for most of their time where the card counts it."""
     counts = Counter(c for s in samples for c in sorted({LIMITERS[r] for r in s.event_reasons if r in LIMITERS}))
-    cause, count = counts.most_common(1)[0] if counts else ("", 0)
-    return cause if 2 * count > len(samples) else None
+    shares = {cause: count / len(samples) for cause, count in counts.items()}
+    for reason, limited_s in _limited_s(samples).items():
+        cause = LIMITERS[reason]
+        shares[cause] = max(shares.get(cause, 0.0), limited_s / max(_span_s(samples), limited_s, 1e-9))
+    cause, share = max(shares.items(), key=lambda item: item[1], default=("", 0.0))
+    return cause if share > 0.5 else None
+
+
+def _span_s(samples: Sequence[Sample]) -> float:
+    return samples[-1].time_s - samples[0].time_s if samples else 0.0
+
+
+def _limited_s(samples: Sequence[Sample]) -> dict[str, float]:
+    """For how long each limiter was at work between the first and the last sample, as far as the card counts it."""
+    if not samples:
+        return {}
+    first, last = samples[0].limited_s, samples[-1].limited_s
+    return {name: max(0.0, last[name] - first[name]) for name in LIMITERS if name in first and name in last}
 
 
 def _too_little(samples: Sequence[Sample], count: int) -> str:
@@ -186,8 +202,11 @@ def _evidence(samples: Sequence[Sample], busy: Sequence[Sample], asked: Range) -
     clocks = sorted(s.sm_clock_mhz or 0 for s in busy)
     counts = Counter(reason for s in busy for reason in s.event_reasons)
     named = ", ".join(f"{name} in {count}" for name, count in sorted(counts.items())) or "none"
+    limited_s = _limited_s(busy)
+    risen = ", ".join(f"{name} for {seconds:.1f} s" for name, seconds in limited_s.items() if seconds > 0)
+    counted = f"event counters: {risen or 'none rose'}" if limited_s else "this card counts no events"
     natural = f"; {asked.natural_mhz[0]} to {asked.natural_mhz[1]} MHz without a lock" if asked.natural_mhz else ""
     return (
         f"{len(busy)} of {len(samples)} samples under load: {clocks[0]} to {clocks[-1]} MHz, median "
-        f"{statistics.median(clocks):g}; one step is {asked.step_mhz} MHz; event reasons: {named}{natural}"
+        f"{statistics.median(clocks):g}; one step is {asked.step_mhz} MHz; event reasons: {named}; {counted}{natural}"
     )

@@ -35,13 +35,31 @@ EVENT_REASONS = {
 }
 """Bits of the clock event mask. Source: nvidia-ml-py 13.615.71 (nvmlClocksEventReason*, ...ThrottleReason*)."""
 
+EVENT_COUNTERS = {
+    "sw_power_cap": 74,
+    "sw_thermal_slowdown": 269,
+    "hw_thermal_slowdown": 270,
+    "hw_power_brake": 271,
+}
+"""Fields that count the nanoseconds of an event reason; they see what falls between two looks.
+
+Source: facts-nvml.md A.2; nvidia-ml-py 13.615.71 (NVML_FI_DEV_CLOCKS_EVENT_REASON_*).
+"""
+
+VALUE_MEMBERS = {1: "uiVal", 2: "ulVal", 3: "ullVal"}
+"""Where a field's value stands, by its type. Source: nvidia-ml-py 13.615.71 (NVML_VALUE_TYPE_*)."""
+
 CLOCK_SM, CLOCK_MEMORY, TEMPERATURE_GPU = 1, 2, 0
 """Source: nvml.h of NVML API 13 (nvmlClockType_t, nvmlTemperatureSensors_t)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One look at one card, `time_s` after the first; None is what the card cannot say."""
+    """One look at one card, `time_s` after the first; None is what the card cannot say.
+
+    `limited_s` is for how long each event reason was at work since the driver was loaded; empty on a card that does
+    not count.
+    """
 
     time_s: float
     sm_clock_mhz: int | None
@@ -52,6 +70,7 @@ class Sample:
     temperature_c: int | None
     utilization_percent: int | None
     event_reasons: tuple[str, ...]
+    limited_s: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +173,17 @@ def _look(nvml: Nvml, card: Card, time_s: float) -> Sample:
         temperature_c=temperature_c,
         utilization_percent=None if utilization is None else int(utilization.gpu),
         event_reasons=reasons(int(mask or 0)),
+        limited_s=_limited_s(nvml, card),
     )
+
+
+def _limited_s(nvml: Nvml, card: Card) -> dict[str, float]:
+    fields = nvml.reading("nvmlDeviceGetFieldValues", card.handle, list(EVENT_COUNTERS.values())) or ()
+    return {
+        name: getattr(field.value, VALUE_MEMBERS[field.valueType]) / 1e9
+        for name, field in zip(EVENT_COUNTERS, fields)
+        if field.nvmlReturn == 0 and field.valueType in VALUE_MEMBERS
+    }
 
 
 def _shown(series: Series) -> dict[str, Any]:

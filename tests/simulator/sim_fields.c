@@ -27,6 +27,9 @@ static void sim_field(nvmlFieldValue_t *field, const struct sim_gpu *gpu)
 	case NVML_FI_DEV_REASON_HW_THERM_SLOWDOWN:
 		sim_field_counter(field, gpu->hw_thermal_ns);
 		break;
+	case NVML_FI_DEV_REASON_HW_POWER_BRAKE_SLOWDOWN:
+		sim_field_counter(field, 0); /* no simulated board pulls its brake */
+		break;
 	case NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION:
 	case NVML_FI_DEV_ENERGY:
 		sim_field_counter(field, gpu->energy_uj / 1000);

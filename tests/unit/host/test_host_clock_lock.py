@@ -59,7 +59,8 @@ def test_an_honest_lock_under_load_is_held_with_its_samples(host: FakeHost):
     answer = under_load(host)
     assert (answer.code, answer.verdict(LOCK)) == (0, ("held", "none"))
     assert answer.evidence(LOCK) == (
-        "55 of 60 samples under load: 2100 to 2100 MHz, median 2100; one step is 8 MHz; event reasons: none"
+        "55 of 60 samples under load: 2100 to 2100 MHz, median 2100; one step is 8 MHz; event reasons: none; "
+        "event counters: none rose"
     )
     assert len(answer.document["facts"]["samples"][UUID]) == 60
 
@@ -95,7 +96,7 @@ def test_a_lock_that_the_power_cap_overrules_is_clamped_by_it(host: FakeHost):
     host.sim("load", "on")
     answer = under_load(host)
     assert (answer.code, answer.verdict(LOCK)) == (3, ("clamped", "power_cap"))
-    assert "event reasons: sw_power_cap in 55" in answer.evidence(LOCK)
+    assert "event reasons: sw_power_cap in 55; event counters: sw_power_cap for 10.8 s" in answer.evidence(LOCK)
     assert answer.verdict("power_limit_w") == ("held", "none")
 
 

@@ -12,7 +12,7 @@ from inferhost.host.sample import Sample, reasons
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost
 
 STEPS = tuple(range(180, 3091, 10))
-BUSY = Sample(0.0, 2100, 13365, 1, 440.0, 450.0, 60, 100, ())
+BUSY = Sample(0.0, 2100, 13365, 1, 440.0, 450.0, 60, 100, (), {})
 
 
 def busy(count: int, **changes: object) -> list[Sample]:
@@ -41,6 +41,12 @@ def test_a_loaded_card_is_sampled_in_units_that_people_use(host: FakeHost):
     assert (first["enforced_power_limit_w"], first["utilization_percent"]) == (480.0, 100)
     assert 450 < first["power_w"] <= 480
     assert first["event_reasons"] == ["sw_power_cap"]
+    assert first["limited_s"] == {
+        "sw_power_cap": 30.0,
+        "sw_thermal_slowdown": 0.0,
+        "hw_thermal_slowdown": 0.0,
+        "hw_power_brake": 0.0,
+    }
     assert [sample["time_s"] for sample in card["samples"]] == [n / 5 for n in range(10)]
 
 
@@ -160,6 +166,46 @@ def test_a_clock_below_its_range_has_the_cause_that_the_card_names(named: tuple[
 def test_a_clock_that_a_limiter_may_have_brought_into_the_range_proves_nothing():
     judged = judge_clock(busy(40, event_reasons=("sw_power_cap",)), asked(2100, 2100))
     assert (judged.verdict, judged.cause) == ("unverified", "indistinguishable")
+
+
+def counted(name: str, share: float, **changes: object) -> list[Sample]:
+    """Forty busy samples between which one counter rises by this share of the time."""
+    return [dataclasses.replace(s, limited_s={name: 7 + share * s.time_s}) for s in busy(40, **changes)]
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("sw_power_cap", "power_cap"),
+        ("sw_thermal_slowdown", "thermal"),
+        ("hw_thermal_slowdown", "thermal"),
+        ("hw_power_brake", "power_brake"),
+    ],
+)
+def test_a_counter_names_the_cause_that_no_sample_caught(name: str, cause: str):
+    judged = judge_clock(counted(name, 0.6, sm_clock_mhz=1500), asked(2100, 2100))
+    assert (judged.verdict, judged.cause) == ("clamped", cause)
+    assert f"event counters: {name} for 4.7 s" in judged.evidence
+    judged = judge_clock(counted(name, 0.4, sm_clock_mhz=1500), asked(2100, 2100))
+    assert (judged.verdict, judged.cause) == ("clamped", "unexplained")
+
+
+def test_a_clock_that_a_counted_limiter_may_have_brought_into_the_range_proves_nothing():
+    assert judge_clock(counted("sw_power_cap", 0.6), asked(2100, 2100)).cause == "indistinguishable"
+    held = judge_clock(counted("sw_power_cap", 0.0), asked(2100, 2100))
+    assert (held.verdict, "event counters: none rose" in held.evidence) == ("held", True)
+
+
+def test_a_counter_that_rose_at_all_keeps_a_clock_from_being_the_cards_own():
+    assert natural_clock_mhz(counted("sw_power_cap", 0.01)) is None
+    assert natural_clock_mhz(counted("sw_power_cap", 0.0)) == (2100, 2100)
+
+
+def test_a_card_that_counts_no_events_is_judged_by_its_samples_and_that_is_said(host: FakeHost):
+    assert "this card counts no events" in judge_clock(busy(40), asked(2100, 2100)).evidence
+    host.sim("fail", "nvmlDeviceGetFieldValues", 3)
+    answer = host.run("sample", "--seconds", "1")
+    assert (answer.code, answer.document["facts"]["gpus"][0]["samples"][0]["limited_s"]) == (0, {})
 
 
 def test_a_single_stray_sample_is_forgiven_and_a_tenth_of_them_is_not():
