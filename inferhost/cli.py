@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from inferhost import table
+from inferhost.imports import command as imports
 from inferhost.schema.problems import InputError, Problem, near
 from inferhost.schema.result import EXIT_AS_WANTED, EXIT_BAD_INPUT
 
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="why a setting has its value")
     explain.add_argument("setting", nargs="?", default="", help="for example gpus[0].power_limit_w; all without it")
     explain.set_defaults(run=_run_explain)
+    imports.add_command(commands)
     for command in (plan, explain):
         command.add_argument("--inventory", required=True, type=pathlib.Path, help="an inventory file or folder")
         command.add_argument("--host", required=True, help="the host's name in the inventory")

@@ -22,6 +22,7 @@ from inferhost.catalogue.rows import (
     GpuRow,
     ModelRow,
     SpeedRow,
+    ValueRow,
 )
 from inferhost.schema import document
 from inferhost.schema.problems import InputError, Problem
@@ -34,6 +35,7 @@ TABLES: dict[str, type] = {
     "engines": EngineRow,
     "flags": FlagRow,
     "env": EnvironmentRow,
+    "values": ValueRow,
     "speeds": SpeedRow,
     "formulas": FormulaRow,
 }
@@ -49,6 +51,7 @@ WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("engines", "memory_rule"): ("sglang", "vllm", "llama.cpp", "exllamav3", "sfllm"),
     ("flags", "status"): (*FLAG_STATUS, "unchecked"),
     ("env", "status"): (*FLAG_STATUS, "harmful"),
+    ("values", "status"): ("renamed", "placebo", "harmful", "fatal"),
 }
 
 Row = TypeVar("Row")
@@ -63,6 +66,7 @@ class Catalogue:
     engines: Mapping[str, EngineRow]
     flags: Mapping[str, FlagRow]
     env: Mapping[str, EnvironmentRow]
+    values: Mapping[str, ValueRow]
     speeds: Mapping[str, SpeedRow]
     formulas: Mapping[str, FormulaRow]
 
@@ -143,6 +147,6 @@ def _contradictions(name: str, row: Any, path: str) -> list[Problem]:
         problems.append(
             Problem(f"{path}.efficiency_ratio", f"found {row.efficiency_ratio}, wanted more than 0 and at most 1")
         )
-    if isinstance(row, FlagRow | EnvironmentRow) and row.status != "real" and not row.replacement:
+    if isinstance(row, FlagRow | EnvironmentRow | ValueRow) and row.status != "real" and not row.replacement:
         problems.append(Problem(f"{path}.replacement", "is empty, and a refusal has to name what would work"))
     return problems

@@ -246,6 +246,24 @@ class EnvironmentRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class ValueRow:
+    """What one value of a flag or variable does, where that is more than its name says.
+
+    `name` is a flag as the engine's flag rows spell it first, or a variable; `pattern` matches its value. No engines
+    means every one; `--model` stands for whatever an engine calls its model.
+    """
+
+    key: str
+    engines: Tuple[str, ...]
+    name: str
+    pattern: str
+    status: str  # "renamed", "placebo", "harmful", "fatal"
+    because: str
+    replacement: Optional[str]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
 class SpeedRow:
     """Two-term decode model of one engine on a range of cards, fitted on published figures."""
 

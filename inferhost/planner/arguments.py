@@ -41,7 +41,7 @@ def extra_arguments(instance: Instance, engine: EngineRow, catalogue: Catalogue)
         path = instance.path(f"extra_args[{one.number}]")
         concept = concept_of(one.row, engine)
         same = one.row.key if one.row else one.name
-        problem = _flag_problem(one, engine, instance, catalogue, path=path) or _value_problem(one, engine, path)
+        problem = flag_problem(one, engine, instance, catalogue, path=path) or value_problem(one, engine, path)
         if problem is None and same in seen:
             problem = Problem(path, f'"{one.name}" is there twice', "the engine would take one of them", "flag-twice")
         seen.add(same)
@@ -74,7 +74,7 @@ def _word_problems(words: tuple[str, ...], instance: Instance) -> list[Problem]:
     return problems
 
 
-def _flag_problem(
+def flag_problem(
     one: Given, engine: EngineRow, instance: Instance, catalogue: Catalogue, *, path: str
 ) -> Problem | None:
     program, flag, row = f"{engine.engine} {engine.version}", one.name, one.row
@@ -117,7 +117,7 @@ def _may_be_secret(flag: str, engine: EngineRow, catalogue: Catalogue) -> bool:
     return row.secret if row else names_a_secret(flag)
 
 
-def _value_problem(one: Given, engine: EngineRow, path: str) -> Problem | None:
+def value_problem(one: Given, engine: EngineRow, path: str) -> Problem | None:
     """A value that is missing, that the flag does not take, or that asks for more cards than one."""
     if one.joined and not engine.equals:
         hint = "a flag and its value are two items of the list"

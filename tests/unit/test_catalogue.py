@@ -63,8 +63,16 @@ def test_a_word_outside_its_list_is_an_error():
 
 
 def test_a_refused_flag_or_variable_names_its_replacement():
-    rows = [*CATALOGUE.flags.values(), *CATALOGUE.env.values()]
+    rows = [*CATALOGUE.flags.values(), *CATALOGUE.env.values(), *CATALOGUE.values.values()]
     assert [r.key for r in rows if r.status != "real" and not r.replacement] == []
+
+
+def test_a_row_about_a_value_names_a_flag_or_variable_that_its_engines_read():
+    for row in CATALOGUE.values.values():
+        engines = [e for e in CATALOGUE.engines.values() if not row.engines or e.engine in row.engines]
+        assert {e.engine for e in engines} >= set(row.engines), row.key
+        known = [row.name == "--model" or row.name in CATALOGUE.flags_of(e) for e in engines]
+        assert row.name in CATALOGUE.env or (any(known) if not row.engines else all(known)), row.key
 
 
 def test_what_was_renamed_has_a_new_name():

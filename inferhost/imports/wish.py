@@ -1,0 +1,125 @@
+"""The wish that a launch amounts to: `inferhost_service_*` variables, as a person would have written them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from inferhost.catalogue import Catalogue
+from inferhost.catalogue.rows import EngineRow
+from inferhost.imports.judge import Finding, Kept, judged
+from inferhost.imports.launch import Launch
+
+PREFIX = "inferhost_service_"
+MODELS = "/srv/models"
+"""Where a model goes that so far was fetched by its name at each start."""
+LLAMA_SLOTS = 4
+"""Slots of llama-server when nobody says how many. Source: engines.md 5, llama.cpp."""
+
+
+def wished(launch: Launch, catalogue: Catalogue) -> tuple[list[Finding], dict[str, Any]]:
+    """Every finding about a launch, and its wish without the prefix `inferhost_service_`."""
+    engine = pinned(launch.engine, catalogue)
+    findings, kept = judged(launch, engine, catalogue)
+    wish: dict[str, Any] = {"engine": engine.engine}
+    path = _engine_path(launch)
+    if path:
+        wish["engine_path"] = path
+    wish.update(_model(launch, kept, findings, catalogue))
+    wish.update(_address(launch, kept, engine))
+    wish.update(_sizes(kept, engine, findings))
+    if launch.user and launch.user != "root":
+        wish["user"] = launch.user
+    elif launch.user == "root":
+        because = "an engine reads strangers' input"
+        findings.append(Finding("User", "root", "harmful", because, "a user of its own, which the plan makes"))
+    if kept.extra_args:
+        wish["extra_args"] = kept.extra_args
+    if kept.env:
+        wish["env"] = kept.env
+    return findings, wish
+
+
+def pinned(engine: str, catalogue: Catalogue) -> EngineRow:
+    """The version of an engine that the catalogue was read for."""
+    return next(row for row in catalogue.engines.values() if row.engine == engine and row.pinned)
+
+
+def model_key(name: str, catalogue: Catalogue) -> str:
+    """The catalogue's key for a path or a Hugging Face name; the plain name where the catalogue has none."""
+    base = name.rstrip("/").rpartition("/")[2].removesuffix(".gguf").lower()
+    base = re.sub(r"\.(i?q\d|f16|f32|bf16)", r"-\1", base)
+    by_name = {row.name.rpartition("/")[2].lower(): key for key, row in catalogue.models.items()}
+    return base if base in catalogue.models else by_name.get(base, base)
+
+
+def _model(launch: Launch, kept: Kept, findings: list[Finding], catalogue: Catalogue) -> dict[str, str]:
+    name = kept.concepts.get("model_path", "")
+    directory = kept.concepts.get("model_directory", "")
+    if not name:
+        if launch.program:
+            findings.append(
+                Finding("model", "", "fatal", "the launch names no model", f"{PREFIX}model and _model_path")
+            )
+        return {}
+    found = f"{directory.rstrip('/')}/{name}" if directory and not name.startswith("/") else name
+    key = model_key(found, catalogue)
+    inside = next((v for v in launch.volumes if found.startswith(f"{v.rstrip('/')}/") or found == v), None)
+    if inside is not None:
+        found = launch.volumes[inside].rstrip("/") + found[len(inside.rstrip("/")) :]
+    if not found.startswith(("/", "$", "~")):
+        local = found.endswith(".gguf") or found.startswith((".", "models/")) or found.count("/") > 1
+        if local and launch.directory.startswith("/"):
+            found = f"{launch.directory.rstrip('/')}/{found.removeprefix('./')}"
+        else:
+            found = f"{MODELS}/{name.rstrip('/').rpartition('/')[2]}"
+            because = "so far fetched by its name at each start; the plan serves from a folder"
+            findings.append(Finding("model path", name, "renamed", because, f"copy or download it to {found} first"))
+    return {"model": key, "model_path": found}
+
+
+def _address(launch: Launch, kept: Kept, engine: EngineRow) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if kept.concepts.get("served_model_name"):
+        found["served_model_name"] = kept.concepts["served_model_name"]
+    host = engine.fixed_host or ("127.0.0.1" if launch.contained else kept.concepts.get("host"))
+    if host and host != "127.0.0.1":
+        found["host"] = host
+    port = launch.port or kept.concepts.get("port", "")
+    if port.isdigit():
+        found["port"] = int(port)
+    return found
+
+
+def _sizes(kept: Kept, engine: EngineRow, findings: list[Finding]) -> dict[str, Any]:
+    """Lengths and numbers of requests; a pool that several share is divided as the engine would."""
+    found: dict[str, Any] = {}
+    numbers = {c: int(v) for c, v in kept.concepts.items() if v.isdigit()}
+    sequences = numbers.get("max_sequences")
+    if "context_tokens" in numbers:
+        found["context_tokens"] = numbers["context_tokens"]
+    elif numbers.get("pool_tokens"):
+        unified = "--kv-unified" in kept.extra_args
+        found["context_tokens"] = numbers["pool_tokens"] // (sequences if sequences and not unified else 1)
+        if sequences is None and engine.engine == "llama.cpp":
+            sequences = LLAMA_SLOTS
+    if sequences:
+        found["max_sequences"] = sequences
+    dtype = kept.concepts.get("kv_cache_dtype")
+    if dtype is not None:
+        option = next((o for o, f in engine.kv_cache.items() if dtype in (o, f.argument)), None)
+        if option not in (None, "auto"):
+            found["kv_cache_dtype"] = option
+        elif option is None:
+            known = ", ".join(sorted(engine.kv_cache))
+            because = f"the plan knows {known} for {engine.engine}"
+            findings.append(Finding("KV cache", dtype, "harmful", because, f"one of them in {PREFIX}kv_cache_dtype"))
+    return found
+
+
+def _engine_path(launch: Launch) -> str:
+    """The engine's own executable beside the interpreter that was used, where the launch says where that lies."""
+    folder, _, name = launch.program.rpartition("/")
+    if not folder.startswith("/") or launch.contained or launch.engine in ("tabbyapi", "sfllm"):
+        return ""
+    return f"{folder}/{launch.engine}" if name.startswith("python") else launch.program
