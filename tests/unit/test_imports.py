@@ -208,7 +208,8 @@ def test_a_missing_file_and_an_unknown_unit_are_refused(capsys):
 
 PIECES = [
     "llama-server", "vllm serve", "python -m sglang.launch_server", "-m", "--model", "/m/x", "--port", "'", '"',
-    "\\", "\\ ", "\n", "#", "$X", "${A[@]}", "A=(", ")", "export", "=", "<<EOF", "EOF", "&", "|", ">", ";", "--", "-", "=1",
+    "\\", "\\ ", "\n", "#",
+    "$X", "${A[@]}", "A=(", ")", "export", "=", "<<EOF", "EOF", "&", "|", ">", ";", "--", "-", "=1",
     "docker run", "-e", "-v", "a:b", "\0", "ü", "{", "`", "for i in", "do",
 ]  # fmt: skip
 
