@@ -37,6 +37,7 @@ EXIT_CODES = """exit codes:
 
 VERBS = {
     "install": "record what is here now, then place the plan and this program",
+    "record": "record what is here now and place nothing, where NixOS places the files",
     "facts": "say what this host is made of; works without a driver",
     "apply": "write what has no file (NVML, kernel, governor) and prove it",
     "verify": "compare this host with its plan, setting by setting",
@@ -103,7 +104,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                 "--under-load", action="store_true", help="sample the GPUs too, under whatever load there is"
             )
             command.add_argument("--seconds", type=float, metavar="S", help=f"how long (default: {load.SECONDS:g})")
-        if verb in ("apply", "verify", "revert"):
+        if verb in ("record", "apply", "verify", "revert"):
             command.add_argument(
                 "--section", action="append", choices=SECTIONS, help="only this section; may be given several times"
             )
@@ -129,7 +130,9 @@ def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
                 gate.prove_tokens(machine, plan, options.wait, report)
         else:
             sections = options.section or SECTIONS
-            if options.verb == "apply":
+            if options.verb == "record":
+                verbs.record(machine, plan, sections, report)
+            elif options.verb == "apply":
                 verbs.apply(machine, plan, sections, report)
             else:
                 verbs.verify(machine, plan, sections, report, _load_s(options))

@@ -1,4 +1,4 @@
-"""The verbs that follow a plan: install, apply, verify; and status, which needs none.
+"""The verbs that follow a plan: install, record, apply, verify; and status, which needs none.
 
 A verb fills a report and prints nothing. What writes holds the lock, refuses before its first write, and records
 originals before anything else. Only sections in `plan.manage` are looked at; the others are named as untouched.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from inferhost.host import account, cpufreq, engine, gpu, load, placed, service, sysctl
 from inferhost.host.baseline import BASELINE, Baseline, Record, read_baseline
@@ -37,15 +37,26 @@ def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, r
         baseline = read_baseline(machine)
         _preflight(machine, plan)
         found = _plan_records(machine, plan, baseline, report)
-        before = "\n".join(baseline) if baseline.on_disk else "absent"
-        fresh = not baseline.on_disk
-        if baseline.add(found, report.check) or fresh:
-            report.change(BASELINE, before, "\n".join(baseline))
+        _remember(found, baseline, report)
         if "service" in plan.manage:
             users = sorted({s.user for s in plan.service})
             report.facts["users_absent"] = [u for u in users if account.uid_of(machine, u) is None]
         _place(machine, PROGRAM, program, 0o755, report)
         _place(machine, PLAN, plan_content, 0o640, report)
+
+
+def record(machine: Machine, plan: Plan, sections: Sequence[str], report: Report) -> None:
+    """Records the originals of what has no file, and places nothing: for NixOS, which places the files itself."""
+    with lock_unless_check(machine, report):
+        baseline = read_baseline(machine)
+        _remember(_knob_records(machine, plan, _chosen(plan, sections, report), baseline, report), baseline, report)
+
+
+def _remember(found: Mapping[str, Record], baseline: Baseline, report: Report) -> None:
+    """The record with these keys as well; one that is new is a change even if it stays empty."""
+    before, fresh = "\n".join(baseline) if baseline.on_disk else "absent", not baseline.on_disk
+    if baseline.add(found, report.check) or fresh:
+        report.change(BASELINE, before, "\n".join(baseline))
 
 
 def _preflight(machine: Machine, plan: Plan) -> None:
@@ -207,15 +218,24 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     found: dict[str, Record] = {}
     for folder in (CONFIG_DIRECTORY, os.path.dirname(PROGRAM)):
         found.update(placed.directory_records(machine, folder, BASE))
-    if "gpu" in plan.manage:
-        found.update(_gpu_records(machine, plan, baseline, report))
-    if "cpu" in plan.manage:
-        cpu = sysctl.knobs(machine, plan.sysctl) + cpufreq.touched(machine, plan.cpu)
-        found.update(originals(cpu, baseline))
+    found.update(_knob_records(machine, plan, plan.manage, baseline, report))
     files = [(f.path, f.section) for f in placed.placed_files(plan, plan.manage)]
     found.update(placed.file_records(machine, files))
     if "service" in plan.manage:
         found.update(account.account_records(machine, [s.user for s in plan.service]))
+    return found
+
+
+def _knob_records(
+    machine: Machine, plan: Plan, sections: Iterable[str], baseline: Baseline, report: Report
+) -> dict[str, Record]:
+    """What these sections may change without a file, as it is now."""
+    found: dict[str, Record] = {}
+    if "gpu" in sections:
+        found.update(_gpu_records(machine, plan, baseline, report))
+    if "cpu" in sections:
+        cpu = sysctl.knobs(machine, plan.sysctl) + cpufreq.touched(machine, plan.cpu)
+        found.update(originals(cpu, baseline))
     return found
 
 

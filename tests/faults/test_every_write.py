@@ -18,7 +18,7 @@ from inferhost.host.nvml import NvmlError
 from tests.unit.host.fake_host import SYSCTL_FILE, UUID, Answer, FakeHost, simulator_state, with_gpu
 
 KILLED = 9
-VERBS = ("install", "apply", "revert")
+VERBS = ("install", "record", "apply", "revert")
 BUG = 1
 
 

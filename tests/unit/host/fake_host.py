@@ -244,7 +244,7 @@ class FakeHost:
     def run(self, verb: str, *arguments: str, before_write: Callable[[str], None] = lambda _: None) -> Answer:
         """One verb of the host program below the root, with the plan where it wants one."""
         given = [verb, "--root", str(self.root), *arguments]
-        if verb in ("install", "apply", "verify", "gate") and "--plan" not in arguments:
+        if verb in ("install", "record", "apply", "verify", "gate") and "--plan" not in arguments:
             path = self.folder / "plan.json"
             path.write_text(document.text(self.plan))
             given += ["--plan", str(path)]

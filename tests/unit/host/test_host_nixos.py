@@ -1,0 +1,74 @@
+"""On NixOS files and plan are links into the store, and its own tools load them: only the rest is recorded."""
+
+from __future__ import annotations
+
+import pytest
+
+from inferhost.host.placed import placed_files
+from tests.unit.host.fake_host import UUID, FakeHost
+
+SWAPPINESS = "/proc/sys/vm/swappiness"
+HARDWARE = ("--section", "gpu", "--section", "cpu")
+
+
+@pytest.fixture
+def nixos(host: FakeHost) -> FakeHost:
+    """The host in the order of a first switch: record, links, systemd-sysctl, then the unit that applies."""
+    host.untouched = host.snapshot()
+    assert host.run("record", "--section", "cpu").code == 0
+    store = host.folder / "store"
+    store.mkdir()
+    for number, file in enumerate(placed_files(host.plan, host.plan.manage)):
+        (store / str(number)).write_bytes(file.content)
+        host.at(file.path).parent.mkdir(parents=True, exist_ok=True)
+        host.at(file.path).symlink_to(store / str(number))
+    host.write(SWAPPINESS, "10\n")
+    return host
+
+
+def test_record_leaves_nothing_but_the_record(host: FakeHost):
+    before = set(host.snapshot())
+    assert host.run("record").changed
+    new = {path for path in set(host.snapshot()) - before if host.at(path).is_file()}
+    assert new == {"/var/lib/inferhost/baseline.json", "/run/inferhost/lock"}
+    assert {key.split(":")[0] for key in host.baseline()} == {"cpu", "gpu", "sysctl"}
+
+
+def test_record_keeps_to_its_section(host: FakeHost):
+    host.run("record", "--section", "cpu")
+    assert {key.split(":")[0] for key in host.baseline()} == {"cpu", "sysctl"}
+
+
+def test_record_in_check_mode_writes_nothing(host: FakeHost):
+    before = host.snapshot()
+    assert host.run("record", "--check").changed
+    assert host.snapshot() == before
+
+
+def test_a_value_that_nixos_loads_before_apply_is_not_taken_for_the_original(nixos: FakeHost):
+    assert nixos.run("apply", *HARDWARE).code == 0
+    assert nixos.baseline()["sysctl:vm.swappiness"]["found"] == "60"
+
+
+def test_a_stop_of_the_unit_puts_kernel_and_cards_back(nixos: FakeHost):
+    nixos.run("apply", *HARDWARE)
+    assert nixos.card()["power_limit_mw"] == nixos.plan.gpus[0].power_limit_w * 1000
+    assert nixos.run("revert", *HARDWARE).code == 0
+    assert nixos.card()["power_limit_mw"] == 480000
+    assert nixos.read(SWAPPINESS) == "60\n"
+    assert nixos.snapshot()["cards"] == nixos.untouched["cards"]
+
+
+def test_files_that_are_links_into_the_store_are_held(nixos: FakeHost):
+    nixos.run("apply", *HARDWARE)
+    verdicts = {v["setting"]: v["verdict"] for v in nixos.run("verify").document["verdicts"]}
+    files = [f"file:{file.path}" for file in placed_files(nixos.plan, nixos.plan.manage)]
+    assert {verdicts[file] for file in files} == {"held"}
+
+
+def test_the_next_boot_records_nothing_anew(nixos: FakeHost):
+    nixos.run("apply", *HARDWARE)
+    before = nixos.baseline()
+    assert f"gpu:{UUID}:power_limit_mw" in before
+    assert not nixos.run("record", "--section", "cpu").changed
+    assert nixos.baseline() == before
