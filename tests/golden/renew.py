@@ -1,59 +1,69 @@
 """Writes every golden plan and table from its wish: `python -m tests.golden.renew`.
 
-The wishes of hosts that have an inventory are copied from there first, so that what is tested is what is used.
+Every host of every inventory has one, so that what is tested is what is used; Ansible itself says what a host's
+variables are. Further folders with a `wish.json` of their own hold what no inventory has.
 """
 
+import functools
 import json
+import os
 import pathlib
+import subprocess
 import sys
-
-import yaml
+from typing import Any
 
 from inferhost import catalogue, planner, table
 from inferhost.schema import document
 
 HERE = pathlib.Path(__file__).parent
-INVENTORIES = HERE.parents[1] / "inventories"
-FROM_INVENTORY = {
-    "gb200": ("esxi/host_vars/gb200",),
-    "sandbox-gb200": ("sandbox/group_vars/gb200.yml", "sandbox/host_vars/sandbox-gb200"),
-}
+ROOT = HERE.parents[1]
+LANDSCAPES = sorted(path.parent for path in ROOT.glob("inventories/*/hosts.yml"))
+ANSIBLE_INVENTORY = pathlib.Path(sys.executable).parent / "ansible-inventory"
 
 
-def inventory_wish(host: str) -> dict[str, object]:
-    """All `inferhost_*` variables of a host, later files over earlier ones."""
-    found: dict[str, object] = {}
-    for name in FROM_INVENTORY[host]:
-        path = INVENTORIES / name
-        for file in [path] if path.is_file() else sorted(path.glob("*.yml")):
-            found |= yaml.safe_load(file.read_text(encoding="utf-8"))
-    return {key: value for key, value in found.items() if key.startswith("inferhost_")}
+@functools.cache
+def inventory_wishes() -> dict[str, dict[str, Any]]:
+    """All `inferhost_*` variables of every host of every inventory, by host."""
+    found: dict[str, dict[str, Any]] = {}
+    for landscape in LANDSCAPES:
+        listed = subprocess.run(
+            [ANSIBLE_INVENTORY, "--list", "--inventory", landscape],
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for host, values in json.loads(listed.stdout)["_meta"]["hostvars"].items():
+            if host in found:
+                raise ValueError(f"{host} stands in two inventories")
+            found[host] = {key: value for key, value in values.items() if key.startswith("inferhost_")}
+    return found
 
 
-def outputs(folder: pathlib.Path) -> dict[str, str]:
+def wish(host: str) -> dict[str, Any]:
+    """The host's wish: from its inventory, else from its golden folder."""
+    if host in inventory_wishes():
+        return inventory_wishes()[host]
+    return dict(json.loads((HERE / host / "wish.json").read_text(encoding="utf-8")))
+
+
+def outputs(host: str) -> dict[str, str]:
     """What belongs into a host's folder."""
-    host = folder.name
-    if host in FROM_INVENTORY:
-        wish = inventory_wish(host)
-    else:
-        wish = json.loads((folder / "wish.json").read_text(encoding="utf-8"))
-    plan = planner.plan(wish, host, catalogue.load())
-    return {
-        "wish.json": json.dumps(wish, indent=2, sort_keys=True) + "\n",
-        "plan.json": document.text(plan),
-        "table.txt": table.render_plan(document.plain(plan)),
-    }
+    plan = planner.plan(wish(host), host, catalogue.load())
+    return {"plan.json": document.text(plan), "table.txt": table.render_plan(document.plain(plan))}
 
 
-def hosts() -> list[pathlib.Path]:
-    return sorted(path.parent for path in HERE.glob("*/wish.json"))
+def hosts() -> list[str]:
+    """Every host of the inventories, and those whose folder holds a wish of its own."""
+    return sorted({*inventory_wishes(), *(path.parent.name for path in HERE.glob("*/wish.json"))})
 
 
 def main() -> int:
-    for folder in hosts():
-        for name, text in outputs(folder).items():
-            path = folder / name
+    for host in hosts():
+        for name, text in outputs(host).items():
+            path = HERE / host / name
             if not path.exists() or path.read_text(encoding="utf-8") != text:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(text, encoding="utf-8")
                 print(f"renewed: {path.relative_to(HERE)}")
     return 0

@@ -16,9 +16,9 @@ CATALOGUE = load()
 HOSTS = renew.hosts()
 
 
-@pytest.fixture(params=HOSTS, ids=lambda folder: folder.name)
+@pytest.fixture(params=HOSTS)
 def folder(request):
-    return request.param
+    return renew.HERE / request.param
 
 
 def golden_plan(folder):
@@ -26,8 +26,16 @@ def golden_plan(folder):
 
 
 def test_the_golden_files_are_what_the_planner_says(folder):
-    for name, text in renew.outputs(folder).items():
+    for name, text in renew.outputs(folder.name).items():
         assert (folder / name).read_text() == text, f"{name}: python -m tests.golden.renew, then read the diff"
+
+
+def test_no_golden_plan_is_left_of_a_host_that_is_gone():
+    assert sorted(path.name for path in renew.HERE.iterdir() if path.is_dir() and path.name[0] not in "_.") == HOSTS
+
+
+def test_a_wish_stands_in_one_place_only():
+    assert [host for host in renew.inventory_wishes() if (renew.HERE / host / "wish.json").exists()] == []
 
 
 def test_every_setting_has_a_reason(folder):
@@ -87,14 +95,14 @@ def test_the_plan_id_is_the_hash_of_all_the_rest(folder):
 
 
 def test_the_order_of_the_wish_does_not_change_the_plan(folder):
-    wish = json.loads((folder / "wish.json").read_text())
+    wish = renew.wish(folder.name)
     turned = dict(reversed(wish.items()))
     plans = [document.text(planner.plan(w, folder.name, CATALOGUE)) for w in (wish, turned)]
     assert plans[0] == plans[1]
 
 
 def test_sections_that_are_not_managed_set_nothing():
-    plan = golden_plan(next(f for f in HOSTS if f.name == "l40s-observed"))
+    plan = golden_plan(renew.HERE / "l40s-observed")
     assert (plan.sysctl, plan.env, plan.files, plan.dropins, plan.service) == ({}, {}, (), (), ())
     assert plan.cpu.governor is None
     settings = (plan.gpus[0].persistence_mode, plan.gpus[0].power_limit_w)
