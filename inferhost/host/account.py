@@ -59,9 +59,9 @@ def restore_trees(machine: Machine, records: Mapping[str, Record], baseline: Bas
     """Removes the folders, with what is in them, that were not there before us."""
     for path in records:
         if machine.exists(path):
-            report.change(f"tree:{path}", "present", "absent")
             if not report.check:
                 machine.remove_tree(path)
+            report.change(f"tree:{path}", "present", "absent")
         baseline.drop([f"tree:{path}"], report.check)
 
 

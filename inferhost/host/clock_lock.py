@@ -64,6 +64,9 @@ class GraphicsClockLock(CardKnob):
     def observe(self) -> str:
         return self._believed
 
+    def told(self, value: Any) -> Any:
+        return value if value == UNKNOWN else f"asked for {value}"
+
     def write(self) -> None:
         self._believed = UNKNOWN
         if self.asked_mhz is not None:

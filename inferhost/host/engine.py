@@ -54,15 +54,26 @@ def retire_engines(machine: Machine, plan: Plan, baseline: Baseline, report: Rep
             continue
         setting = f"service.{unit}"
         state = unit_state(machine, unit).get("ActiveState", "unknown")
+        if not report.check and not _stopped(machine, setting, unit, report):
+            continue
         report.change(setting, state, "retired")
-        if not report.check:
-            _systemctl(machine, setting, ["disable", "--quiet", "--now", unit], report)
         path = f"{UNIT_DIRECTORY}/{unit}{DROPIN_SUFFIX}"
         folder = os.path.dirname(path)
         records = {p: r for p, r in baseline.of("file", ["service"]).items() if p == path}
         gone = restore_files(machine, records, baseline, report)
         folders = {p: r for p, r in baseline.of("dir", ["service"]).items() if p == folder}
         restore_directories(machine, folders, gone, baseline, report)
+
+
+def _stopped(machine: Machine, setting: str, unit: str, report: Report) -> bool:
+    """Stops a unit for good; whether systemd says so afterwards. One that runs on keeps its files and its record."""
+    _systemctl(machine, setting, ["disable", "--quiet", "--now", unit], report)
+    after = unit_state(machine, unit).get("ActiveState", "unknown")
+    if after in ("inactive", "failed"):
+        return True
+    verdict = ("unverified", "no_interface") if after == "unknown" else ("refused", "unexplained")
+    report.verdicts.append(Verdict(setting, "retired", after, *verdict, f"systemctl disable --now {unit}: {after}"))
+    return False
 
 
 def reason_to_restart(machine: Machine, unit: str, outdated: Sequence[str]) -> str:

@@ -62,6 +62,10 @@ class Knob:
         """A value in the unit that people use."""
         return value
 
+    def told(self, value: Any) -> Any:
+        """A value as a diff shows it: what cannot be read back is not shown as if it stood."""
+        return self.shown(value)
+
     def judge(self, before: Any, found: Any) -> Verdict:
         """The verdict on `found`; `before` is what stood there before our write, or None when we wrote nothing."""
         if found == self.wanted:
@@ -153,7 +157,7 @@ def _apply(knob: Knob, baseline: Baseline, report: Report) -> None:
         tell(knob, obstacle, report, before)
         return
     if report.check:
-        report.change(knob.setting, knob.shown(before), knob.shown(knob.wanted))
+        report.change(knob.setting, knob.told(before), knob.told(knob.wanted))
         report.verdicts.append(knob.verdict(before, "unverified", "none", "check mode: not written"))
         return
     if knob.key not in baseline:
@@ -165,7 +169,7 @@ def _apply(knob: Knob, baseline: Baseline, report: Report) -> None:
         _changed_all_the_same(knob, before, report)
         raise
     if found != before:
-        report.change(knob.setting, knob.shown(before), knob.shown(found))
+        report.change(knob.setting, knob.told(before), knob.told(found))
     report.verdicts.append(knob.judge(before, found))
 
 
@@ -174,4 +178,4 @@ def _changed_all_the_same(knob: Knob, before: Any, report: Report) -> None:
     with contextlib.suppress(Unusable):
         found = knob.observe()
         if found != before:
-            report.change(knob.setting, knob.shown(before), knob.shown(found))
+            report.change(knob.setting, knob.told(before), knob.told(found))

@@ -1,7 +1,8 @@
 """The machine that a verb works on: paths below a root, writes that survive a crash, commands by argument list.
 
 Every change passes through here (NVML's through `nvml.py`) and announces itself to `before_write` first, so that a
-test can stop the program at any of them. With a root other than "/" the same code works on a copy of a host:
+test can stop the program at any of them; and each looks at what stands there afterwards, so that returning means
+done. With a root other than "/" the same code works on a copy of a host:
 /etc, /proc, /sys, /var, /run and /usr are looked up below it. Nothing here decides what is written.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import stat
@@ -80,7 +82,10 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """Reads and writes below `root`. Reading what is absent gives None; a failed write raises `WriteFailed`."""
+    """Reads and writes below `root`. Reading what is absent gives None.
+
+    A write that failed, or that cannot be seen afterwards, raises `WriteFailed`.
+    """
 
     root: str = "/"
     command: Callable[[Sequence[str]], Finished] = run_command
@@ -135,6 +140,9 @@ class Machine:
             self.before_write(f"rename {path}")
             os.replace(aside, self.at(path))
             self._sync_parent(path)
+            status = os.lstat(self.at(path))
+            is_right = self.read_bytes(path) == content and stat.S_IMODE(status.st_mode) == mode
+            _seen(is_right and owner in (None, (status.st_uid, status.st_gid)))
         except OSError as error:
             _discard(aside)
             raise WriteFailed(path, error) from error
@@ -149,6 +157,7 @@ class Machine:
             self.before_write(f"rename {path}")
             os.replace(aside, self.at(path))
             self._sync_parent(path)
+            _seen(os.path.islink(self.at(path)) and os.readlink(self.at(path)) == target)
         except OSError as error:
             _discard(aside)
             raise WriteFailed(path, error) from error
@@ -161,6 +170,7 @@ class Machine:
                     self.before_write(f"remove {each}")
                     os.unlink(self.at(each))
                     self._sync_parent(each)
+                    _seen(not self.exists(each))
         except OSError as error:
             raise WriteFailed(path, error) from error
 
@@ -185,6 +195,7 @@ class Machine:
             self.before_write(f"remove {path}")
             os.rmdir(self.at(path))
             self._sync_parent(path)
+            _seen(not self.exists(path))
         except OSError as error:
             raise WriteFailed(path, error) from error
 
@@ -197,6 +208,7 @@ class Machine:
             else:
                 shutil.rmtree(self.at(path))
             self._sync_parent(path)
+            _seen(not self.exists(path))
         except OSError as error:
             raise WriteFailed(path, error) from error
 
@@ -226,6 +238,12 @@ class Machine:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _seen(is_right: bool) -> None:
+    """Raises where a write that returned without an error did not take."""
+    if not is_right:
+        raise OSError(errno.EIO, "the write was accepted and is not there")
 
 
 def _aside(path: str) -> str:

@@ -108,11 +108,11 @@ def restore_files(machine: Machine, records: Mapping[str, Record], baseline: Bas
     gone: set[str] = set()
     for path, record in records.items():
         before = observe_file(machine, path)
-        if before != record.found:
-            report.change(f"file:{path}", shown(before), shown(record.found))
-            if not report.check:
-                _restore(machine, path, record.found)
+        if before != record.found and not report.check:
+            _restore(machine, path, record.found)
         found = record.found if report.check else observe_file(machine, path)
+        if found != before:
+            report.change(f"file:{path}", shown(before), shown(found))
         verdict, cause = ("held", "none") if found == record.found else ("ignored", "unexplained")
         wanted = _summary(record.found)
         report.verdicts.append(Verdict(f"file:{path}", wanted, _summary(found), verdict, cause, "as recorded"))
@@ -137,9 +137,9 @@ def restore_directories(
             kept.add(path)
             continue
         if machine.exists(path):
-            report.change(f"dir:{path}", "present", "absent")
             if not report.check:
                 machine.remove_directory(path)
+            report.change(f"dir:{path}", "present", "absent")
         gone.add(path)
         baseline.drop([f"dir:{path}"], report.check)
     return kept

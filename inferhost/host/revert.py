@@ -121,21 +121,24 @@ def _finish(machine: Machine, baseline: Baseline, gone: set[str], report: Report
             _remove_own(machine, path, gone, report)
         left = placed.restore_directories(machine, baseline.of("dir", [BASE]), gone, baseline, report)
         _leave_to_others(left, baseline, report)
-        report.change(BASELINE, "present", "absent")
+    present = baseline.on_disk
     if not report.check:
         machine.remove_file(CLOCKS)
         machine.remove_file(BASELINE)
         _remove_state_directory(machine)
+    if present:
+        report.change(BASELINE, "present", "absent")
 
 
 def _remove_own(machine: Machine, path: str, gone: set[str], report: Report) -> None:
     if os.path.islink(machine.at(path)):  # NixOS placed it and takes it away itself
         report.note(f"{path}: is a link, not placed by us; left")
         return
-    if machine.exists(path):
-        report.change(path, "present", "absent")
+    present = machine.exists(path)
     if not report.check:
         machine.remove_file(path)
+    if present:
+        report.change(path, "present", "absent")
     gone.add(path)
 
 

@@ -55,6 +55,7 @@ DROPIN = f"/etc/systemd/system/{UNIT}.d/10-inferhost.conf"
 SYSCTL_FILE = "/etc/sysctl.d/90-inferhost.conf"
 ENGINE = ("/usr/local/bin/llama-server", "--model", "/srv/m.gguf", "--port", "30000")
 PID = "4242"
+INACTIVE = "LoadState=loaded\nActiveState=inactive\nSubState=dead\nMainPID=0\n"
 PREFERENCES = "default performance balance_performance balance_power power"
 
 
@@ -167,7 +168,7 @@ class FakeHost:
         self.userdel_code = 0
         self.enabled = "disabled"
         self.passed_s = 0.0
-        self.systemctl = "LoadState=loaded\nActiveState=inactive\nSubState=dead\nMainPID=0\n"
+        self.systemctl = INACTIVE
         text = PERSONALITY.read_text() + SECOND_CARD * (cards - 1)
         (folder / "personality.txt").write_text(text)
         self.sim("init", folder / "personality.txt")
@@ -239,6 +240,8 @@ class FakeHost:
             self.systemctl = active_unit()
         elif verb == "enable":
             self.enabled = "enabled"
+        elif verb == "disable":
+            self.enabled, self.systemctl = "disabled", INACTIVE
         return Finished(0, {"show": self.systemctl, "is-enabled": self.enabled}.get(verb, ""), "")
 
     def run(self, verb: str, *arguments: str, before_write: Callable[[str], None] = lambda _: None) -> Answer:
@@ -272,7 +275,7 @@ class FakeHost:
         self.write("/var/cache/inferhost/main/kernels", "compiled")
 
     def stop_engine(self) -> None:
-        self.systemctl = "LoadState=loaded\nActiveState=inactive\nSubState=dead\nMainPID=0\n"
+        self.systemctl = INACTIVE
         shutil.rmtree(self.at(f"/proc/{PID}"), ignore_errors=True)
 
     def converge(self) -> None:

@@ -33,7 +33,7 @@ def test_a_lock_is_asked_for_and_called_unverified_until_there_is_load(host: Fak
     answer = host.run("apply", "--section", "gpu")
     assert (answer.code, answer.verdict(LOCK)) == (0, ("unverified", "needs_load"))
     assert host.card()[LOCK] == [2100, 2400]
-    assert {"setting": SETTING, "before": "unknown", "after": "2100-2400"} in answer.document["diff"]
+    assert {"setting": SETTING, "before": "unknown", "after": "asked for 2100-2400"} in answer.document["diff"]
 
 
 def test_check_mode_foretells_the_first_run_and_writes_nothing(host: FakeHost):
@@ -187,7 +187,9 @@ def test_an_ignored_lock_stays_drift_in_a_plain_verify_and_is_asked_for_again_by
     assert host.run("verify", "--section", "gpu").code == 3
     foretold = host.run("apply", "--section", "gpu", "--check")
     answer = host.run("apply", "--section", "gpu")
-    assert answer.said == foretold.said == (True, [{"setting": SETTING, "before": "unknown", "after": "2100"}])
+    assert (
+        answer.said == foretold.said == (True, [{"setting": SETTING, "before": "unknown", "after": "asked for 2100"}])
+    )
     assert under_load(host).verdict(LOCK) == ("held", "none")
 
 
@@ -213,7 +215,9 @@ def test_a_driver_that_was_loaded_again_is_noticed_by_any_sign_and_apply_repairs
     assert (answer.code, answer.verdict(LOCK)) == (3, ("overridden", "driver_reload"))
     foretold = host.run("apply", "--section", "gpu", "--check")
     answer = host.run("apply", "--section", "gpu")
-    assert answer.said == foretold.said == (True, [{"setting": SETTING, "before": "unknown", "after": "2100"}])
+    assert (
+        answer.said == foretold.said == (True, [{"setting": SETTING, "before": "unknown", "after": "asked for 2100"}])
+    )
     assert host.card()[LOCK] == [2100, 2100]
     assert host.run("apply", "--section", "gpu").said == (False, [])
 
@@ -239,7 +243,7 @@ def test_without_persistence_the_lock_is_asked_for_at_every_run_and_said_to_be_i
     assert "persistence is off" in answer.evidence(LOCK)
     foretold = host.run("apply", "--section", "gpu", "--check")
     assert host.run("apply", "--section", "gpu").said == foretold.said
-    assert foretold.said == (True, [{"setting": SETTING, "before": "unknown", "after": "2100"}])
+    assert foretold.said == (True, [{"setting": SETTING, "before": "unknown", "after": "asked for 2100"}])
 
 
 def test_persistence_found_off_puts_the_lock_in_doubt_even_when_this_run_turns_it_on(host: FakeHost):
@@ -277,7 +281,11 @@ def test_a_wish_to_be_unlocked_takes_our_own_lock_back_and_touches_no_other(host
     assert host.run("verify", "--section", "gpu").verdict(LOCK) == ("overridden", "other_writer")
     foretold = host.run("apply", "--section", "gpu", "--check")
     answer = host.run("apply", "--section", "gpu")
-    assert answer.said == foretold.said == (True, [{"setting": SETTING, "before": "2100", "after": "unlocked"}])
+    assert (
+        answer.said
+        == foretold.said
+        == (True, [{"setting": SETTING, "before": "asked for 2100", "after": "asked for unlocked"}])
+    )
     assert (answer.code, answer.verdict(LOCK)) == (0, ("unverified", "no_interface"))
     assert host.card()[LOCK] is None
     assert host.run("apply", "--section", "gpu").said == (False, [])
