@@ -51,9 +51,12 @@ def extra_arguments(instance: Instance, engine: EngineRow, catalogue: Catalogue)
             found = one.values[0] if one.values else ""
             overrides[concept] = _positive(found, OVERRIDES[concept])
             if overrides[concept] is None:
-                problems.append(Problem(path, f'"{one.name}" found "{found}", wanted a number above 0'))
+                problems.append(
+                    Problem(path, f'"{one.name}" found "{found}", wanted a number above 0', "or leave it to the plan")
+                )
     if "memory_fraction" in overrides and not problems and not overrides["memory_fraction"] < 1:
-        problems.append(Problem(instance.path("extra_args"), "the memory fraction has to be below 1"))
+        hint = "for example 0.85, or leave it to the plan"
+        problems.append(Problem(instance.path("extra_args"), "the memory fraction has to be below 1", hint))
     if problems:
         raise InputError(problems)
     return ExtraArguments(tuple(word for one in given for word in one.words), overrides)
@@ -70,7 +73,7 @@ def _word_problems(words: tuple[str, ...], instance: Instance) -> list[Problem]:
         elif not flag_seen:
             problems.append(Problem(path, f'found "{word}", wanted a flag first', "a value follows its flag"))
         elif not word.isprintable():
-            problems.append(Problem(path, "holds a character that cannot be printed"))
+            problems.append(Problem(path, "holds a character that cannot be printed", "write it in plain text"))
     return problems
 
 
@@ -97,7 +100,7 @@ def flag_problem(
         if not engine.flags_complete:
             return None
         options = {option: instance.path(option) for option in OPTION_OF.values()}
-        hint = near_flag(flag, engine, catalogue, options)
+        hint = near_flag(flag, engine, catalogue, options) or f"remove it: {program} has no flag of a name like it"
         return Problem(path, f'"{flag}" is not read by {program}', hint, "placebo-flag")
     if row.status == "unchecked":
         found = f'"{flag}" brings arguments to {program} that nobody checked'

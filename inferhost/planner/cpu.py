@@ -92,10 +92,13 @@ def limit_problems(request: Request) -> list[Problem]:
     problems = []
     nofile = request.wish.integer(OPTION + "limit_nofile")
     if not 1024 <= nofile <= 1048576:
-        problems.append(Problem(OPTION + "limit_nofile", f"found {nofile}, wanted 1024 to 1048576"))
+        problems.append(
+            Problem(OPTION + "limit_nofile", f"found {nofile}, wanted 1024 to 1048576", "65536 is the default")
+        )
     memlock = request.wish.text(OPTION + "limit_memlock")
     if memlock != "unlimited" and not re.fullmatch(r"[0-9]{1,12}", memlock):
-        problems.append(Problem(OPTION + "limit_memlock", f'found "{memlock}", wanted unlimited or a number of KiB'))
+        found = f'found "{memlock}", wanted unlimited or a number of KiB'
+        problems.append(Problem(OPTION + "limit_memlock", found, "unlimited, or 67108864 for 64 GiB"))
     return problems
 
 
@@ -194,13 +197,15 @@ def _sysctl_problems(request: Request) -> list[Problem]:
     problems = []
     swappiness = request.wish.integer(OPTION + "swappiness")
     if not 0 <= swappiness <= 200:
-        problems.append(Problem(OPTION + "swappiness", f"found {swappiness}, wanted 0 to 200"))
+        problems.append(Problem(OPTION + "swappiness", f"found {swappiness}, wanted 0 to 200", "10 is the default"))
     for name, value in sorted(request.wish.table(OPTION + "sysctl").items()):
         path = f"{OPTION}sysctl.{name}"
         if not SYSCTL_NAME.fullmatch(name):
             problems.append(Problem(path, "is no kernel parameter's name", "for example net.core.somaxconn"))
         if not _is_plain(value):
-            problems.append(Problem(path, f"found {shown(value)}, wanted one line of text or a number"))
+            problems.append(
+                Problem(path, f"found {shown(value)}, wanted one line of text or a number", 'for example "1"')
+            )
     return problems
 
 

@@ -101,7 +101,8 @@ def _version_problems(rows: tuple[GpuRow, ...], found: str | None, path: str) ->
     if found is None:
         return []
     if not VERSION.fullmatch(found):
-        return [Problem(path, f'found "{found}", wanted a version such as 580.95.05')]
+        hint = "write it as nvidia-smi shows it, or null where no driver is installed"
+        return [Problem(path, f'found "{found}", wanted a version such as 580.95.05', hint)]
     problems = []
     for row in rows:
         first, last = row.first_open_driver, row.last_driver_branch

@@ -33,7 +33,7 @@ def engine_environment(
     values, reasons = _defaults(request, instance, engine)
     wished: dict[str, Any] = instance.wish.table("inferhost_service_env")
     problems: list[Problem] = []
-    pending: list[Pending] = []
+    pending = _card_pending(request, instance)
     for name, value in sorted(wished.items()):
         row = catalogue.env.get(name)
         problem = variable_problem(
@@ -53,6 +53,15 @@ def engine_environment(
     if problems:
         raise InputError(problems)
     return dict(sorted(values.items())), reasons, pending
+
+
+def _card_pending(request: Request, instance: Instance) -> list[Pending]:
+    """Cards that are named by number until discovery has read their UUIDs."""
+    cards = request.hardware.gpus
+    if len(cards) < 2 or all(cards[number].uuid for number in instance.gpus):
+        return []
+    setting = f"env.{instance.name}.CUDA_VISIBLE_DEVICES"
+    return [Pending(setting, "the UUIDs of the cards", "a number means another card once the slots change")]
 
 
 def variable_problem(

@@ -18,36 +18,46 @@ from inferhost.schema.problems import InputError, Problem
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 HOST = re.compile(r"[A-Za-z0-9.:_-]+")
 
+REQUIRED = {
+    "model": "docs/catalogue.md lists them",
+    "model_path": "where the weights are on the host, for example /srv/models/NAME",
+}
+RANGES = (
+    ("port", 0, 65535, "0 is the engine's usual port"),
+    ("context_tokens", 1, 10_000_000, "8192 is the default"),
+    ("max_sequences", 1, 4096, "8 is the default"),
+)
+"""Whole numbers: option, least, most, and what would work."""
+
 
 def form_problems(instance: Instance) -> list[Problem]:
     """What is wrong with single values, whatever engine they are for."""
     problems = []
-    for option in ("model", "model_path"):
+    for option, where in REQUIRED.items():
         if not instance.text(option):
-            problems.append(
-                Problem(
-                    instance.path(option),
-                    "is required while service is managed",
-                    "or leave service out of inferhost_manage",
-                )
-            )
+            hint = f"{where}; without an engine, leave service out of inferhost_manage"
+            problems.append(Problem(instance.path(option), "is required while service is managed", hint))
     for option in ("model_path", "engine_path"):
         path = instance.text(option)
         if path and not (path.startswith("/") and path.isprintable()):
-            problems.append(Problem(instance.path(option), f'found "{path}", wanted an absolute path'))
+            hint = "begin with /, for example /srv/models/NAME, in characters that can be printed"
+            problems.append(Problem(instance.path(option), f'found "{path}", wanted an absolute path', hint))
     if not instance.text("served_model_name").isprintable():
-        problems.append(Problem(instance.path("served_model_name"), "holds a character that cannot be printed"))
+        found, hint = "holds a character that cannot be printed", "leave it empty for the model's catalogue key"
+        problems.append(Problem(instance.path("served_model_name"), found, hint))
     if not HOST.fullmatch(instance.text("host")):
-        problems.append(Problem(instance.path("host"), f'found "{instance.text("host")}", wanted an address'))
+        hint = "127.0.0.1 for this host alone, 0.0.0.0 for all its addresses"
+        problems.append(Problem(instance.path("host"), f'found "{instance.text("host")}", wanted an address', hint))
     if not USER.fullmatch(instance.text("user")):
-        problems.append(Problem(instance.path("user"), f'found "{instance.text("user")}", wanted a user name'))
+        hint = "lower-case letters, digits, - and _, at most 31, for example inferhost"
+        problems.append(Problem(instance.path("user"), f'found "{instance.text("user")}", wanted a user name', hint))
     if instance.text("user") == "root":
         found, hint = 'found "root", wanted a user without privileges', "an engine reads strangers' input"
         problems.append(Problem(instance.path("user"), found, hint, "user-root"))
-    for option, least, most in (("port", 0, 65535), ("context_tokens", 1, 10_000_000), ("max_sequences", 1, 4096)):
+    for option, least, most, hint in RANGES:
         number = instance.integer(option)
         if not least <= number <= most:
-            problems.append(Problem(instance.path(option), f"found {number}, wanted {least} to {most}"))
+            problems.append(Problem(instance.path(option), f"found {number}, wanted {least} to {most}", hint))
     return problems
 
 

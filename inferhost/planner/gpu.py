@@ -32,6 +32,8 @@ class PowerRange:
     default_w: int | None
     max_w: int | None
     source: str
+    read: bool
+    """Whether discovery read it on this board; else it is the catalogue's, of the model."""
 
     def shown(self) -> str:
         low = str(self.min_w) if self.min_w is not None else "unknown"
@@ -41,21 +43,25 @@ class PowerRange:
 def power_range(gpu: HardwareGpu, row: GpuRow) -> PowerRange:
     """The board's range: what discovery read, else the catalogue's, never a mixture of both."""
     if gpu.power_min_w is not None or gpu.power_max_w is not None or gpu.power_default_w is not None:
-        return PowerRange(gpu.power_min_w, gpu.power_default_w, gpu.power_max_w, f"wish:{HARDWARE}")
-    return PowerRange(
-        row.power_min_w, row.power_default_w, row.power_max_w, f"catalogue:gpus/{row.key}#power_default_w"
-    )
+        return PowerRange(gpu.power_min_w, gpu.power_default_w, gpu.power_max_w, f"wish:{HARDWARE}", True)
+    source = f"catalogue:gpus/{row.key}#power_default_w"
+    return PowerRange(row.power_min_w, row.power_default_w, row.power_max_w, source, False)
 
 
 def power_limit_w(wanted: str, limits: PowerRange, card: str) -> int | str:
-    """The limit in watts, or the word where the range does not say; `InputError` outside the range."""
+    """The limit in watts, or the word where this board's own range was not read; `InputError` outside the range.
+
+    Boards of one model differ, so a word stays a word until discovery has read the board: a later fact then says
+    what the word means, and never changes a number of watts.
+    """
     if wanted in ("default", "max"):
         known = limits.default_w if wanted == "default" else limits.max_w
-        complete = limits.min_w is not None and limits.max_w is not None
+        complete = limits.read and limits.min_w is not None and limits.max_w is not None
         return known if known is not None and complete else wanted
     watts = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 8 else None
     if watts is None:
-        raise InputError([Problem(POWER, f'found "{wanted}", wanted default, max or watts', id="power-limit")])
+        hint = "default, max, or watts as a whole number, for example 450"
+        raise InputError([Problem(POWER, f'found "{wanted}", wanted default, max or watts', hint, "power-limit")])
     too_low = limits.min_w is not None and watts < limits.min_w
     if too_low or (limits.max_w is not None and watts > limits.max_w):
         raise InputError(
@@ -141,15 +147,10 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
                     "outside",
                 )
             )
-        if isinstance(watts, str) or limits.min_w is None or limits.max_w is None:
-            pending.append(
-                Pending(
-                    f"gpus[{number}].power_limit_w",
-                    "the card's own power range",
-                    f"the range is not fully known here ({limits.shown()}): the host checks it and refuses what is "
-                    "outside",
-                )
-            )
+        if isinstance(watts, str) or not limits.read or limits.min_w is None or limits.max_w is None:
+            known = "the range is not fully known here" if limits.read else "this board's range was not read yet"
+            because = f"{known} ({limits.shown()}): the host checks it and refuses what is outside"
+            pending.append(Pending(f"gpus[{number}].power_limit_w", "the card's own power range", because))
     if problems:
         raise InputError(problems)
     return tuple(gpus), reasons, pending

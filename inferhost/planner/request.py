@@ -20,6 +20,7 @@ from inferhost.schema.wish import INSTANCE_PREFIX, Wish, read_wish
 
 HARDWARE = "inferhost_hardware"
 INSTANCES = INSTANCE_PREFIX + "instances"
+EXPLAINED = "inventories/esxi/host_vars/gb200/hardware.yml explains each key; null is for what is not known"
 INSTANCE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -76,10 +77,7 @@ class Instance:
 def read_request(values: Mapping[str, Any]) -> Request:
     """Wish and hardware from all `inferhost_*` variables, or `InputError` with every problem of both."""
     problems: list[Problem] = []
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=str))
-    except (TypeError, ValueError) as error:
-        raise InputError([Problem("inferhost_*", f"cannot be read as JSON: {error}")]) from error
+    plain = _plain(values)
     wish: Wish | None = None
     hardware: Hardware | None = None
     try:
@@ -90,10 +88,26 @@ def read_request(values: Mapping[str, Any]) -> Request:
         try:
             hardware = document.read(Hardware, plain[HARDWARE])
         except InputError as error:
-            problems += [dataclasses.replace(p, path=f"{HARDWARE}.{p.path}") for p in error.problems]
+            problems += [
+                dataclasses.replace(p, path=f"{HARDWARE}.{p.path}", hint=p.hint or EXPLAINED) for p in error.problems
+            ]
     if problems or wish is None or hardware is None:
         raise InputError(problems)
     return Request(wish, frozenset(plain), hardware)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables as JSON has them, or `InputError` for what is no text, number, list or mapping."""
+    try:
+        text = json.dumps(dict(values), default=str, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError as error:
+        hint = "write the text in UTF-8"
+        raise InputError([Problem("inferhost_*", f"hold half of a character: {error.reason}", hint)]) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        hint = "plain text, numbers, lists and mappings with text as keys"
+        raise InputError([Problem("inferhost_*", f"cannot be read as JSON: {error}", hint)]) from error
+    return dict(json.loads(text))
 
 
 def read_instances(request: Request) -> tuple[Instance, ...]:

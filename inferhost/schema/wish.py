@@ -73,9 +73,8 @@ def read_wish(given: Mapping[str, Any]) -> Wish:
     values: dict[str, Any] = {}
     for name in given:
         if name not in known:
-            problems.append(
-                Problem(name, "is not an option of any inferhost role", near(name, list(known)), "unknown-name")
-            )
+            hint = near(name, list(known)) or "docs/options.md lists every option"
+            problems.append(Problem(name, "is not an option of any inferhost role", hint, "unknown-name"))
     for name, option in known.items():
         if name in given and given[name] is not None:
             values[name] = _converted(given[name], option, name, problems)
@@ -95,14 +94,15 @@ def read_instances(wish: Wish) -> dict[str, Wish]:
     for name, own in sorted(wish.table(INSTANCE_PREFIX + "instances").items()):
         path = f"{INSTANCE_PREFIX}instances.{name}"
         if not isinstance(own, dict):
-            problems.append(Problem(path, f"found {shown(own)}, wanted a mapping"))
+            problems.append(Problem(path, f"found {shown(own)}, wanted a mapping", "{} inherits everything"))
             continue
         values = dict(wish.values)
         for key, value in own.items():
             full = INSTANCE_PREFIX + str(key)
             if full not in known or key == "instances":
                 names = [n.removeprefix(INSTANCE_PREFIX) for n in known if n.startswith(INSTANCE_PREFIX)]
-                problems.append(Problem(f"{path}.{key}", "is not an option of an instance", near(str(key), names)))
+                hint = near(str(key), names) or "docs/options.md lists them, without inferhost_service_ here"
+                problems.append(Problem(f"{path}.{key}", "is not an option of an instance", hint))
             else:
                 values[full] = _converted(value, known[full], f"{path}.{key}", problems)
         found[str(name)] = Wish(values)
@@ -126,9 +126,14 @@ def _converted(value: Any, option: Mapping[str, Any], path: str, problems: list[
     allowed = option.get("choices")
     for item in result if kind == "list" else [result]:
         if allowed and item not in allowed:
-            hint = near(str(item), allowed)
+            hint = near(str(item), allowed) or f"{_default_shown(option)} is the default"
             problems.append(Problem(path, f"found {shown(item)}, wanted one of {', '.join(allowed)}", hint, "choice"))
     return result
+
+
+def _default_shown(option: Mapping[str, Any]) -> str:
+    default = option.get("default")
+    return f"[{', '.join(default)}]" if isinstance(default, list) else str(default)
 
 
 def _of_kind(value: Any, kind: str) -> Any:

@@ -99,7 +99,10 @@ def test_a_power_limit_outside_the_boards_range_is_refused_with_the_range():
 @pytest.mark.parametrize("wanted", ["turbo", "450 W", "-1", "4.5", "²", "9" * 5000])
 def test_a_power_limit_that_is_no_number_is_refused(wanted):
     found = refusal(wish(PRO_6000, MISTRAL, gpu_power_limit=wanted))
-    assert found == f'error: inferhost_gpu_power_limit: found "{wanted}", wanted default, max or watts'
+    assert found == (
+        f'error: inferhost_gpu_power_limit: found "{wanted}", wanted default, max or watts\n'
+        "hint: default, max, or watts as a whole number, for example 450"
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,8 @@ def test_memory_in_the_wrong_unit_is_refused():
 
 def test_hardware_problems_are_named_as_the_variable_that_holds_them():
     assert refusal({"inferhost_hardware": {**hardware(), "cpu": 3}, "inferhost_manage": []}) == (
-        "error: inferhost_hardware.cpu: found 3, wanted a mapping"
+        "error: inferhost_hardware.cpu: found 3, wanted a mapping\n"
+        "hint: inventories/esxi/host_vars/gb200/hardware.yml explains each key; null is for what is not known"
     )
 
 
@@ -267,7 +271,8 @@ def test_an_engine_never_runs_as_root():
 
 def test_a_value_of_an_instance_is_refused_under_the_instances_name():
     assert refusal(wish(PRO_6000, MISTRAL, service_instances={"main": {"port": 70000}})) == (
-        "error: inferhost_service_instances.main.port: found 70000, wanted 0 to 65535"
+        "error: inferhost_service_instances.main.port: found 70000, wanted 0 to 65535\n"
+        "hint: 0 is the engine's usual port"
     )
 
 
@@ -285,16 +290,21 @@ def test_all_problems_of_a_wish_come_at_once_sorted_by_path():
     found = refusal(values)
     assert found == (
         'error: inferhost_cpu_limit_memlock: found "8GB", wanted unlimited or a number of KiB\n'
+        "hint: unlimited, or 67108864 for 64 GiB\n"
         "error: inferhost_cpu_swappiness: found 999, wanted 0 to 200\n"
+        "hint: 10 is the default\n"
         "error: inferhost_cpu_sysctl.foo: is no kernel parameter's name\n"
         "hint: for example net.core.somaxconn\n"
         "error: inferhost_cpu_sysctl.vm.x: found True, wanted one line of text or a number\n"
+        'hint: for example "1"\n'
         f"error: inferhost_gpu_power_limit: found 9999, outside 150 to 600 W of gpus[0] ({PRO_6000})\n"
         "hint: watts within 150 to 600 W, default or max\n"
         "error: inferhost_service_model: is required while service is managed\n"
-        "hint: or leave service out of inferhost_manage\n"
+        "hint: docs/catalogue.md lists them; without an engine, leave service out of inferhost_manage\n"
         'error: inferhost_service_model_path: found "models", wanted an absolute path\n'
-        'error: inferhost_service_user: found "Root User", wanted a user name'
+        "hint: begin with /, for example /srv/models/NAME, in characters that can be printed\n"
+        'error: inferhost_service_user: found "Root User", wanted a user name\n'
+        "hint: lower-case letters, digits, - and _, at most 31, for example inferhost"
     )
 
 
