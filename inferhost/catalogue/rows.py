@@ -100,6 +100,22 @@ class MoeShape:
 
 
 @dataclasses.dataclass(frozen=True)
+class VisionShape:
+    """A vision tower: it stays at 16 bit in every quantised checkpoint, and its parameters are part of the model's.
+
+    `config_layers` and `config_hidden_size` are what `num_hidden_layers` and `hidden_size` of its `vision_config`
+    say; `None` where that key is not there, which SGLang takes for a tower of 24 layers and 1024.
+    """
+
+    parameters: int
+    hidden_size: int
+    patch_values: int  # numbers of one patch: colours, height, width and, for video, frames
+    profiled_patches: int  # in the largest picture, or all pictures of a prompt, that a profiling run encodes
+    config_layers: Optional[int]
+    config_hidden_size: Optional[int]
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelRow:
     """One checkpoint: its shape, its number formats and what of it stays 16 bit."""
 
@@ -124,7 +140,7 @@ class ModelRow:
     mla: Optional[MlaShape]
     sliding: Optional[SlidingShape]
     state: Optional[StateShape]
-    vision_parameters: int  # stay at 16 bit in every quantised checkpoint; part of `parameters`
+    vision: Optional[VisionShape]
     parameters: int
     active_parameters: Optional[int]  # of a mixture of experts; None where all are in use
     moe: Optional[MoeShape]
@@ -133,6 +149,10 @@ class ModelRow:
     random: bool
     notes: str
     source: str
+
+    @property
+    def vision_parameters(self) -> int:
+        return 0 if self.vision is None else self.vision.parameters
 
     @property
     def experts(self) -> bool:
