@@ -13,7 +13,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 TEST_ENV := INFERHOST_SANDBOX_NAME=inferhost-test INFERHOST_SANDBOX_PORT=22122
 COLLECTION := collections/ansible_collections/ansible/posix/MANIFEST.json
 
-.PHONY: setup packages demo test test-python test-py39 test-molecule test-vm test-slow perf lint generate clean
+.PHONY: setup packages demo test test-python test-py39 test-molecule test-nix test-vm test-slow perf lint generate clean
 
 setup: packages .venv/ready $(COLLECTION)
 
@@ -46,6 +46,10 @@ test-py39: setup
 
 test-molecule: setup
 	$(TEST_ENV) .venv/bin/molecule test --scenario-name default
+
+# Part of test-python as well; alone it is quick, and says which tiers ran.
+test-nix: setup
+	.venv/bin/python -m pytest tests/nix
 
 test-vm: setup
 	@tests/vm/vm install

@@ -23,6 +23,7 @@ ALWAYS = {
     "libc6-dev": "compiles the NVML simulator",
     "make": "runs the project's targets",
     "python3-venv": "makes .venv",
+    "nix-bin": "evaluates the NixOS module",
     "shellcheck": "make lint",
 }
 # Without root, podman maps users itself and publishes the port through a user-mode network.

@@ -1,0 +1,7 @@
+# NixOS: the host that `site.yml` makes elsewhere, from the same plan.
+{
+  imports = [
+    ./modules/service.nix
+    ./modules/host.nix
+  ];
+}

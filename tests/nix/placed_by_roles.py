@@ -1,0 +1,89 @@
+"""What the Ansible roles place for a plan: every copy task of the roles' own files, with its templates rendered.
+
+A role that places something in another way is named by `unknown_tasks`, so that no comparison misses it in silence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import filter_loader
+from ansible.template import Templar
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+COPY = "ansible.builtin.copy"
+COMPARED = {COPY, "inferhost_host", "ansible.builtin.user", "ansible.builtin.file"}
+"""Modules whose effect is compared: files, the host program's sections, users; a folder comes with its file."""
+HARMLESS = {
+    "ansible.builtin.import_role", "ansible.builtin.import_tasks", "ansible.builtin.assert", "ansible.builtin.debug",
+    "ansible.builtin.set_fact",
+}  # fmt: skip
+REVERT = "revert.yml"  # NixOS goes back by generation, and by the stop of inferhost-apply
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One file as it ends up on a host."""
+
+    path: str
+    mode: str
+    text: str
+
+
+def files(plan: dict[str, Any]) -> list[File]:
+    """Every file that the roles copy for this plan, sorted by path."""
+    found = []
+    for role, task in tasks():
+        if COPY in task:
+            found += list(_copies(role, task, plan))
+    return sorted(found, key=lambda file: file.path)
+
+
+def applied_sections() -> set[str]:
+    """The sections that the roles hand to `inferhost apply`."""
+    return {
+        section
+        for _, task in tasks()
+        if task.get("inferhost_host", {}).get("verb") == "apply"
+        for section in task["inferhost_host"]["sections"]
+    }
+
+
+def unknown_tasks() -> list[str]:
+    """Names of tasks whose effect on NixOS nobody has thought of yet."""
+    keywords = COMPARED | HARMLESS
+    return [task["name"] for _, task in tasks() if not keywords & set(task)]
+
+
+def tasks() -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+    """Every task that places something, with its role's folder, blocks opened."""
+    for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")):
+        if path.name != REVERT:
+            for task in _opened(DataLoader().load_from_file(str(path), trusted_as_template=True)):
+                yield path.parents[1], task
+
+
+def _opened(listed: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for task in listed:
+        if "block" in task:
+            yield from _opened(task["block"])
+        else:
+            yield task
+
+
+def _copies(role: pathlib.Path, task: dict[str, Any], plan: dict[str, Any]) -> Iterator[File]:
+    filter_loader.add_directory(str(ROOT / "filter_plugins"))
+    variables: dict[str, Any] = {"__inferhost_plan": plan, "role_path": str(role)}
+    for item in _rendered(task["loop"], variables):
+        own = {**variables, task["loop_control"]["loop_var"]: item}
+        given = {key: _rendered(value, own) for key, value in task[COPY].items()}
+        text = given["content"] if "content" in given else pathlib.Path(given["src"]).read_text()
+        yield File(given["dest"], given["mode"], text)
+
+
+def _rendered(value: Any, variables: dict[str, Any]) -> Any:
+    return Templar(loader=DataLoader(), variables=variables).template(value)
