@@ -96,6 +96,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             command.add_argument(
                 "--wait", action="store_true", help="give a starting engine the time that its plan grants"
             )
+            command.add_argument("--instance", metavar="NAME", help="only this engine")
         if verb == "sample":
             command.add_argument("--seconds", type=float, default=10.0, metavar="S", help="how long (default: 10)")
             command.add_argument("--hz", type=float, default=5.0, metavar="N", help="how often (default: 5)")
@@ -127,7 +128,7 @@ def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
             verbs.install(machine, plan, content, _program(options.program), report)
         elif options.verb == "gate":
             if not options.check:
-                gate.prove_tokens(machine, plan, options.wait, report)
+                gate.prove_tokens(machine, plan, options.wait, report, only=options.instance)
         else:
             sections = options.section or SECTIONS
             if options.verb == "record":

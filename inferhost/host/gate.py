@@ -46,11 +46,17 @@ def prove_tokens(
     wait: bool,
     report: Report,
     *,
+    only: str | None = None,
     asked: Callable[[str, dict[str, Any]], str] = ask,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """One verdict per engine; with `wait`, a starting engine gets the time that its plan grants."""
+    """One verdict per engine, or for `only` one; with `wait`, a starting engine gets the time that its plan grants.
+
+    An engine that the plan does not name (any more) is none to wait for.
+    """
     for service in plan.service:
+        if only not in (None, service.instance):
+            continue
         tries = 1 + (service.probe.wait_s // PAUSE_S if wait else 0)
         found = _why_not(machine, service, tries, asked, pause)
         setting, url = f"service.{service.instance}.token", service.probe.url

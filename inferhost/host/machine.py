@@ -48,7 +48,8 @@ def run_command(argv: Sequence[str]) -> Finished:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=COMMAND_TIMEOUT_S,
+            # How long a unit may start is systemd's to bound (TimeoutStartSec): it may wait for another engine.
+            timeout=None if list(argv[:2]) == ["systemctl", "restart"] else COMMAND_TIMEOUT_S,
             env=environment,
             check=False,
         )

@@ -134,8 +134,8 @@ def value_problem(one: Given, engine: EngineRow, path: str) -> Problem | None:
             path, f'"{one.name}" takes no value, found "{one.values[0]}"', "remove the value", "flag-value"
         )
     if sized and one.values != ("1",):
-        found = f'"{one.name}" found "{" ".join(one.values)}", and an engine gets one card, gpus[0], so far'
-        return Problem(path, found, "1, or leave it out", "one-card")
+        found = f'"{one.name}" found "{" ".join(one.values)}", and an engine is spread by tensor parallelism only'
+        return Problem(path, found, "1, or inferhost_service_tensor_parallel_size", "one-card")
     return None
 
 

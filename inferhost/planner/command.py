@@ -113,6 +113,12 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
         formula if fewer else instance.source("max_sequences"),
         "the lever on throughput: see batching in the roofline",
     )
+    size = instance.tensor_parallel_size
+    if size > 1:
+        because = f"every layer is split over {size} equal cards, each of which holds a part of the weights and heads"
+        gain = "one model larger than a card, and the bandwidth of all cards, less what they tell each other"
+        option = "tensor_parallel_size" if instance.integer("tensor_parallel_size") else "gpus"
+        yield Told("tensor_parallel_size", size, because, instance.source(option), gain)
     yield Told(
         "pool_tokens",
         budget.kv_cache_tokens,
@@ -123,7 +129,8 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
     if parts.memory_fraction is not None:
         room = f"{shown_gib(budget.kv_cache_bytes)} of KV cache, {shown_gib(parts.activation_bytes)} for activations"
         gain = "none at batch 1: it only sizes the KV cache"
-        yield Told("memory_fraction", parts.memory_fraction, f"leaves {room}", formula, gain)
+        of = "" if instance.share == 1 else f"{100 * instance.share:.0f} % of the card is its share; "
+        yield Told("memory_fraction", parts.memory_fraction, f"{of}leaves {room}", formula, gain)
     if parts.batched_tokens is not None:
         because = "the engine's own size for this card, set together with the memory that it needs"
         if parts.usual_batched_tokens not in (None, parts.batched_tokens):

@@ -22,6 +22,7 @@ OPTION_OF = {
     "context_tokens": "context_tokens",
     "pool_tokens": "context_tokens",
     "max_sequences": "max_sequences",
+    "tensor_parallel_size": "tensor_parallel_size",
     "kv_cache_dtype": "kv_cache_dtype",
     "kv_cache_dtype_v": "kv_cache_dtype",
     "gpu_layers": "model",

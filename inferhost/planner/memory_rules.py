@@ -33,6 +33,7 @@ class Demand:
     micro_batch_tokens: int | None = None
     tensor_parallel_size: int = 1
     used_bytes: int = 0
+    later_bytes: int = 0  # of `used_bytes`, what is still free when this engine starts and measures
     eager: bool = False
     host_memory_bytes: int | None = None
 
@@ -121,6 +122,7 @@ def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand)
     fraction = demand.memory_fraction or sglang_fraction(total_bytes, chunk, demand.sequences, demand.used_bytes)
     context = round(engine.memory["context_bytes"])
     static = max(0, math.floor((usable - context) * fraction))
+    told = _told_fraction(fraction, static, usable - context, demand)
     weights, margin = weights_bytes(model, False, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
     return Division(
         weights_bytes=weights,
@@ -131,10 +133,21 @@ def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand)
         reserved_bytes=demand.used_bytes,
         kv_room_bytes=static - weights - margin,
         formula="memory.sglang_pool",
-        memory_fraction=fraction,
+        memory_fraction=told,
         batched_tokens=chunk,
         usual_batched_tokens=sglang_tier(total_bytes).chunk_tokens,
     )
+
+
+def _told_fraction(fraction: float, pool_bytes: int, free_bytes: int, demand: Demand) -> float:
+    """The fraction that an engine has to be told, which takes it of all that is free when it starts.
+
+    What belongs to engines that start later is free then too, so the same pool is a smaller part.
+    Source: formula `memory.shared_card`.
+    """
+    if not demand.later_bytes:
+        return fraction
+    return math.floor(1000 * pool_bytes / max(1, free_bytes + demand.later_bytes)) / 1000
 
 
 def vllm_batched_tokens(total_bytes: int) -> int:
@@ -249,7 +262,7 @@ def sfllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) 
         reserved_bytes=demand.used_bytes,
         kv_room_bytes=pool - margin,
         formula="memory.sfllm_pool",
-        memory_fraction=fraction,
+        memory_fraction=_told_fraction(fraction, pool, free, demand),
     )
 
 

@@ -1,19 +1,23 @@
-"""Which cards each engine instance gets.
+"""Which cards each engine instance gets, how much of them, and who starts first.
 
 Placed by the wish alone, before any engine is chosen: an instance names its cards by their number in
-`inferhost_hardware.gpus`, and without a word gets the first one. Nothing here computes memory.
+`inferhost_hardware.gpus`, and without a word gets the first ones. Instances on one card share its memory and start
+one after the other, by name, because engines measure what is free when they start. Nothing here computes bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
+from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
 from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request, read_instances
 from inferhost.schema.problems import InputError, Problem
 
+SHARE = "memory_share"
+
 
 def placed_instances(request: Request) -> tuple[Instance, ...]:
-    """Every instance with its cards, sorted by name, or `InputError` with the problems of all."""
+    """Every instance with its cards and its share of them, by name, or `InputError` with the problems of all."""
     instances = read_instances(request)
     if not instances:
         hint = "name one, for example main: {}; for none, leave service out of inferhost_manage"
@@ -27,20 +31,57 @@ def placed_instances(request: Request) -> tuple[Instance, ...]:
         gpus, wrong = _gpus(request, instance)
         problems += wrong
         placed.append(dataclasses.replace(instance, gpus=gpus))
-        for other in placed[:-1]:
-            problems += _shared(request, instance, other, set(gpus) & set(other.gpus))
+    if not problems:
+        problems = _share_problems(placed, len(request.hardware.gpus))
     if problems:
         raise InputError(problems)
-    return tuple(placed)
+    shares = {instance.name: _share(instance, placed) for instance in placed}
+    return tuple(_ordered(number, placed, shares) for number in range(len(placed)))
+
+
+def parallel_problems(
+    instance: Instance, engine: EngineRow, model: ModelRow, rows: tuple[GpuRow, ...], request: Request
+) -> list[Problem]:
+    """Why the engine cannot split the model over the cards of the instance.
+
+    Source: formula `engine.tensor_parallel`.
+    """
+    size = instance.tensor_parallel_size
+    if size == 1:
+        return []
+    path = instance.path("tensor_parallel_size" if instance.integer("tensor_parallel_size") else "gpus")
+    if "tensor_parallel_size" not in engine.flags:
+        found = f"found {size} cards, and {engine.engine} {engine.version} is planned for one"
+        return [Problem(path, found, "one card per instance, or sglang or vllm over several", "tensor-parallel")]
+    problems = []
+    kinds = {(rows[n].key, request.hardware.gpus[n].memory_mib) for n in instance.gpus}
+    if len(kinds) > 1:
+        shown = " and ".join(sorted(f"{key} with {mib} MiB" for key, mib in kinds))
+        hint = "cards of one model and size: the slowest and smallest one would hold the others back"
+        problems.append(Problem(path, f"found unequal cards: {shown}", hint, "tensor-parallel"))
+    heads, kv_heads = model.query_heads, model.kv_heads
+    if heads is None:
+        hint = "one card, until a row of inferhost/catalogue/models.json says it"
+        problems.append(Problem(path, f"found {size}, and {model.key}'s query heads are not known", hint))
+    elif heads % size or (kv_heads % size and size % kv_heads):
+        fitting = [n for n in range(2, 65) if not heads % n and (not kv_heads % n or not n % kv_heads)]
+        hint = f"{', '.join(map(str, [1, *fitting]))} for this model"
+        found = f"found {size}, which does not divide the {heads} query heads and {kv_heads} KV heads of {model.key}"
+        problems.append(Problem(path, found, hint, "tensor-parallel"))
+    return problems
 
 
 def _gpus(request: Request, instance: Instance) -> tuple[tuple[int, ...], list[Problem]]:
     """The numbers of the instance's cards, or what is wrong with them."""
-    words = instance.wish.words("inferhost_service_gpus")
+    words, size = instance.wish.words("inferhost_service_gpus"), instance.integer("tensor_parallel_size")
     count = len(request.hardware.gpus)
-    if words == ("all",):
-        return tuple(range(count)), []
     path, known = instance.path("gpus"), f"0 to {count - 1}" if count > 1 else "0"
+    if not 0 <= size <= count:
+        hint = f"at most {count}, or 0 for all cards of {path}"
+        found = f"found {size}, and {HARDWARE}.gpus names {count}"
+        return (), [Problem(instance.path("tensor_parallel_size"), found, hint, "tensor-parallel")]
+    if words == ("all",):
+        words = tuple(str(number) for number in range(count))
     problems = [
         Problem(path, f'found "{word}", which is no card of {HARDWARE}.gpus', f"{known}, or all", "no-such-card")
         for word in words
@@ -48,18 +89,58 @@ def _gpus(request: Request, instance: Instance) -> tuple[tuple[int, ...], list[P
     ]
     if problems:
         return (), problems
-    numbers = tuple(int(word) for word in words)
+    numbers = tuple(int(word) for word in words) or tuple(range(size or 1))
     if len(set(numbers)) < len(numbers):
         shown = ", ".join(words)
         return (), [Problem(path, f"found {shown}, with a card named twice", "name each card once", "card-twice")]
-    return numbers or (0,), []
+    if size and size != len(numbers):
+        found = f"found {size}, and {path} names {len(numbers)}"
+        hint = f"{len(numbers)}, or 0, which means all of them"
+        return (), [Problem(instance.path("tensor_parallel_size"), found, hint, "tensor-parallel")]
+    return numbers, []
 
 
-def _shared(request: Request, instance: Instance, other: Instance, both: set[int]) -> list[Problem]:
-    """Two engines that would each take the whole of one card."""
-    if not both:
-        return []
-    free = sorted(set(range(len(request.hardware.gpus))) - set(other.gpus))
-    hint = f"{INSTANCES}.{instance.name}.gpus: [{free[0]}]" if free else "one engine per card, so far"
-    found = f'"{instance.name}" would get gpus[{min(both)}], which "{other.name}" has already'
-    return [Problem(instance.path("gpus"), found, hint, "card-taken")]
+def _on_card(placed: list[Instance], number: int) -> list[Instance]:
+    return [instance for instance in placed if number in instance.gpus]
+
+
+def _share_problems(placed: list[Instance], count: int) -> list[Problem]:
+    """Shares that are no percentage, and cards whose shares add up to more than they have."""
+    problems = []
+    for instance in placed:
+        percent = instance.integer(SHARE)
+        if not 0 <= percent <= 100:
+            hint = "for example 50; 0 is an equal part"
+            problems.append(Problem(instance.path(SHARE), f"found {percent}, wanted 0 to 100", hint, "memory-share"))
+    for number in range(0 if problems else count):
+        here = _on_card(placed, number)
+        given = sum(instance.integer(SHARE) for instance in here)
+        unset = sum(not instance.integer(SHARE) for instance in here)
+        if given > 100 or (given == 100 and unset):
+            last = [i for i in here if i.integer(SHARE)][-1]
+            shown = ", ".join(f"{i.name} {i.integer(SHARE) or 'unset'}" for i in here)
+            hint = f"at most {max(1, 100 - given + last.integer(SHARE) - unset)} for {last.name}"
+            found = f"the shares of gpus[{number}] leave nothing for some: {shown} percent"
+            problems.append(Problem(last.path(SHARE), found, hint, "memory-share"))
+    return problems
+
+
+def _share(instance: Instance, placed: list[Instance]) -> float:
+    """How much of each of its cards an instance may take: what it asks for, else the least equal part."""
+    if instance.integer(SHARE):
+        return instance.integer(SHARE) / 100
+    parts = []
+    for number in instance.gpus:
+        here = _on_card(placed, number)
+        left = 100 - sum(other.integer(SHARE) for other in here)
+        parts.append(left / 100 / sum(not other.integer(SHARE) for other in here))
+    return min(parts)
+
+
+def _ordered(number: int, placed: list[Instance], shares: dict[str, float]) -> Instance:
+    """The instance with its share, and what starts before and after it on its cards."""
+    instance = placed[number]
+    mine = set(instance.gpus)
+    before = tuple(other.name for other in placed[:number] if mine & set(other.gpus))
+    later = [sum(shares[o.name] for o in placed[number + 1 :] if card in o.gpus) for card in instance.gpus]
+    return dataclasses.replace(instance, share=shares[instance.name], later_share=min(later), after=before)

@@ -50,6 +50,17 @@ class Instance:
     given: frozenset[str]
     gpus: tuple[int, ...] = ()
     """The cards, by their number in the hardware; empty until `planner.placement` has placed the instance."""
+    share: float = 1.0
+    """How much of each of its cards it may take."""
+    later_share: float = 0.0
+    """How much of its cards belongs to instances that start after it, and is therefore free at its start."""
+    after: tuple[str, ...] = ()
+    """The instances that start before it, because it measures what they leave."""
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """Over how many cards the engine splits every layer."""
+        return len(self.gpus)
 
     def text(self, option: str) -> str:
         return self.wish.text(INSTANCE_PREFIX + option)

@@ -7,6 +7,7 @@ engine by name: flags, defaults and limits come from its catalogue row.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from inferhost.catalogue import Catalogue
@@ -19,6 +20,7 @@ from inferhost.planner.environment import engine_environment
 from inferhost.planner.form import context_tokens, form_problems, model_row
 from inferhost.planner.memory import card_bytes, memory_budget
 from inferhost.planner.memory_rules import Demand
+from inferhost.planner.placement import parallel_problems
 from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
 from inferhost.planner.roofline import roofline
 from inferhost.schema.plan import Dropin, File, Pending, Reason, Service
@@ -52,7 +54,7 @@ def service_section(
     parts: list[_Part] = []
     for instance in instances:
         try:
-            parts.append(_part(request, instance, rows[instance.gpus[0]], catalogue))
+            parts.append(_part(request, instance, rows, catalogue, before=parts))
         except InputError as error:
             problems += error.problems
     problems += _port_problems(parts)
@@ -86,25 +88,38 @@ class _Part:
     pending: list[Pending]
 
 
-def _part(request: Request, instance: Instance, card: GpuRow, catalogue: Catalogue) -> _Part:
-    model = _model(request, instance, catalogue)
+def _part(
+    request: Request, instance: Instance, rows: tuple[GpuRow, ...], catalogue: Catalogue, *, before: list[_Part]
+) -> _Part:
+    card, model = rows[instance.gpus[0]], _model(request, instance, catalogue)
     engine, reasons = chosen_engine(request, instance, model, card, catalogue)
+    problems = parallel_problems(instance, engine, model, rows, request)
+    if problems:
+        raise InputError(problems)
     extra, (env, env_reasons, pending) = _checked_extras(request, instance, engine, catalogue)
+    total_bytes = card_bytes(request.hardware.gpus[instance.gpus[0]].memory_mib, card)
     budget = memory_budget(
-        card_bytes(request.hardware.gpus[instance.gpus[0]].memory_mib, card),
+        total_bytes,
         model,
         engine,
         engine.kv_cache[instance.text("kv_cache_dtype")],
-        _demand(instance, model, extra),
+        _demand(instance, model, extra, total_bytes),
         instance=instance,
     )
     argv, argv_reasons = command_line(instance, engine, model, budget, extra)
     service, service_reasons = unit.service(request, instance, engine, model, budget=budget, argv=argv)
-    dropin, dropin_reasons = unit.dropin(request, instance, service, env, engine)
+    dropin, dropin_reasons = unit.dropin(request, instance, service, env, engine, before=_awaited(instance, before))
     reasons += [*env_reasons, *argv_reasons, *service_reasons, *dropin_reasons]
     pending += _pending(request, instance, engine, extra, catalogue)
     speed = roofline(card, model, engine, budget=budget, catalogue=catalogue)
+    if instance.tensor_parallel_size > 1:
+        speed = {**speed, "note": f"over {instance.tensor_parallel_size} cards: no speed is predicted"}
     return _Part(instance, engine, service, env, dropin, budget.document(), speed, reasons, pending)
+
+
+def _awaited(instance: Instance, before: list[_Part]) -> list[Service]:
+    """The engines to wait for that can prove themselves; one that answers no request can only be started first."""
+    return [p.service for p in before if p.instance.name in instance.after and not p.engine.probe_needs]
 
 
 def _port_problems(parts: list[_Part]) -> list[Problem]:
@@ -157,13 +172,21 @@ def _checked_extras(
     return extra, environment
 
 
-def _demand(instance: Instance, model: ModelRow, extra: ExtraArguments) -> Demand:
+def _demand(instance: Instance, model: ModelRow, extra: ExtraArguments, total_bytes: int) -> Demand:
+    """What the engine is asked for; on a shared card its fraction is the plan's to choose."""
+    if instance.share < 1 and "memory_fraction" in extra.overrides:
+        hint = f"use {instance.path('memory_share')}: the plan computes the fraction from the shares"
+        found = f'"{instance.name}" has its card not for itself, and a memory fraction of its own'
+        raise InputError([Problem(instance.path("extra_args"), found, hint, "memory-share")])
     return Demand(
         context_tokens(instance, model),
         instance.integer("max_sequences"),
         extra.overrides.get("memory_fraction"),
         extra.overrides.get("batched_tokens"),
         extra.overrides.get("micro_batch"),
+        tensor_parallel_size=instance.tensor_parallel_size,
+        used_bytes=total_bytes - math.floor(total_bytes * instance.share),
+        later_bytes=math.floor(total_bytes * instance.later_share),
     )
 
 

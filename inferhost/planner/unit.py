@@ -6,6 +6,8 @@ People override with `50-local.conf`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner import cpu, quoting
 from inferhost.planner.memory import Budget
@@ -15,6 +17,9 @@ from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, File, Probe, Reason, S
 
 UNIT_FILE = "inferhost-serve@.service"
 RESTART = "engine restart"
+PROGRAM = "/usr/local/bin/inferhost"
+START_S = 300
+SLOW_DISK_BYTES_S = 200_000_000
 
 
 def service(
@@ -81,11 +86,10 @@ def service(
 def start_wait_s(weights_bytes: int) -> int:
     """How long an engine may take until its first token, in seconds: patience, not a prediction.
 
-    Assumed, not measured: five minutes for imports, graph capture and compilation, and weights that come from a slow
-    disk. An engine whose unit dies ends the wait at once, so being generous costs nothing.
+    An engine whose unit dies ends the wait at once, so being generous costs nothing.
+    Source: formula `unit.start_wait`.
     """
-    slow_disk_bytes_s = 200_000_000
-    return 300 + weights_bytes // slow_disk_bytes_s
+    return START_S + weights_bytes // SLOW_DISK_BYTES_S
 
 
 def _reachable(host: str) -> str:
@@ -105,15 +109,21 @@ def file(engine: EngineRow) -> tuple[File, Reason]:
 
 
 def dropin(
-    request: Request, instance: Instance, entry: Service, environment: dict[str, str], engine: EngineRow
+    request: Request,
+    instance: Instance,
+    entry: Service,
+    environment: dict[str, str],
+    engine: EngineRow,
+    *,
+    before: Sequence[Service] = (),
 ) -> tuple[Dropin, list[Reason]]:
     """What was decided for this host, as ordered entries, with the reasons of what stands only here."""
     where = f"dropins.{entry.unit}"
-    entries = [("Service", "ExecStart", ""), ("Service", "ExecStart", quoting.exec_start(entry.argv))]
+    entries, reasons = _turn(instance, entry.unit, before)
+    entries += [("Service", "ExecStart", ""), ("Service", "ExecStart", quoting.exec_start(entry.argv))]
     entries.append(("Service", "User", entry.user))
     for name, value in sorted(environment.items()):
         entries.append(("Service", "Environment", quoting.environment_assignment(name, value)))
-    reasons = []
     if engine_is_bound(request, instance):
         node = str(request.hardware.gpus[instance.gpus[0]].numa_node)
         because = f"the card hangs on node {node}: the engine's threads and host buffers stay there"
@@ -132,6 +142,31 @@ def dropin(
         )
     )  # fmt: skip
     return Dropin(entry.unit, "service", tuple(entries), RESTART), reasons
+
+
+def _turn(
+    instance: Instance, unit: str, before: Sequence[Service]
+) -> tuple[list[tuple[str, str, str]], list[Reason]]:
+    """What makes an engine wait for those on its cards that start before it: until they serve, not only run.
+
+    Source: formula `memory.shared_card`.
+    """
+    if not instance.after:
+        return [], []
+    units = " ".join(UNIT_FILE.replace("@.", f"@{name}.") for name in instance.after)
+    rows = [("Unit", "After", units)]
+    rows += [("Service", "ExecStartPre", f"+{PROGRAM} gate --wait --instance {other.instance}") for other in before]
+    if before:
+        wait_s = START_S + sum(other.probe.wait_s for other in before)
+        rows.append(("Service", "TimeoutStartSec", str(wait_s)))
+    because = (
+        "shares its card: an engine measures what is free when it starts, so each waits until those before serve"
+    )
+    source, gain = "formula:memory.shared_card", "none: it starts at all"
+    return rows, [
+        reason(f"dropins.{unit}.{key}", value, because, source, gain=gain, disruption=RESTART)
+        for key, value in {key: value for _, key, value in rows}.items()
+    ]
 
 
 def engine_is_bound(request: Request, instance: Instance) -> bool:

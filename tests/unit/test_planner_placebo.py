@@ -281,8 +281,8 @@ def test_a_config_file_of_the_engine_is_refused_because_nobody_checked_what_is_i
 
 
 def test_a_unique_beginning_of_a_flag_is_that_flag():
-    words = planned(served("sglang", service_extra_args=["--tp", "1"])).service[0].argv
-    assert words[-2:] == ("--tp-size", "1")
+    words = planned(served("sglang", service_extra_args=["--dp-s", "1"])).service[0].argv
+    assert words[-2:] == ("--dp-size", "1")
     words = planned(served("sglang", service_extra_args=["--mem-frac", "0.8"])).service[0].argv
     assert [word for word in words if word.startswith("--mem")] == ["--mem-fraction-static"]
 
@@ -318,10 +318,14 @@ def test_a_flag_is_given_once_and_with_the_value_that_it_takes(engine, words, te
     assert refused_arguments(engine, *words).partition("\n")[0] == text
 
 
-@pytest.mark.parametrize(("engine", "flag"), [("sglang", "--tp"), ("sglang", "--dp-size"), ("vllm", "-tp")])
+@pytest.mark.parametrize(("engine", "flag"), [("sglang", "--dp-size"), ("vllm", "-pp"), ("vllm", "--nnodes")])
 def test_an_engine_is_not_spread_over_more_cards_than_it_gets(engine, flag):
     assert refused_arguments(engine, flag, "2").endswith(
-        'found "2", and an engine gets one card, gpus[0], so far\nhint: 1, or leave it out'
+        'found "2", and an engine is spread by tensor parallelism only\n'
+        "hint: 1, or inferhost_service_tensor_parallel_size"
+    )
+    assert refused_arguments(engine, "--tensor-parallel-size", "2").endswith(
+        "is set by the plan\nhint: use inferhost_service_tensor_parallel_size"
     )
 
 
