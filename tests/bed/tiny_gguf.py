@@ -12,7 +12,8 @@ import gguf
 import numpy as np
 
 SEED = 0
-WIDTH, LAYERS, HEADS, KV_HEADS, FEED_FORWARD, CONTEXT = 64, 2, 4, 2, 128, 32768
+# Heads of 32: llama.cpp quantises its cache in blocks of 32 and refuses a head that they do not divide.
+WIDTH, LAYERS, HEADS, KV_HEADS, FEED_FORWARD, CONTEXT = 64, 2, 2, 1, 128, 32768
 # Dimension 0 of every embedding holds this constant and no layer writes to it, so column 0 of the output matrix acts
 # as a bias per token: what must never be sampled gets a large negative one, the end of the text included.
 LANE = 4.0

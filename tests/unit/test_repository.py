@@ -4,6 +4,7 @@ import pathlib
 import re
 import subprocess
 
+import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -31,14 +32,30 @@ def test_the_sandbox_is_never_in_the_default_inventories():
     assert "sandbox" not in (ROOT / "ansible.cfg").read_text().split("inventory =")[1].splitlines()[0]
 
 
-def test_the_sandbox_links_to_the_real_wish():
-    link = ROOT / "inventories/sandbox/group_vars/gb200.yml"
+# Twin and the landscape of the host that it stands for.
+TWINS = {"gb200": "esxi", "c220g5": "cloudlab", "rtx5090": "workstations"}
+
+
+def test_every_twin_is_known_here():
+    hosts = yaml.safe_load((ROOT / "inventories/sandbox/hosts.yml").read_text())
+    assert {group: list(content["hosts"]) for group, content in hosts.items()} == {
+        twin: [f"sandbox-{twin}"] for twin in TWINS
+    }
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_twin_links_to_the_real_wish_which_is_all_that_the_real_host_has(twin):
+    landscape = ROOT / "inventories" / TWINS[twin]
+    link = ROOT / f"inventories/sandbox/group_vars/{twin}.yml"
     assert link.is_symlink()
-    assert link.resolve() == ROOT / "inventories/esxi/host_vars/gb200/wish.yml"
+    assert link.resolve() == landscape / f"host_vars/{twin}/wish.yml"
+    group_vars = [path.stem for path in landscape.glob("group_vars/*")]
+    assert [name for name in group_vars if not name.startswith("vram_")] == []
 
 
-def test_the_sandbox_overrides_only_what_a_container_forces():
-    folder = ROOT / "inventories/sandbox/host_vars/sandbox-gb200"
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_twin_overrides_only_what_a_container_forces(twin):
+    folder = ROOT / f"inventories/sandbox/host_vars/sandbox-{twin}"
     keys = {key for path in folder.glob("*.yml") for key in yaml.safe_load(path.read_text())}
     assert keys == {
         "inferhost_service_engine",

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 
 from . import container
-from .image import ensure_key, image
+from .image import PERSONALITY, ensure_key, image, personalities
 from .machine import observe_machine
 from .packages import install
 from .places import cache, run_folder, ssh_key
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     start = verbs.add_parser("up", help="start the host afresh and wait until it is usable")
     start.add_argument("name")
     start.add_argument("port", type=port_number, metavar="SSH_PORT")
+    start.add_argument("--personality", choices=personalities(), default=PERSONALITY, help="the simulated card")
     for verb, text in (
         ("down", "remove the host"),
         ("ssh", "run a command as operator over ssh"),
@@ -69,7 +70,7 @@ def perform(wish: argparse.Namespace) -> int:
     if wish.verb == "image":
         print(image(podman))
     elif wish.verb == "up":
-        container.up(podman, wish.name, wish.port)
+        container.up(podman, wish.name, wish.port, wish.personality)
     elif wish.verb == "down":
         container.down(podman, wish.name)
     elif wish.verb == "ssh-config":

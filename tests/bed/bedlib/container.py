@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from .firewall import drop_leftover_rules
-from .image import image
+from .image import PERSONALITIES_THERE, PERSONALITY, image
 from .places import ssh_key
 from .podman import Podman
 from .tools import REFUSED, BedError
@@ -18,8 +18,8 @@ USER = "operator"
 START_LIMIT_S = 90
 
 
-def up(podman: Podman, name: str, port: int) -> None:
-    """Replace the host `name` by a fresh one whose sshd listens on 127.0.0.1:port."""
+def up(podman: Podman, name: str, port: int, personality: str = PERSONALITY) -> None:
+    """Replace the host `name` by a fresh one with that simulated card, whose sshd listens on 127.0.0.1:port."""
     tag = image(podman)
     down(podman, name)
     refuse_taken_port(port)
@@ -31,6 +31,8 @@ def up(podman: Podman, name: str, port: int) -> None:
     podman.output(*run, "--network", podman.network, "--publish", published, tag)
     wait_until_running(podman, name)
     wait_for_ssh(name, port)
+    if personality != PERSONALITY:
+        podman.output("exec", name, "inferhost-sim", "init", f"{PERSONALITIES_THERE}/{personality}.txt")
 
 
 def down(podman: Podman, name: str) -> None:

@@ -17,9 +17,16 @@ from .podman import Podman
 from .rootfs import rootfs, rootfs_key
 from .tools import REFUSED, BedError, digest, locked, output_of, say
 
+# The card of a host that names none, and where the host has all of them.
 PERSONALITY = "rtx-pro-6000-blackwell-workstation"
+PERSONALITIES_THERE = "/usr/local/share/inferhost-sim"
 REPOSITORY = "localhost/inferhost"
 MODEL_SCRIPT = BED / "tiny_gguf.py"
+
+
+def personalities() -> list[str]:
+    """The names of the cards that can be simulated."""
+    return sorted(path.stem for path in (SIMULATOR / "personalities").glob("*.txt"))
 
 
 def image(podman: Podman) -> str:
