@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from inferhost import estimate, table
+from inferhost import cloudlab, estimate, table
 from inferhost.imports import command as imports
 from inferhost.schema.problems import InputError, Problem, near
 from inferhost.schema.result import EXIT_AS_WANTED, EXIT_BAD_INPUT
@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("setting", nargs="?", default="", help="for example gpus[0].power_limit_w; all without it")
     explain.set_defaults(run=_run_explain)
     imports.add_command(commands)
+    cloudlab.add_command(commands)
     estimate.add_command(commands)
     for command in (plan, explain):
         command.add_argument("--inventory", required=True, type=pathlib.Path, help="an inventory file or folder")
