@@ -45,7 +45,7 @@ test-py39: setup
 	tests/py39
 
 test-molecule: setup
-	$(TEST_ENV) .venv/bin/molecule test --scenario-name default
+	for twin in default c220g5 rtx5090; do $(TEST_ENV) .venv/bin/molecule test --scenario-name $$twin; done
 
 # Part of test-python as well; alone it is quick, and says which tiers ran.
 test-nix: setup

@@ -10,6 +10,7 @@ import shlex
 import sys
 import tempfile
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -22,6 +23,7 @@ module: inferhost_host
 short_description: Run the inferhost host program on a host
 description:
   - Ships the host program when its hash differs and runs one verb of it. Supports check mode and diff.
+  - Stops on NixOS before anything is written, because there a configuration places the plan.
 options:
   verb:
     description: What to do.
@@ -34,6 +36,10 @@ options:
 """
 
 PROGRAM = "/usr/local/bin/inferhost"
+NIXOS = (
+    "error: this host runs NixOS, where a configuration owns /etc and playbooks place nothing\n"
+    "hint: import nix/module.nix of this repository into the host's configuration; it places the same plan"
+)
 # Drift fails the run after everything is placed (`drifted`), pending never does; the rest fails at once.
 EXITS_REPORTED = (result.EXIT_AS_WANTED, result.EXIT_DRIFT, result.EXIT_PENDING)
 
@@ -66,8 +72,11 @@ class ActionModule(ActionBase):
         """Path of a host program equal to ours: the installed one, or a copy in the temporary folder."""
         with tempfile.NamedTemporaryFile() as local:
             wanted = build(pathlib.Path(local.name))
-            found = self._low_level_execute_command(f"sha256sum {PROGRAM}")["stdout"].split()
-            if found[:1] == [wanted]:
+            # One question for both, because each is a round trip to the host.
+            found = self._low_level_execute_command(f"cat /etc/os-release; sha256sum {PROGRAM}")["stdout"].split()
+            if "ID=nixos" in found:
+                raise AnsibleActionFail(NIXOS)
+            if wanted in found:
                 return PROGRAM
             return self._shipped(local.name, "inferhost")
 

@@ -59,6 +59,19 @@ def test_the_second_run_needs_few_task_executions_on_the_host(runs):
     assert 5 < len(reached) <= 12, "\n".join(reached)
 
 
+def test_a_nixos_host_is_left_alone_with_a_pointer_to_the_module(runs):
+    """Only what a stopped run looks at is NixOS here: the line in os-release."""
+    bed("exec", NAME, "sed", "-i", "--follow-symlinks", "s/^ID=.*/ID=nixos/", "/etc/os-release")
+    before = snapshot()
+    ran = run_playbook(*SITE, "-e", "inferhost_gpu_power_limit=450")
+    after = snapshot()
+    bed("exec", NAME, "sed", "-i", "--follow-symlinks", "s/^ID=.*/ID=debian/", "/etc/os-release")
+    assert ran.code != 0
+    assert "this host runs NixOS" in ran.told()
+    assert "nix/module.nix" in ran.told()
+    assert after == before
+
+
 def test_a_tag_places_its_section_alone(runs):
     ran = run_playbook(*SITE, "--tags", "gpu", "-e", "inferhost_gpu_power_limit=450")
     assert ran.code == 0, ran.told()
