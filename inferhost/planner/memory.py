@@ -42,7 +42,8 @@ class Budget:
 
     @property
     def kv_cache_bytes(self) -> int:
-        return self.kv_cache_tokens * self.layout.bytes_per_token + self.sequences * self.layout.fixed_bytes
+        states = max(self.sequences * self.layout.fixed_bytes, self.division.state_pool_bytes)
+        return self.kv_cache_tokens * self.layout.bytes_per_token + states
 
     @property
     def unallocated_bytes(self) -> int:
@@ -74,6 +75,9 @@ class Budget:
             "concurrent_requests": self.concurrent_requests,
             "memory_fraction": self.division.memory_fraction,
             "batched_tokens": self.division.batched_tokens,
+            "graph_sequences": self.division.graph_sequences,
+            "usual_memory_fraction": self.division.usual_memory_fraction,
+            "usual_batched_tokens": self.division.usual_batched_tokens,
             "formula": self.division.formula,
             "uncertainty": (
                 f"{shown_gib(self.division.margin_bytes)} are kept free: a prediction can be wrong, and "
@@ -107,7 +111,7 @@ def memory_budget(
         model, engine.engine, cache.bytes_per_element, tensor_parallel_size=demand.tensor_parallel_size
     )
     refused = InputError([])
-    for tried in _demands(total_bytes, engine, demand):
+    for tried in _demands(total_bytes, model, engine, demand):
         division = RULES[engine.memory_rule].divide(total_bytes, model, engine, tried)
         try:
             return _fitted(total_bytes, division, layout, tried, model=model, engine=engine, instance=instance)
@@ -116,12 +120,12 @@ def memory_budget(
     raise refused
 
 
-def _demands(total_bytes: int, engine: EngineRow, demand: Demand) -> Iterator[Demand]:
+def _demands(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Iterator[Demand]:
     """What is asked, then the same with ever smaller prefill chunks where the planner may choose them."""
     yield demand
     smaller = RULES[engine.memory_rule].smaller_chunks
     if smaller is not None and demand.batched_tokens is None:
-        for chunk in smaller(total_bytes):
+        for chunk in smaller(total_bytes, model, engine, demand):
             yield dataclasses.replace(demand, batched_tokens=chunk)
 
 
@@ -135,7 +139,7 @@ def _fitted(
     engine: EngineRow,
     instance: Instance,
 ) -> Budget:
-    problem = _fraction_problem(total_bytes, division, engine, demand, instance)
+    problem = _fraction_problem(total_bytes, division, model, engine, demand=demand, instance=instance)
     problem = problem or _weights_problem(total_bytes, division, model, engine, instance)
     if problem:
         raise InputError([problem])
@@ -143,7 +147,9 @@ def _fitted(
     step = rule.step_tokens
     sequences = _sequences(division, layout, demand)
     room_tokens = rounded_down(
-        (division.kv_room_bytes - sequences * layout.fixed_bytes) // layout.bytes_per_token, step
+        (division.kv_room_bytes - max(sequences * layout.fixed_bytes, division.state_pool_bytes))
+        // layout.bytes_per_token,
+        step,
     )
     if room_tokens < demand.context_tokens:
         raise InputError([_context_problem(room_tokens, demand, model, engine, instance)])
@@ -162,7 +168,10 @@ def _sequences(division: Division, layout: CacheLayout, demand: Demand) -> int:
     if not layout.fixed_bytes:
         return demand.sequences
     each = layout.fixed_bytes + demand.context_tokens * layout.bytes_per_token
-    return max(1, min(demand.sequences, division.kv_room_bytes // each))
+    fitting = division.kv_room_bytes // each
+    if division.state_pool_bytes:
+        fitting = min(fitting, division.state_pool_bytes // layout.fixed_bytes)
+    return max(1, min(demand.sequences, fitting))
 
 
 def _weights_problem(
@@ -199,7 +208,7 @@ def _context_problem(
 
 
 def _fraction_problem(
-    total_bytes: int, division: Division, engine: EngineRow, demand: Demand, instance: Instance
+    total_bytes: int, division: Division, model: ModelRow, engine: EngineRow, *, demand: Demand, instance: Instance
 ) -> Problem | None:
     """A memory fraction of the wish has to leave room for the chunk size in force.
 
@@ -209,7 +218,7 @@ def _fraction_problem(
     flag, reserve_bytes = engine.flags.get("memory_fraction"), RULES[engine.memory_rule].reserve_bytes
     if asked is None or reserve_bytes is None or division.batched_tokens is None:
         return None
-    needs = reserve_bytes(total_bytes, division.batched_tokens, demand.sequences)
+    needs = reserve_bytes(total_bytes, model, engine, demand, division.batched_tokens)
     most = round((total_bytes - needs) / total_bytes, 3)
     if asked <= most:
         return None

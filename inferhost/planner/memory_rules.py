@@ -11,10 +11,16 @@ import math
 from collections.abc import Callable, Iterator
 
 from inferhost.catalogue.rows import EngineRow, ModelRow
+from inferhost.planner import sglang_rules, vllm_rules
+from inferhost.planner.sglang_rules import SglangRun
+from inferhost.planner.versions import version
+from inferhost.planner.vllm_rules import VllmRun
 from inferhost.planner.weights import weights_bytes
 
 MIB, GIB = 2**20, 2**30
-VLLM_BLOCK_TOKENS = 16
+STEP_TOKENS = 16
+VLLM_LARGEST_GRAPH = 512
+NEWEST_CAPABILITY = (12, 0)  # the pinned version runs its second core on every card
 LLAMA_CPP_STEP_TOKENS = 256
 SGLANG_LEAST_CHUNK_TOKENS = 2048  # below it the reserve does not shrink any more
 
@@ -53,63 +59,61 @@ class Division:
     memory_fraction: float | None = None
     batched_tokens: int | None = None
     usual_batched_tokens: int | None = None
+    usual_memory_fraction: float | None = None  # what the engine would choose by itself
+    state_pool_bytes: int = 0  # of the cache's room, what a hybrid model's states get however few they are
+    graph_sequences: int | None = None  # largest batch with a captured graph
     micro_batch_tokens: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Tier:
-    """What SGLang chooses below a total memory."""
-
-    below_mib: float
-    chunk_tokens: int
-    graph_sequences: int
-
-
-SGLANG_TIERS = (
-    Tier(20 * 1024, 2048, 8),
-    Tier(35 * 1024, 4096, 48),
-    Tier(60 * 1024, 4096, 32),
-    Tier(160 * 1024, 8192, 256),
-    Tier(math.inf, 16384, 512),
-)
+def _sglang_run(total_bytes: float, engine: EngineRow, demand: Demand, chunk: int | None = None) -> SglangRun:
+    return SglangRun(
+        version(engine.engine, engine.version),
+        total_bytes / MIB,
+        demand.tensor_parallel_size,
+        chunk,
+        demand.sequences,
+    )
 
 
-def sglang_tier(total_bytes: int) -> Tier:
-    """SGLang's own defaults for a card of this size (one card).
+def sglang_reserve_bytes(
+    total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand, chunk: int | None
+) -> int:
+    """What is kept beside SGLang's pool: its own reserve, but never so much that a larger card holds less.
 
-    Source: formula `memory.sglang_tiers`.
+    SGLang's table of card sizes steps up by gigabytes at 20, 35, 60 and 160 GiB. Just above a step the plan keeps the
+    reserve of the row below and half of what the card has more, until the row's own is reached. A vision tower takes
+    a share of what is then left.
+    Source: formulas `memory.sglang_reserve`, `memory.sglang_steps` and `memory.sglang_vision`.
     """
-    return next(tier for tier in SGLANG_TIERS if total_bytes / MIB < tier.below_mib)
+    total_mib = total_bytes / MIB
+    own = sglang_rules.reserve_mib(_sglang_run(total_bytes, engine, demand, chunk), model)
+    for below_mib in sglang_rules.STEPS_MIB:
+        if chunk is None and below_mib <= total_mib:
+            smaller = sglang_rules.reserve_mib(_sglang_run((below_mib - 1) * MIB, engine, demand), model)
+            own = min(own, smaller + (total_mib - below_mib) / 2)
+    if model.vision is not None:
+        own = total_mib - (total_mib - own) * sglang_rules.vision_factor(model.vision)
+    return math.ceil(own * MIB)
 
 
-def sglang_prefill_graphs(chunk_tokens: int) -> int:
-    """How many prefill graphs SGLang captures for a chunk size.
-
-    Source: formula `memory.sglang_reserve`.
-    """
-    sizes = [*range(4, 33, 4), *range(48, 257, 16), *range(288, 513, 32), *range(576, 1025, 64)]
-    sizes += [*range(1280, 4097, 256), *range(4608, chunk_tokens + 1, 512)]
-    return sum(size <= chunk_tokens for size in sizes)
-
-
-def sglang_reserve_bytes(total_bytes: int, chunk_tokens: int, sequences: int) -> int:
-    """What SGLang keeps for activations and graphs beside its static pool.
-
-    Source: formula `memory.sglang_reserve`.
-    """
-    graphs = min(sglang_tier(total_bytes).graph_sequences, sequences)
-    mib = 512 + 1.5 * max(chunk_tokens, 2048) + 1024 / 8 + 2 * graphs + 8 * sglang_prefill_graphs(chunk_tokens)
-    return round(max(mib, 10240 if total_bytes > 60 * GIB else 0) * MIB)
+def sglang_chunk(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> int:
+    """The prefill chunk: SGLang's own for this card, or the largest whose need the reserve covers."""
+    reserve = sglang_reserve_bytes(total_bytes, model, engine, demand, None)
+    chunk = sglang_rules.tier(_sglang_run(total_bytes, engine, demand)).chunk_tokens
+    while chunk > SGLANG_LEAST_CHUNK_TOKENS:
+        if sglang_rules.needed_mib(_sglang_run(total_bytes, engine, demand, chunk), model) * MIB <= reserve:
+            break
+        chunk //= 2
+    return chunk
 
 
-def sglang_fraction(total_bytes: int, chunk_tokens: int, sequences: int, used_bytes: int = 0) -> float:
-    """The `mem_fraction_static` that SGLang would choose, rounded as it rounds.
+def sglang_fraction(total_bytes: int, reserve_bytes: int, used_bytes: int = 0) -> float:
+    """The share of the memory free at start that leaves `reserve_bytes`; rounded down, never up.
 
     SGLang looks at the whole card even where others hold a part of it; the planner asks for what is left.
     """
     usable = max(1, total_bytes - used_bytes)
-    reserve = sglang_reserve_bytes(total_bytes, chunk_tokens, sequences)
-    return max(0.0, round((usable - reserve) / usable, 3))
+    return max(0.0, math.floor(1e5 * (usable - reserve_bytes) / usable) / 1e5)
 
 
 def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
@@ -117,13 +121,18 @@ def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand)
 
     Source: formula `memory.sglang_pool`.
     """
-    chunk = demand.batched_tokens or sglang_tier(total_bytes).chunk_tokens
-    usable = total_bytes - demand.used_bytes
-    fraction = demand.memory_fraction or sglang_fraction(total_bytes, chunk, demand.sequences, demand.used_bytes)
-    context = round(engine.memory["context_bytes"])
+    usual = sglang_rules.tier(_sglang_run(total_bytes, engine, demand))
+    chunk = demand.batched_tokens or sglang_chunk(total_bytes, model, engine, demand)
+    reserve = sglang_reserve_bytes(total_bytes, model, engine, demand, demand.batched_tokens)
+    fraction = demand.memory_fraction or sglang_fraction(total_bytes, reserve, demand.used_bytes)
+    usable, context = total_bytes - demand.used_bytes, round(engine.memory["context_bytes"])
     static = max(0, math.floor((usable - context) * fraction))
     told = _told_fraction(fraction, static, usable - context, demand)
-    weights, margin = weights_bytes(model, False, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
+    weights = weights_bytes(model, False, demand.tensor_parallel_size)
+    margin = round(engine.memory["margin_bytes"])
+    graphs = usual.graph_sequences_tp4 if demand.tensor_parallel_size >= 4 else usual.graph_sequences
+    pool = static - weights - margin
+    ratio = sglang_rules.STATE_TO_CACHE_RATIO
     return Division(
         weights_bytes=weights,
         activation_bytes=usable - context - static,
@@ -131,11 +140,16 @@ def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand)
         non_torch_bytes=context,
         margin_bytes=margin,
         reserved_bytes=demand.used_bytes,
-        kv_room_bytes=static - weights - margin,
+        kv_room_bytes=pool,
         formula="memory.sglang_pool",
         memory_fraction=told,
         batched_tokens=chunk,
-        usual_batched_tokens=sglang_tier(total_bytes).chunk_tokens,
+        usual_batched_tokens=usual.chunk_tokens,
+        graph_sequences=0 if demand.eager else min(graphs, demand.sequences),
+        state_pool_bytes=max(0, round(pool * ratio / (1 + ratio))) if model.state is not None else 0,
+        usual_memory_fraction=round(
+            sglang_rules.default_fraction(_sglang_run(total_bytes, engine, demand), model), 3
+        ),
     )
 
 
@@ -150,25 +164,49 @@ def _told_fraction(fraction: float, pool_bytes: int, free_bytes: int, demand: De
     return math.floor(1000 * pool_bytes / max(1, free_bytes + demand.later_bytes)) / 1000
 
 
-def vllm_batched_tokens(total_bytes: int) -> int:
-    """vLLM's default batch of prefill tokens by total memory (API server)."""
-    gib = total_bytes / GIB
-    return 2048 if gib < 70 else 8192 if gib < 160 else 16384
+def _vllm_run(total_bytes: int, engine: EngineRow, demand: Demand, batch: int | None) -> VllmRun:
+    return VllmRun(
+        version=version(engine.engine, engine.version),
+        total_bytes=total_bytes,
+        compute_capability=NEWEST_CAPABILITY,
+        context_tokens=demand.context_tokens,
+        sequences=demand.sequences,
+        batched_tokens=batch,
+        tensor_parallel_size=demand.tensor_parallel_size,
+        eager=demand.eager,
+    )
+
+
+def vllm_batch(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> int:
+    """The batch of prefill tokens: vLLM's own, but never so large that a larger card holds less.
+
+    vLLM steps from 2048 to 8192 tokens at 70 GiB and to 16384 at 160; just above a step the plan gives half of what
+    the card has more to the batch until vLLM's own is reached.
+    Source: formulas `memory.vllm_defaults` and `memory.vllm_steps`.
+    """
+    own = vllm_rules.batched_tokens(_vllm_run(total_bytes, engine, demand, None))
+    per_token = vllm_rules.layer_bytes(model, _vllm_run(total_bytes, engine, demand, STEP_TOKENS)) / STEP_TOKENS
+    for step_bytes in (vllm_rules.LARGE_CARD_BYTES, vllm_rules.LARGEST_CARD_BYTES):
+        if total_bytes >= step_bytes:
+            smaller = vllm_rules.batched_tokens(_vllm_run(step_bytes - 1, engine, demand, None))
+            more = math.floor((total_bytes - step_bytes) / 2 / per_token) // STEP_TOKENS * STEP_TOKENS
+            own = min(own, smaller + more)
+    return own
 
 
 def vllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
     """The fraction is of the total; the engine measures its own peak, so every term here is a prediction.
 
-    Source: formulas `memory.vllm_pool` and `memory.vllm_activation`.
+    Source: formulas `memory.vllm_pool`, `memory.vllm_activation` and `memory.vllm_sampler`.
     """
-    batch = demand.batched_tokens or vllm_batched_tokens(total_bytes)
-    fraction = demand.memory_fraction or vllm_fraction(total_bytes, engine, demand.used_bytes)
+    usual = vllm_rules.batched_tokens(_vllm_run(total_bytes, engine, demand, None))
+    batch = demand.batched_tokens or vllm_batch(total_bytes, model, engine, demand)
+    run = _vllm_run(total_bytes, engine, demand, batch)
+    fraction = demand.memory_fraction or vllm_fraction(total_bytes, model, run, demand.used_bytes)
     requested = math.ceil(total_bytes * fraction)
-    logits = engine.memory["activation_bytes_per_logit"] * demand.sequences * model.vocabulary_size
-    activation = round(max(logits, prefill_activation_bytes(model, batch)))
-    weights, margin = weights_bytes(model, False, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
-    graphs, non_torch = round(engine.memory["graph_bytes"]), round(engine.memory["non_torch_bytes"])
-    room = requested - weights - activation - graphs - non_torch - margin
+    weights = round(weights_bytes(model, False, demand.tensor_parallel_size) + vllm_rules.absorbed_bytes(model, run))
+    activation, graphs = vllm_rules.activation_bytes(model, run), vllm_rules.graph_bytes(run)
+    non_torch, margin = vllm_rules.non_torch_bytes(model, run), round(engine.memory["margin_bytes"])
     return Division(
         weights_bytes=weights,
         activation_bytes=activation,
@@ -176,20 +214,26 @@ def vllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -
         non_torch_bytes=non_torch,
         margin_bytes=margin,
         reserved_bytes=total_bytes - requested,
-        kv_room_bytes=room,
+        kv_room_bytes=requested - weights - activation - graphs - non_torch - margin,
         formula="memory.vllm_pool",
         memory_fraction=fraction,
         batched_tokens=batch,
+        usual_batched_tokens=usual,
+        graph_sequences=0 if demand.eager else min(2 * demand.sequences, VLLM_LARGEST_GRAPH),
+        usual_memory_fraction=vllm_rules.default_fraction(run.version),
     )
 
 
-def vllm_fraction(total_bytes: int, engine: EngineRow, used_bytes: int) -> float:
+def vllm_fraction(total_bytes: int, model: ModelRow, run: VllmRun, used_bytes: int) -> float:
     """vLLM's own fraction, or less where others hold so much that it would not start.
 
     It refuses to start unless this share of the whole card is free.
     """
-    free = total_bytes - used_bytes - engine.memory["non_torch_bytes"]
-    return max(0.0, min(engine.memory["memory_fraction"], math.floor(100 * free / total_bytes) / 100))
+    own = vllm_rules.default_fraction(run.version)
+    if used_bytes == 0:
+        return own
+    free = total_bytes - used_bytes - vllm_rules.non_torch_bytes(model, run)
+    return max(0.0, min(own, math.floor(1000 * free / total_bytes) / 1000))
 
 
 def prefill_activation_bytes(model: ModelRow, batched_tokens: int) -> int:
@@ -266,9 +310,9 @@ def sfllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) 
     )
 
 
-def sglang_smaller_chunks(total_bytes: int) -> Iterator[int]:
-    """Prefill chunks below SGLang's own, down to where the reserve does not shrink any more, in tokens."""
-    chunk = sglang_tier(total_bytes).chunk_tokens // 2
+def sglang_smaller_chunks(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Iterator[int]:
+    """Prefill chunks below the plan's, down to where the reserve does not shrink any more, in tokens."""
+    chunk = sglang_chunk(total_bytes, model, engine, demand) // 2
     while chunk >= SGLANG_LEAST_CHUNK_TOKENS:
         yield chunk
         chunk //= 2
@@ -282,13 +326,14 @@ class Rule:
     step_tokens: int = 1
     allocated_as_asked: bool = False  # the cache is what is asked for, not all that is left
     slot_per_sequence: bool = False  # fewer whole requests mean fewer sequences
-    smaller_chunks: Callable[[int], Iterator[int]] | None = None
-    reserve_bytes: Callable[[int, int, int], int] | None = None  # what a chunk size needs beside the pool
+    smaller_chunks: Callable[[int, ModelRow, EngineRow, Demand], Iterator[int]] | None = None
+    # what a chunk size needs beside the pool
+    reserve_bytes: Callable[[int, ModelRow, EngineRow, Demand, int], int] | None = None
 
 
 RULES: dict[str, Rule] = {
     "sglang": Rule(sglang, smaller_chunks=sglang_smaller_chunks, reserve_bytes=sglang_reserve_bytes),
-    "vllm": Rule(vllm, step_tokens=VLLM_BLOCK_TOKENS),
+    "vllm": Rule(vllm, step_tokens=vllm_rules.BLOCK_TOKENS),
     "llama.cpp": Rule(llama_cpp, step_tokens=LLAMA_CPP_STEP_TOKENS, allocated_as_asked=True, slot_per_sequence=True),
     "exllamav3": Rule(exllamav3, step_tokens=LLAMA_CPP_STEP_TOKENS, allocated_as_asked=True),
     "sfllm": Rule(sfllm),

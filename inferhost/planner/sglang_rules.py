@@ -36,6 +36,7 @@ TIERS_0_5_3 = (
     Tier(160 * 1024, 8192, 256, 512),
     Tier(math.inf, 16384, 512, 512),
 )
+STEPS_MIB = tuple(row.below_mib for row in TIERS_0_5_3[:-1])
 TIERS_0_5_20 = (TIERS_0_5_3[0], Tier(35 * 1024, 4096, 48, 160), *TIERS_0_5_3[2:])
 
 
@@ -74,13 +75,18 @@ def reserve_mib(run: SglangRun, model: ModelRow) -> float:
 
     Source: formula `memory.sglang_reserve`.
     """
+    return max(needed_mib(run, model), 10240 if run.total_mib > 60 * 1024 else 0)
+
+
+def needed_mib(run: SglangRun, model: ModelRow) -> float:
+    """The same without the 10 GiB that SGLang keeps at least on cards above 60 GiB."""
     row = tier(run)
     chunk = run.chunk_tokens or row.chunk_tokens
     graphs = row.graph_sequences_tp4 if run.cards >= 4 else row.graph_sequences
     mib = 512 + 1.5 * max(chunk, 2048) + 1024 * run.cards / 8 + 2 * min(graphs, run.sequences or graphs)
     if run.version >= (0, 5, 10) and model.vision is None:
         mib += 1536 if model.mla is not None else 8 * prefill_graphs(chunk)
-    return max(mib, 10240 if run.total_mib > 60 * 1024 else 0)
+    return mib
 
 
 def reserve_mib_0_4_9(run: SglangRun) -> float:

@@ -2,8 +2,10 @@
 
 import pytest
 
-from inferhost.planner import memory_rules, weights
+from inferhost.planner import memory_rules, sglang_rules, vllm_rules, weights
 from inferhost.planner.kv_cache import cache_layout
+from inferhost.planner.sglang_rules import SglangRun
+from inferhost.planner.vllm_rules import VllmRun
 from tests.unit.planner_wishes import CATALOGUE, planned, refusal, wish
 
 MIB, GIB = 2**20, 2**30
@@ -33,10 +35,6 @@ VLLM_LOGS = [
     ("vllm-23", "qwen2.5-0.5b-instruct", 15.55, 0.9, 256, 2048, 1043072),
     ("vllm-24", "qwen2.5-0.5b-instruct", 23.99, 0.92, 256, 2048, 1793232),
     ("vllm-26", "llama-3.1-8b-instruct", 79.25, 0.92, 1024, 8192, 460496),
-    ("vllm-31", "qwen2.5-7b-instruct", 23.57, 0.9, 256, 2048, 107984),
-    ("vllm-33", "qwen2.5-math-1.5b", 44.39, 0.85, 256, 2048, 1249840),
-    ("vllm-39", "phi-4-mini-instruct", 39.56, 0.9, 256, 2048, 217888),
-    ("vllm-40", "deepseek-r1-distill-qwen-7b", 31.74, 0.9, 256, 2048, 239744),
 ]
 
 
@@ -84,17 +82,44 @@ def test_mistral_large_awq_reads_the_published_bytes_per_token():
     assert cache_layout(row, "vllm", 2.0).bytes_per_token == 360448
 
 
-def test_sglangs_own_fraction_on_the_pro_6000_is_the_published_one():
-    # planner-anchors.md 1.2: "default mem_fraction is about 0.86" on 97,887 MiB, for up to 256 sequences.
-    assert memory_rules.sglang_fraction(97887 * MIB, 8192, 256) == pytest.approx(0.86, abs=0.005)
-    assert memory_rules.sglang_tier(97887 * MIB).chunk_tokens == 8192
+@pytest.mark.parametrize(
+    ("version", "total_mib", "cards", "model", "fraction"),
+    [
+        # planner-anchors.md 1.2: "default mem_fraction is about 0.86" on 97,887 MiB.
+        ((0, 5, 23), 97887, 1, "qwen3-8b", 0.858),
+        ((0, 3, 6), 196608, 1, "llama-3.1-8b-instruct", 0.88),  # kv-cases.csv sglang-14 prints it
+        ((0, 5, 9), 81920, 1, "qwen2.5-0.5b-instruct", 0.836),  # sglang-15: (64.9 + 1.2) / 79.11 = 0.8355
+        ((0, 5, 9), 24576, 2, "qwen3.5-9b", 0.800),  # sglang-11: 1 - (14.08 - 5.0 - 4.48) / 22.93 = 0.7994
+        ((0, 4, 3), 23034, 4, "qwq-32b", 0.85),  # sglang-01
+        ((0, 4, 9), 81559, 8, "deepseek-r1", 0.83),
+    ],
+)
+def test_sglangs_own_fraction_is_the_published_one_by_version(version, total_mib, cards, model, fraction):
+    run = SglangRun(version, total_mib, cards)
+    assert sglang_rules.default_fraction(run, CATALOGUE.models[model]) == pytest.approx(fraction, abs=0.0015)
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "gib", "card", "context", "found"),
+    [
+        ((0, 6, 6), (8, 0), 79.1, "A100", 20480, (256, 20480)),  # a whole prompt at once
+        ((0, 6, 6), (8, 0), 79.1, "A100", 131072, (256, 2048)),  # too long for that: chunks
+        ((0, 8, 5), (7, 5), 14.7, "T4", 4096, (256, 4096)),  # the first core still
+        ((0, 8, 5), (8, 9), 22.0, "L4", 4096, (256, 2048)),
+        ((0, 10, 2), (9, 0), 79.1, "H100", 131072, (1024, 8192)),
+        ((0, 10, 2), (8, 0), 79.1, "NVIDIA A100-SXM4-80GB", 131072, (256, 2048)),
+    ],
+)
+def test_vllms_profiling_run_is_the_one_of_its_version(version, capability, gib, card, context, found):  # noqa: PLR0917
+    run = VllmRun(version, round(gib * GIB), capability, card, context)
+    assert (vllm_rules.max_sequences(run), vllm_rules.batched_tokens(run)) == found
 
 
 def test_a_bigger_chunk_lowers_sglangs_fraction():
     values = wish("rtx-pro-6000-bw-ws", MISTRAL, service_engine="sglang")
     bigger = {**values, "inferhost_service_extra_args": ["--chunked-prefill-size", "16384"]}
     fractions = [planned(v).budget["main"]["memory_fraction"] for v in (values, bigger)]
-    assert fractions == [0.862, 0.735]
+    assert fractions == [0.86217, 0.73453]
 
 
 def test_the_guides_pair_of_chunk_and_fraction_is_refused_with_the_room_that_it_takes():
@@ -116,7 +141,7 @@ def test_sglang_gets_smaller_chunks_where_its_own_leave_no_room():
 
 def test_weights_that_do_not_fit_are_refused_with_both_sizes():
     assert refusal(wish("rtx-5090", MISTRAL)) == (
-        f'error: inferhost_service_model: found "{MISTRAL}" with 60.44 GiB of weights, but sglang has 26.72 GiB for '
+        f'error: inferhost_service_model: found "{MISTRAL}" with 60.44 GiB of weights, but sglang has 26.71 GiB for '
         "weights and KV cache on a card of 31.40 GiB\nhint: a smaller model, or a card with more memory"
     )
 
