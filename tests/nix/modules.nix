@@ -7,9 +7,10 @@ let
   pkgs = {
     config.allowUnfree = config.nixpkgs.config.allowUnfree or false;
     runCommand = name: attributes: script: package name ({ inherit script; } // attributes);
-    writeText = name: text: package name { inherit text; };
+    # In place of a path, words that make bash hand the text over: the build scripts run without a store.
+    writeText = name: text: package name { outPath = "<(printf %s ${lib.escapeShellArg text})"; };
     callPackage = _file: _arguments: package "inferhost" { meta.mainProgram = "inferhost"; };
-    llama-cpp = package "llama-cpp" { };
+    llama-cpp = package "llama-cpp" { override = _: package "llama-cpp-cuda" { }; };
   };
   evaluated = lib.evalModules {
     modules = [
@@ -32,10 +33,10 @@ in
   inherit (config) warnings;
   sysctl = lib.filterAttrs (_: value: value != null) config.boot.kernel.sysctl;
   etc = lib.mapAttrs (_: file: { inherit (file) text mode; }) config.environment.etc;
-  planSource = toString config.environment.etc."inferhost/plan.json".source;
+  planSource = toString (config.environment.etc."inferhost/plan.json" or { source = ""; }).source;
   unitScripts = map (p: p.script) config.systemd.packages;
   services = lib.mapAttrs (_: service: removeAttrs service [ "restartTriggers" ]) config.systemd.services;
-  triggers = lib.mapAttrs (_: service: map toString service.restartTriggers) config.systemd.services;
+  triggers = lib.mapAttrs (_: service: map (trigger: "${trigger}") service.restartTriggers) config.systemd.services;
   tmpfiles = config.systemd.tmpfiles.rules;
   activation = lib.mapAttrs (_: script: script.text) config.system.activationScripts;
   limits = config.security.pam.loginLimits;

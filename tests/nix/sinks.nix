@@ -58,6 +58,7 @@ in
     hardware.nvidia-container-toolkit.enable = flag;
     networking.hostName = option "nixos" types.str;
     networking.firewall.allowedTCPPorts = option [ ] (types.listOf types.port);
+    programs.nix-ld.enable = flag;
     powerManagement.cpuFreqGovernor = option null (types.nullOr types.str);
     security.pam.loginLimits = option [ ] (types.listOf limit);
     services.xserver.videoDrivers = option [ "modesetting" "fbdev" ] (types.listOf types.str);

@@ -152,6 +152,39 @@ def test_the_wish_of_a_plan_has_the_hash_that_the_plan_names(host, tmp_path):
     assert tiers.evaluate(tiers.HERE / "wish.nix", wish=wish) == golden(host)["wish_sha256"]
 
 
+MUTATIONS = {
+    "wrong governor": ("inherit (plan.cpu) governor;", 'governor = "powersave";'),
+    "lost section": ('[ "gpu" "cpu" ];', '[ "gpu" ];'),
+    "lost kernel parameters": ("mapAttrs (_: number) plan.sysctl", "{ }"),
+    "lost hardening line": (
+        'readFile (packagedUnits + "/${name}")',
+        'replaceStrings [ "NoNewPrivileges=yes" ] [ "" ] (readFile (packagedUnits + "/${name}"))',
+    ),
+    "renamed key": ("file.content", "file.text"),
+    "changed mode": ('mode = "0644";', 'mode = "0600";'),
+    "turned order": ("state.lines ++ heading ++ [", "heading ++ state.lines ++ ["),
+    "a link to another engine": ("head service.argv", "elemAt service.argv 1"),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_broken_copy_of_the_library_is_noticed(made, tmp_path, name):
+    """Either Nix refuses it, or the values that the tests above compare are other ones."""
+    for folder in ("nix/lib", "tests/nix", "inferhost/schema", "inferhost/host/units"):
+        shutil.copytree(tiers.ROOT / folder, tmp_path / folder)
+    old, new = MUTATIONS[name]
+    broken = tmp_path / "nix/lib/plan.nix"
+    assert old in broken.read_text()
+    broken.write_text(broken.read_text().replace(old, new))
+    files = listed(tmp_path, [str(golden_file("c220g5"))])
+    wanted = [made[part][HOSTS.index("c220g5")] for part in ("placements", "texts")]
+    try:
+        found = [tiers.evaluate(tmp_path / "tests/nix/plans.nix", p, files=files) for p in ("placements", "texts")]
+    except tiers.NixError:
+        return
+    assert [part[0] for part in found] != wanted
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="SKIPPED: no systemd-analyze on PATH")
 def test_systemd_accepts_the_units(placement, host, tmp_path):
     """An executable that is not on this machine is not the unit's fault: a stub stands for it."""
