@@ -13,7 +13,7 @@ from typing import Any
 WIDTH = 120
 SETTING_WIDTH = 32
 VALUE_WIDTH = 24
-GROUPS = ("driver", "gpus", "cpu", "sysctl", "service", "env", "dropins", "files", "manage")
+GROUPS = ("driver", "gpus", "cpu", "sysctl", "service", "env", "dropins", "files", "adopt", "manage")
 """The order in which a person reads a plan."""
 GIB = 2**30
 MIB = 2**20
@@ -120,7 +120,7 @@ def _settings(reasons: Iterable[Mapping[str, Any]]) -> list[str]:
 def split_setting(setting: str) -> tuple[str, str]:
     """A setting's group and its own name: the group stands once, so that the names stay short."""
     head = setting.partition(".")[0]
-    if head == "sysctl":
+    if head in ("sysctl", "adopt"):
         return head, setting.partition(".")[2]
     if head == "files":
         folder, _, name = setting.partition(".")[2].rpartition("/")

@@ -182,6 +182,11 @@ class Nvml:
         """All memory of the card as NVML counts it."""
         return int(self.call("nvmlDeviceGetMemoryInfo", card.handle).total) // 2**20
 
+    def compute_processes(self, card: Card) -> list[tuple[int, int | None]]:
+        """Number and bytes of every process with a CUDA context; None where the driver keeps the bytes to itself."""
+        found = self.reading("nvmlDeviceGetComputeRunningProcesses", card.handle) or []
+        return [(int(p.pid), None if p.usedGpuMemory is None else int(p.usedGpuMemory)) for p in found]
+
     def virtualization_mode(self, card: Card) -> str:
         """How the card reaches this system: none, passthrough, vgpu, ..."""
         mode = int(self.call("nvmlDeviceGetVirtualizationMode", card.handle))

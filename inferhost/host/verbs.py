@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from inferhost.host import account, cpufreq, engine, gpu, load, placed, service, sysctl
+from inferhost.host import account, adopt, cpufreq, engine, gpu, load, placed, service, sysctl
 from inferhost.host.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.card_knob import CardKnob
 from inferhost.host.clock_lock import GraphicsClockLock
@@ -35,7 +35,7 @@ def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, r
     """Records every original that the plan may change, then places the program and the plan where they differ."""
     with lock_unless_check(machine, report):
         baseline = read_baseline(machine)
-        _preflight(machine, plan)
+        _preflight(machine, plan, report)
         found = _plan_records(machine, plan, baseline, report)
         _remember(found, baseline, report)
         if "service" in plan.manage:
@@ -59,9 +59,9 @@ def _remember(found: Mapping[str, Record], baseline: Baseline, report: Report) -
         report.change(BASELINE, before, "\n".join(baseline))
 
 
-def _preflight(machine: Machine, plan: Plan) -> None:
-    """Refuses, before anything is placed, an engine that cannot start because it or its model is not there."""
-    problems = []
+def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
+    """Refuses, before anything is placed, an engine that is not there, has no model, or finds its place taken."""
+    problems = adopt.conflicts(machine, plan, report)
     for entry in plan.service if "service" in plan.manage else ():
         for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):
             if not machine.exists(path):
@@ -88,6 +88,7 @@ def apply(machine: Machine, plan: Plan, sections: Sequence[str], report: Report)
             cpufreq.apply_frequency(machine, plan.cpu, baseline, report)
         if "service" in chosen:
             engine.retire_engines(machine, plan, baseline, report)
+            adopt.adopt_units(machine, plan, baseline, report)
             engine.apply_engines(machine, plan, report)
 
 
@@ -112,6 +113,7 @@ def verify(
         cpufreq.verify_frequency(machine, plan.cpu, report)
     placed.verify_files(machine, placed.placed_files(plan, chosen), report)
     if "service" in chosen:
+        adopt.verify_adoption(machine, plan, report)
         for entry in plan.service:
             service.verify_service(machine, entry, plan.env.get(entry.instance, {}), report)
 
@@ -223,6 +225,7 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     found.update(placed.file_records(machine, files))
     if "service" in plan.manage:
         found.update(account.account_records(machine, [s.user for s in plan.service]))
+        found.update(adopt.adoption_records(machine, plan))
     return found
 
 

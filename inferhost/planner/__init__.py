@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from inferhost.catalogue import Catalogue
+from inferhost.planner.adoption import adopted_units
 from inferhost.planner.cpu import CpuSection, cpu_section
 from inferhost.planner.driver import cards, driver
 from inferhost.planner.gpu import gpu_section
@@ -45,11 +46,12 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     cpu = _cpu(problems, request, instances or ())
     judged = request if drivers else _without_driver(request)
     service = _part(problems, lambda: service_section(judged, instances or (), rows, catalogue))
-    if problems or rows is None or drivers is None or gpus is None or service is None:
+    adopted = _part(problems, lambda: adopted_units(request)) if request.manages("service") else ((), [])
+    if problems or rows is None or drivers is None or gpus is None or service is None or adopted is None:
         raise InputError(problems)
     reasons = [*drivers[1], *_untouched(request), *gpus[1]]
     pending = [*drivers[2], *gpus[2], *(cpu.pending if cpu else ()), *service.pending]
-    reasons += [*(cpu.reasons if cpu else ()), *service.reasons]
+    reasons += [*(cpu.reasons if cpu else ()), *service.reasons, *adopted[1]]
     files = [*(cpu.files if cpu else ()), *service.files]
     return identified(
         Plan(
@@ -70,6 +72,7 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
             roofline=service.roofline,
             reasons=tuple(sorted(reasons, key=lambda r: r.setting)),
             pending=tuple(sorted(pending, key=lambda p: (p.setting, p.needs))),
+            adopt=adopted[0],
         )
     )
 

@@ -65,6 +65,7 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
     paths |= {f"files.{file.path}" for file in plan.files}
     for dropin in plan.dropins:
         paths |= {f"dropins.{dropin.unit}.{key}" for _, key, _ in dropin.entries if key not in MIRRORED_KEYS}
+    paths |= {f"adopt.{unit}" for unit in plan.adopt}
     for service in plan.service:
         engine = next(
             e for e in catalogue.engines.values() if (e.engine, e.version) == (service.engine, service.engine_version)

@@ -192,6 +192,7 @@ class Plan:
     roofline: dict[str, Any]  # by instance
     reasons: tuple[Reason, ...]
     pending: tuple[Pending, ...]
+    adopt: tuple[str, ...] = ()  # units of somebody else that the service section takes over
 
 
 def identified(plan: Plan) -> Plan:

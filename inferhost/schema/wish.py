@@ -22,6 +22,8 @@ from inferhost.schema.problems import InputError, Problem, near
 
 PREFIX = "inferhost_"
 INSTANCE_PREFIX = "inferhost_service_"
+HOST_WIDE = ("instances", "adopt")
+"""Service options that an instance cannot have: they are about the host."""
 # What int() takes is more than a person means: "²" and "--5" fail in it, thousands of digits too.
 INTEGER = re.compile(r"-?[0-9]{1,18}")
 TRUE, FALSE = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
@@ -99,7 +101,7 @@ def read_instances(wish: Wish) -> dict[str, Wish]:
         values = dict(wish.values)
         for key, value in own.items():
             full = INSTANCE_PREFIX + str(key)
-            if full not in known or key == "instances":
+            if full not in known or key in HOST_WIDE:
                 names = [n.removeprefix(INSTANCE_PREFIX) for n in known if n.startswith(INSTANCE_PREFIX)]
                 hint = near(str(key), names) or "docs/options.md lists them, without inferhost_service_ here"
                 problems.append(Problem(f"{path}.{key}", "is not an option of an instance", hint))

@@ -39,6 +39,7 @@ PLAN: dict[str, Any] = {
     "roofline": {},
     "reasons": [],
     "pending": [],
+    "adopt": [],
 }
 
 

@@ -169,6 +169,7 @@ class FakeHost:
         self.enabled = "disabled"
         self.passed_s = 0.0
         self.systemctl = INACTIVE
+        self.others: dict[str, dict[str, bool]] = {}  # units of somebody else: active, enabled
         text = PERSONALITY.read_text() + SECOND_CARD * (cards - 1)
         (folder / "personality.txt").write_text(text)
         self.sim("init", folder / "personality.txt")
@@ -230,6 +231,8 @@ class FakeHost:
             return Finished(0, "", "")
         if argv[0] == "userdel":
             return Finished(self.userdel_code, "", "userdel: it is not wanted today")
+        if argv[0] == "systemctl" and argv[-1] in self.others:
+            return self._other_unit(self.others[argv[-1]], argv)
         if argv[0] == "systemctl":
             return self._systemctl(argv[1])
         return Finished(127, "", f"{argv[0]}: not found")
@@ -243,6 +246,28 @@ class FakeHost:
         elif verb == "disable":
             self.enabled, self.systemctl = "disabled", INACTIVE
         return Finished(0, {"show": self.systemctl, "is-enabled": self.enabled}.get(verb, ""), "")
+
+    def _other_unit(self, unit: dict[str, bool], argv: Sequence[str]) -> Finished:
+        """systemd for a unit that was here before us."""
+        if "--now" in argv or argv[1] in ("start", "stop"):
+            unit["active"] = argv[1] == "start"
+        if argv[1] in ("enable", "disable"):
+            unit["enabled"] = argv[1] == "enable"
+        shown = f"LoadState=loaded\nActiveState={'active' if unit['active'] else 'inactive'}\n"
+        enabled = "enabled" if unit["enabled"] else "disabled"
+        return Finished(0, {"show": shown, "is-enabled": enabled}.get(argv[1], ""), "")
+
+    def process(self, pid: int, words: Sequence[str], unit: str) -> None:
+        """A process of somebody else in a unit."""
+        self.write(f"/proc/{pid}/cmdline", "".join(f"{word}\0" for word in words))
+        self.write(f"/proc/{pid}/cgroup", f"0::/system.slice/{unit}\n")
+
+    def listen(self, port: int, pid: int, address: str = "0100007F", inode: int = 777) -> None:
+        """A process that listens, as /proc shows it; the address in the kernel's hexadecimal."""
+        entry = f"0: {address}:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 {inode} 1\n"
+        self.write("/proc/net/tcp", f"  sl  local_address\n   {entry}")
+        self.at(f"/proc/{pid}/fd").mkdir(parents=True, exist_ok=True)
+        self.at(f"/proc/{pid}/fd/3").symlink_to(f"socket:[{inode}]")
 
     def run(self, verb: str, *arguments: str, before_write: Callable[[str], None] = lambda _: None) -> Answer:
         """One verb of the host program below the root, with the plan where it wants one."""
