@@ -13,7 +13,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 TEST_ENV := INFERHOST_SANDBOX_NAME=inferhost-test INFERHOST_SANDBOX_PORT=22122
 COLLECTION := collections/ansible_collections/ansible/posix/MANIFEST.json
 
-.PHONY: setup packages demo test test-python test-py39 test-molecule test-nix test-vm test-slow perf lint generate clean
+.PHONY: setup packages demo test test-python test-py39 test-molecule test-nix test-vm test-slow perf lint generate reality clean
 
 setup: packages .venv/ready $(COLLECTION)
 
@@ -72,6 +72,10 @@ lint: setup
 
 generate: setup
 	.venv/bin/python -m inferhost.schema.generate
+
+# How far the predictions are off published figures: docs/accuracy.md.
+reality: setup
+	.venv/bin/python -m tests.reality.render
 
 clean:
 	tests/vm/vm clean

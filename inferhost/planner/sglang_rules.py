@@ -15,6 +15,7 @@ from inferhost.planner.versions import Version
 MIB, GIB = 2**20, 2**30
 FLAT_FRACTIONS = ((16, 0.79), (8, 0.81), (4, 0.85), (2, 0.87), (1, 0.88))
 """Least number of cards, and the fraction, up to 0.4.6."""
+LOAD_GIB = 0.1
 STATE_TO_CACHE_RATIO = 0.9
 """Memory of the states of a hybrid model over that of its cache (`mamba_full_memory_ratio`)."""
 
@@ -136,4 +137,4 @@ def load_bytes(cards: int) -> int:
 
     Source: formula `memory.sglang_load`.
     """
-    return round((0.1 + 0.05 * (cards - 1)) * GIB)
+    return round((LOAD_GIB + 0.05 * (cards - 1)) * GIB)

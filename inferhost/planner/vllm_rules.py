@@ -18,6 +18,9 @@ SORTED_BYTES_PER_LOGIT = 38.75
 """Sampling by a full sort: 16 and 32 bit logits, sorted values and indices, and the sort's scratch."""
 MASKED_BYTES_PER_LOGIT = 14
 """Sampling in place (since 0.15): 16 and 32 bit logits, probabilities and noise."""
+NON_TORCH_GIB, CONTEXT_GIB, GRAPHS_GIB = 0.07, 0.27, 0.27
+"""Medians of what was printed: libraries, libraries with the CUDA context, graphs."""
+FIRST_COUNTED_CONTEXT: Version = (0, 11, 0)
 FIRST_IN_PLACE_SAMPLER: Version = (0, 15, 0)
 FIRST_PROFILER: Version = (0, 6, 4)
 """Before it, what torch holds in reserve after the run was counted, used or not."""
@@ -152,7 +155,7 @@ def non_torch_bytes(model: ModelRow, run: VllmRun) -> int:
     Source: formula `memory.vllm_non_torch`.
     """
     cards = run.tensor_parallel_size
-    alone = 0.27 if run.version >= (0, 11, 0) else 0.07
+    alone = CONTEXT_GIB if run.version >= FIRST_COUNTED_CONTEXT else NON_TORCH_GIB
     shared = 0.0 if cards == 1 else 0.2 if not run.v1 else 0.5 if cards == 2 else 1.8
     if cards >= 8 and model.mla is not None and run.version < FIRST_V1:
         shared = 7.2
@@ -165,7 +168,7 @@ def graph_bytes(run: VllmRun) -> int:
     Source: formula `memory.vllm_graphs`.
     """
     counted = run.version >= FIRST_COUNTED_GRAPHS and not run.eager
-    return round(0.27 * GIB) if counted else 0
+    return round(GRAPHS_GIB * GIB) if counted else 0
 
 
 def absorbed_bytes(model: ModelRow, run: VllmRun) -> float:
