@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inferhost.host.knob import Knob
-from inferhost.host.nvml import Card, Nvml
+from inferhost.host.nvml import Card, Nvml, NvmlError
 from inferhost.host.sample import Sample
 from inferhost.schema.result import Verdict
 
@@ -18,6 +18,7 @@ class CardKnob(Knob):
 
     name = ""
     key_name = ""
+    boot_evidence = "what the card boots with"
 
     def __init__(self, nvml: Nvml, card: Card, wanted: Any, context: dict[str, str]) -> None:
         super().__init__(f"gpu.{card.uuid}.{self.name}", f"gpu:{card.uuid}:{self.key_name}", wanted)
@@ -27,6 +28,22 @@ class CardKnob(Knob):
 
     def context(self) -> dict[str, str]:
         return self._context
+
+    def boots_with(self) -> Any:
+        """What the card has after a boot, where there is such a value; raises `NvmlError`."""
+        return None
+
+    def judge(self, before: Any, found: Any) -> Verdict:
+        if before is None and found != self.wanted and found == self._boots_with():
+            evidence = f"{self.boot_evidence}: not applied yet, or lost with the driver"
+            return self.verdict(found, "overridden", "driver_reload", evidence)
+        return super().judge(before, found)
+
+    def _boots_with(self) -> Any:
+        try:
+            return self.boots_with()
+        except NvmlError:
+            return None
 
     def under_load(self, verdict: Verdict, _samples: Sequence[Sample]) -> Verdict:
         """The verdict after samples were taken; most settings are proven by their getter alone."""

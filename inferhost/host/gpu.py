@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from inferhost.host import load
+from inferhost.host.application_clocks import ApplicationClocks
 from inferhost.host.baseline import boot_id
 from inferhost.host.card_knob import CardKnob
 from inferhost.host.clock_lock import UNLOCKED, GraphicsClockLock, shown, snapped_mhz
 from inferhost.host.clock_record import read_clocks
+from inferhost.host.compute_mode import ComputeMode
 from inferhost.host.knob import Knob, Unusable
 from inferhost.host.machine import Machine
 from inferhost.host.nvml import VOLTA, Card, Nvml, NvmlError
@@ -26,6 +28,7 @@ from inferhost.schema.result import Verdict
 
 POWER_WISH = "inferhost_gpu_power_limit"
 LOCK_WISH = "inferhost_gpu_graphics_clock_lock"
+CLOCKS_WISH = "inferhost_gpu_application_clocks"
 
 
 class PowerLimit(CardKnob):
@@ -33,6 +36,7 @@ class PowerLimit(CardKnob):
 
     name = "power_limit_w"
     key_name = "power_limit_mw"
+    boot_evidence = "the limit that the card boots with"
 
     def observe(self) -> int:
         return self.nvml.power_limit_mw(self.card)
@@ -40,12 +44,15 @@ class PowerLimit(CardKnob):
     def write(self) -> None:
         self.nvml.set_power_limit_mw(self.card, self.wanted)
 
+    def boots_with(self) -> int:
+        return self.nvml.default_power_limit_mw(self.card)
+
     def shown(self, value: Any) -> Any:
         return None if value is None else watts(value)
 
     def judge(self, before: Any, found: Any) -> Verdict:
         if found != self.wanted:
-            return self._judge_other(before, found)
+            return super().judge(before, found)
         try:
             enforced = self.nvml.enforced_power_limit_mw(self.card)
         except NvmlError as error:
@@ -66,17 +73,6 @@ class PowerLimit(CardKnob):
         if below is False:
             return self.verdict(self.wanted, "ignored", "unexplained", evidence)
         return dataclasses.replace(verdict, evidence=evidence)
-
-    def _judge_other(self, before: Any, found: Any) -> Verdict:
-        if before is None:
-            try:
-                boots_with = self.nvml.default_power_limit_mw(self.card)
-            except NvmlError:
-                boots_with = None
-            if found == boots_with:
-                evidence = "the limit that the card boots with: not applied yet, or lost with the driver"
-                return self.verdict(found, "overridden", "driver_reload", evidence)
-        return super().judge(before, found)
 
 
 class Persistence(CardKnob):
@@ -120,7 +116,9 @@ def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: A
     """The knob of one baseline key, to put `wanted` back; None for a key that this version does not know."""
     if key_name == GraphicsClockLock.key_name:  # what was there before us has no getter: it is reset
         return GraphicsClockLock(machine, nvml, card, None, {})
-    kinds = {kind.key_name: kind for kind in (PowerLimit, Persistence)}
+    if key_name == ComputeMode.key_name:
+        return ComputeMode(machine, nvml, card, wanted, {})
+    kinds: dict[str, type[CardKnob]] = {k.key_name: k for k in (PowerLimit, Persistence, ApplicationClocks)}
     return kinds[key_name](nvml, card, wanted, {}) if key_name in kinds else None
 
 
@@ -133,12 +131,19 @@ def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
             "persistence_mode": gpu.persistence_mode,
             "power_limit_w": gpu.power_limit_w,
             "graphics_clock_lock_mhz": None if lock is None else shown(lock[0], lock[-1]),
+            "application_clocks_mhz": pair(gpu.application_clocks_mhz),
+            "compute_mode": gpu.compute_mode,
         }
         for setting, value in wanted.items():
             if value is not None:
                 report.verdicts.append(
                     Verdict(f"gpu.{name}.{setting}", value, None, "pending", error.cause, error.evidence)
                 )
+
+
+def pair(clocks_mhz: tuple[int, ...] | None) -> str | None:
+    """Memory and graphics clock as people write them."""
+    return None if clocks_mhz is None else ",".join(str(mhz) for mhz in clocks_mhz)
 
 
 def pci_device_id(text: str) -> str:
@@ -203,6 +208,10 @@ class _Search:
             found += [limit] if limit else []
         lock = self.clock_lock(gpu.graphics_clock_lock_mhz, card)
         found += [lock] if lock else []
+        clocks = self.application_clocks(gpu.application_clocks_mhz, card)
+        found += [clocks] if clocks else []
+        if gpu.compute_mode is not None:
+            found.append(ComputeMode(self.machine, self.nvml, card, gpu.compute_mode, self.context))
         if gpu.persistence_mode is not None:
             persistence = Persistence(self.nvml, card, gpu.persistence_mode, self.context)
             found.insert(0 if gpu.persistence_mode else len(found), persistence)
@@ -241,6 +250,31 @@ class _Search:
         if knob.wanted != wanted:
             self.report.note(f"{knob.setting}: {wanted} is no step of this card, {knob.wanted} is asked for")
         return knob
+
+    def application_clocks(self, wish: tuple[int, ...] | None, card: Card) -> ApplicationClocks | None:
+        """The knob for a wished pair; None, with the reason told, for what the card does not have or list."""
+        if wish is None:
+            return None
+        wanted, memory_mhz, graphics_mhz = pair(wish), wish[0], wish[1]
+        try:
+            self.nvml.application_clocks_mhz(card)
+            rungs = self.nvml.memory_clock_steps_mhz(card)
+            steps = self.nvml.graphics_clock_steps_mhz(card, memory_mhz) if memory_mhz in rungs else []
+        except NvmlError as error:
+            self._verdict(card, ApplicationClocks.name, wanted, error)
+            return None
+        if graphics_mhz in steps:
+            return ApplicationClocks(self.nvml, card, list(wish), self.context)
+        which, mhz, offered = ("graphics", graphics_mhz, steps) if steps else ("memory", memory_mhz, rungs)
+        near = min(offered, key=lambda step: abs(step - mhz))
+        message = (
+            f"found {mhz} MHz for the {which} clock, {card.name} ({card.uuid}) has {offered[0]} to {offered[-1]}"
+        )
+        hint = f"pairs outside the card's own list are refused, never moved; the nearest is {near}"
+        self.problems.append(Problem(CLOCKS_WISH, message, hint, "out-of-range"))
+        refusal = Unusable("refused", "none", f"{mhz} MHz is not on the card's list; not asked for", False)
+        self._verdict(card, ApplicationClocks.name, wanted, refusal)
+        return None
 
     def _lock_refused(self, wanted: str, steps: Sequence[int], card: Card) -> None:
         accepted = f"{steps[0]} to {steps[-1]} MHz"

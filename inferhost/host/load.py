@@ -38,6 +38,9 @@ the card itself is used instead where there is one.
 POWER_TOLERANCE = 1.05
 """Readings of the draw are accurate to 5 %. Source: nvml.h, nvmlDeviceGetPowerUsage."""
 
+MEMORY_TOLERANCE_MHZ = 15
+"""The reading flickers by 7 to 15 MHz, far less than from one memory clock to the next. Source: facts-nvml.md A.3."""
+
 LIMITERS = {
     "sw_power_cap": "power_cap",
     "sw_thermal_slowdown": "thermal",
@@ -121,6 +124,12 @@ def judge_clock(samples: Sequence[Sample], asked: Range) -> Judged:
         median,
         f"below the range, and no event reason says why; {evidence}",
     )
+
+
+def memory_clock_mhz(samples: Sequence[Sample]) -> int | None:
+    """The median memory clock under load; None without load, or on a card that does not say."""
+    clocks = [s.memory_clock_mhz for s in settled(samples) if s.memory_clock_mhz is not None]
+    return round(statistics.median(clocks)) if clocks else None
 
 
 def natural_clock_mhz(samples: Sequence[Sample]) -> tuple[int, int] | None:

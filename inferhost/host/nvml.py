@@ -42,6 +42,12 @@ MEANINGS: dict[int, tuple[str, str, str]] = {
 VOLTA = 5
 """The first generation with locked clocks. Source: nvml.h of NVML API 13 (NVML_DEVICE_ARCH_VOLTA; facts A.1)."""
 
+COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclusive_process"}
+"""Source: nvml.h of NVML API 13 (nvmlComputeMode_t); 1 is no longer accepted by any card."""
+
+CLOCK_GRAPHICS, CLOCK_MEMORY = 0, 2
+"""Source: nvml.h of NVML API 13 (nvmlClockType_t)."""
+
 VIRTUALIZATION_MODES = {0: "none", 1: "passthrough", 2: "vgpu", 3: "host-vgpu", 4: "host-vsga"}
 """Source: nvml.h of NVML API 13 (nvmlGpuVirtualizationMode_t)."""
 
@@ -149,9 +155,14 @@ class Nvml:
         """The card's generation as NVML counts them; see `VOLTA`."""
         return int(self.call("nvmlDeviceGetArchitecture", card.handle))
 
-    def graphics_clock_steps_mhz(self, card: Card) -> list[int]:
-        """Every graphics clock that the card has at its highest memory clock, ascending."""
-        memory_mhz = max(self.call("nvmlDeviceGetSupportedMemoryClocks", card.handle))
+    def memory_clock_steps_mhz(self, card: Card) -> list[int]:
+        """Every memory clock that the card has, ascending."""
+        return sorted(int(mhz) for mhz in self.call("nvmlDeviceGetSupportedMemoryClocks", card.handle))
+
+    def graphics_clock_steps_mhz(self, card: Card, memory_mhz: int | None = None) -> list[int]:
+        """Every graphics clock that the card has at this memory clock, else at its highest one; ascending."""
+        if memory_mhz is None:
+            memory_mhz = self.memory_clock_steps_mhz(card)[-1]
         return sorted(int(mhz) for mhz in self.call("nvmlDeviceGetSupportedGraphicsClocks", card.handle, memory_mhz))
 
     def lock_graphics_clock(self, card: Card, low_mhz: int, high_mhz: int) -> None:
@@ -163,6 +174,36 @@ class Nvml:
         """Takes any range back, whoever asked for it."""
         self._before_write(f"nvml {card.uuid} graphics_clock_unlock")
         self.call("nvmlDeviceResetGpuLockedClocks", card.handle)
+
+    def application_clocks_mhz(self, card: Card) -> list[int]:
+        """Memory and graphics clock that programs get, as far as power and heat allow."""
+        kinds = (CLOCK_MEMORY, CLOCK_GRAPHICS)
+        return [int(self.call("nvmlDeviceGetApplicationsClock", card.handle, kind)) for kind in kinds]
+
+    def default_application_clocks_mhz(self, card: Card) -> list[int]:
+        """The pair that the card boots with."""
+        kinds = (CLOCK_MEMORY, CLOCK_GRAPHICS)
+        return [int(self.call("nvmlDeviceGetDefaultApplicationsClock", card.handle, kind)) for kind in kinds]
+
+    def set_application_clocks(self, card: Card, memory_mhz: int, graphics_mhz: int) -> None:
+        """Asks for a pair; it lasts until the driver unloads."""
+        self._before_write(f"nvml {card.uuid} application_clocks")
+        self.call("nvmlDeviceSetApplicationsClocks", card.handle, memory_mhz, graphics_mhz)
+
+    def compute_mode(self, card: Card) -> str:
+        """Who may use the card, by name."""
+        mode = int(self.call("nvmlDeviceGetComputeMode", card.handle))
+        return COMPUTE_MODES.get(mode, str(mode))
+
+    def set_compute_mode(self, card: Card, mode: str) -> None:
+        """Asks for a mode; it lasts until the next boot."""
+        self._before_write(f"nvml {card.uuid} compute_mode")
+        codes = {name: code for code, name in COMPUTE_MODES.items()}
+        self.call("nvmlDeviceSetComputeMode", card.handle, codes[mode])
+
+    def compute_process_ids(self, card: Card) -> list[int]:
+        """The processes that compute on the card now."""
+        return sorted(int(p.pid) for p in self.call("nvmlDeviceGetComputeRunningProcesses", card.handle))
 
     def energy_mj(self, card: Card) -> int | None:
         """Energy since the driver was loaded, so that a fall tells of a reload; None for a card without a counter."""

@@ -14,6 +14,7 @@ from inferhost.host import account, adopt, gpu, placed
 from inferhost.host.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
 from inferhost.host.clock_lock import GraphicsClockLock
 from inferhost.host.clock_record import CLOCKS
+from inferhost.host.compute_mode import ComputeMode
 from inferhost.host.cpufreq import restore_frequency
 from inferhost.host.knob import Knob, restore_knobs
 from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
@@ -25,7 +26,13 @@ from inferhost.schema.plan import SECTIONS
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
-GPU_ORDER = ("graphics_clock_lock_mhz", "power_limit_mw", "persistence_mode")
+GPU_ORDER = (
+    "graphics_clock_lock_mhz",
+    "application_clocks_mhz",
+    "compute_mode",
+    "power_limit_mw",
+    "persistence_mode",
+)
 
 
 def revert(machine: Machine, sections: Sequence[str], report: Report) -> None:
@@ -91,6 +98,8 @@ def _gpu_knobs(machine: Machine, nvml: Nvml, records: Mapping[str, Record], repo
 def _say_what_to_know(knobs: Sequence[Knob], records: Mapping[str, Record], boot: str, report: Report) -> None:
     for knob in knobs:
         record = records[knob.key.partition(":")[2]]
+        if isinstance(knob, ComputeMode):
+            knob.programs_end_first = report.check  # the engine would be stopped by then
         if isinstance(knob, GraphicsClockLock):
             report.note(f"{knob.setting}: what was set before inferhost has no getter; it is reset to unlocked")
         elif record.context.get("boot_id", boot) != boot:

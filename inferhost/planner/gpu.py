@@ -1,4 +1,4 @@
-"""What each card is set to: power limit, persistence and, where wished for, a graphics clock lock.
+"""What each card is set to: power limit, persistence and, where wished for, clocks and compute mode.
 
 Takes the wish, the hardware and the catalogue row; the hardware's own power range wins over the catalogue's,
 because boards of one model differ. A limit is never clamped: outside a known range it is refused, and where the
@@ -12,6 +12,13 @@ import re
 
 from inferhost.catalogue.rows import GpuRow
 from inferhost.planner.driver import pci_device_id
+from inferhost.planner.gpu_modes import (
+    APPLICATION_CLOCKS,
+    application_clocks_mhz,
+    compute_mode,
+    mode_pending,
+    mode_reasons,
+)
 from inferhost.planner.reasons import NO_GAIN, reason
 from inferhost.planner.request import HARDWARE, Request
 from inferhost.schema.hardware import HardwareGpu
@@ -108,6 +115,11 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
     pending: list[Pending] = []
     problems: list[Problem] = []
     managed = request.manages("gpu")
+    mode: str | None = None
+    try:
+        mode = compute_mode(request) if managed else None
+    except InputError as error:
+        problems += error.problems
     for number, (found, row) in enumerate(zip(request.hardware.gpus, rows, strict=True)):
         device = pci_device_id(found.pci_device_id)
         ordinal = sum(pci_device_id(g.pci_device_id) == device for g in request.hardware.gpus[:number])
@@ -120,12 +132,17 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
         before = len(problems)
         watts: int | str = wanted
         lock: tuple[int, int] | None = None
+        application: tuple[int, int] | None = None
         try:
             watts = power_limit_w(wanted, limits, card)
         except InputError as error:
             problems += error.problems
         try:
             lock = graphics_clock_lock_mhz(request.wish.text(GRAPHICS_LOCK), row, card)
+        except InputError as error:
+            problems += error.problems
+        try:
+            application = application_clocks_mhz(request.wish.text(APPLICATION_CLOCKS), row, card)
         except InputError as error:
             problems += error.problems
         if len(problems) > before:
@@ -135,9 +152,12 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
             persistence_mode=request.wish.flag(PERSISTENCE),
             power_limit_w=watts,
             graphics_clock_lock_mhz=lock,
+            application_clocks_mhz=application,
+            compute_mode=mode,
         )
         gpus.append(gpu)
-        reasons += _reasons(gpu, number, row, request, limits)
+        reasons += [*_reasons(gpu, number, row, request, limits), *mode_reasons(gpu, number, row, request)]
+        pending += mode_pending(gpu, number, row)
         if lock is not None and row.graphics_clock_max_mhz is None:
             pending.append(
                 Pending(

@@ -57,7 +57,10 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
     """Every setting of the plan that a reason has to explain."""
     paths: set[str] = set()
     if "gpu" in plan.manage:
-        names = ("persistence_mode", "power_limit_w", "graphics_clock_lock_mhz", "memory_clock_lock_mhz")
+        names = (
+            "persistence_mode", "power_limit_w", "graphics_clock_lock_mhz", "memory_clock_lock_mhz",
+            "application_clocks_mhz", "compute_mode",
+        )  # fmt: skip
         paths |= {f"gpus[{n}].{name}" for n in range(len(plan.gpus)) for name in names}
     if "cpu" in plan.manage:
         paths |= {"cpu.governor", "cpu.energy_performance_preference"} | {f"sysctl.{name}" for name in plan.sysctl}

@@ -70,6 +70,8 @@ class Gpu:
     power_limit_w: Union[int, str, None]  # watts, or "default" / "max" where the range is not known yet
     graphics_clock_lock_mhz: Optional[Tuple[int, ...]]
     memory_clock_lock_mhz: Optional[Tuple[int, ...]]
+    application_clocks_mhz: Optional[Tuple[int, ...]] = None  # memory, graphics
+    compute_mode: Optional[str] = None  # "default", "exclusive_process" or "prohibited"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,16 +15,45 @@ from typing import Any
 import pytest
 
 from inferhost.host.nvml import NvmlError
-from tests.unit.host.fake_host import SYSCTL_FILE, UUID, Answer, FakeHost, simulator_state, with_gpu
+from tests.unit.host.fake_host import (
+    P4,
+    P4_UUID,
+    SYSCTL_FILE,
+    UUID,
+    Answer,
+    FakeHost,
+    p4_plan,
+    simulator_state,
+    with_gpu,
+)
 
 KILLED = 9
 VERBS = ("install", "record", "apply", "revert")
 BUG = 1
 
 
-@pytest.fixture
-def fresh(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path):
-    """Makes hosts that are all alike: limit and persistence set by hand, and one file that was there before us."""
+def with_locks(host: FakeHost) -> None:
+    """A card with locked clocks; its limit and persistence were set by hand."""
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2400))
+    host.sim("set", "power_limit_mw", 480000)
+    host.sim("set", "persistence", 0)
+    host.sim("load", "on")  # keeps the driver loaded, so that limits last without persistence
+
+
+def with_modes(host: FakeHost) -> None:
+    """A card with application clocks; they and its compute mode were set by hand, and nothing runs on it."""
+    host.sim("init", P4)
+    host.plan = p4_plan(application_clocks_mhz=(3003, 999), compute_mode="exclusive_process")
+    host.sim("set", "persistence", 1)
+    host.sim("set", "application_clocks_mhz", "3003,936")
+    host.sim("set", "compute_mode", 2)
+
+
+@pytest.fixture(params=[with_locks, with_modes], ids=["locks", "modes"])
+def fresh(
+    request: pytest.FixtureRequest, tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path
+):
+    """Makes hosts that are all alike: a card that somebody set by hand, and one file that was there before us."""
     numbers = iter(range(10000))
 
     def make(before: str) -> FakeHost:
@@ -32,18 +61,16 @@ def fresh(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathli
         folder.mkdir()
         os.environ["INFERHOST_SIM_DIR"] = str(folder / "sim")
         host = FakeHost(folder, simulator_build, program)
-        host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2400))
-        host.sim("set", "power_limit_mw", 480000)
-        host.sim("set", "persistence", 0)
-        host.sim("load", "on")  # keeps the driver loaded, so that limits last without persistence
+        request.param(host)
         host.write(SYSCTL_FILE, "vm.swappiness = 33\n", mode=0o600)
         if before in ("apply", "revert"):
             assert host.run("install").code == 0
             host.place()
         if before == "revert":
             assert host.run("apply").code == 0
-            host.start_engine()
-            host.stop_engine()
+            if host.plan.service:
+                host.start_engine()
+                host.stop_engine()
         return host
 
     with simulator_state(tmp_path):
@@ -99,7 +126,7 @@ def end_states(fresh: Callable[[str], FakeHost], verb: str) -> tuple[dict[str, A
     bare = comparable(fresh("install").snapshot())
     host = fresh(verb)
     count = len(steps(host, verb))
-    assert count > 3
+    assert count > 1
     return bare, comparable(host.snapshot()), count
 
 
@@ -150,14 +177,16 @@ def test_a_failure_at_any_write_is_told_and_healed(fresh, verb: str, for_good: b
 
 def assert_nothing_held_that_is_not(host: FakeHost, answer: Answer, where: str) -> None:
     """Promise 3: what is called held is so on the host."""
+    card = host.card()
     found = {
-        f"gpu.{UUID}.power_limit_w": host.card()["power_limit_mw"] // 1000,
-        f"gpu.{UUID}.persistence_mode": bool(host.card()["persistence"]),
+        f"gpu.{UUID}.power_limit_w": card["power_limit_mw"] // 1000,
+        f"gpu.{UUID}.persistence_mode": bool(card["persistence"]),
+        f"gpu.{P4_UUID}.compute_mode": {0: "default", 2: "prohibited", 3: "exclusive_process"}[card["compute_mode"]],
         "sysctl.vm.swappiness": host.read("/proc/sys/vm/swappiness").strip(),
         f"file:{SYSCTL_FILE}": None,
     }
     for verdict in answer.document["verdicts"]:
-        if verdict["setting"].endswith("graphics_clock_lock_mhz"):
+        if verdict["setting"].endswith(("graphics_clock_lock_mhz", "application_clocks_mhz")):
             assert verdict["verdict"] != "held", f"{where}: nobody sampled it"
         if verdict["verdict"] == "held" and found.get(verdict["setting"]) is not None:
             assert found[verdict["setting"]] == verdict["wanted"], where
@@ -170,3 +199,6 @@ def assert_record_intact(host: FakeHost, where: str) -> None:
         limit = records.get(f"gpu:{UUID}:power_limit_mw", {"found": 480000})
         swappiness = records.get("sysctl:vm.swappiness", {"found": "60"})
         assert (limit["found"], swappiness["found"]) == (480000, "60"), where
+        clocks = records.get(f"gpu:{P4_UUID}:application_clocks_mhz", {"found": [3003, 936]})
+        mode = records.get(f"gpu:{P4_UUID}:compute_mode", {"found": "prohibited"})
+        assert (clocks["found"], mode["found"]) == ([3003, 936], "prohibited"), where

@@ -27,6 +27,8 @@ PLAN: dict[str, Any] = {
             "power_limit_w": 450,
             "graphics_clock_lock_mhz": None,
             "memory_clock_lock_mhz": None,
+            "application_clocks_mhz": None,
+            "compute_mode": None,
         }
     ],
     "cpu": {"governor": None, "energy_performance_preference": None},
@@ -43,6 +45,9 @@ PLAN: dict[str, Any] = {
 }
 
 
+GPU_BEFORE = {k: v for k, v in PLAN["gpus"][0].items() if k not in ("application_clocks_mhz", "compute_mode")}
+
+
 def changed(**changes: Any) -> dict[str, Any]:
     return {**PLAN, **changes}
 
@@ -52,8 +57,10 @@ def test_a_document_survives_the_round_trip():
 
 
 def test_a_plan_of_the_schema_before_reads_as_one_that_leaves_the_new_settings_alone():
-    before = changed(schema=1, cpu={"governor": "performance"})
-    assert read_plan(before).cpu == Cpu("performance", None)
+    before = changed(schema=1, cpu={"governor": "performance"}, gpus=[GPU_BEFORE])
+    plan = read_plan(before)
+    assert plan.cpu == Cpu("performance", None)
+    assert (plan.gpus[0].application_clocks_mhz, plan.gpus[0].compute_mode) == (None, None)
 
 
 def test_a_field_without_a_default_may_not_be_missing():

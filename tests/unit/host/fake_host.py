@@ -45,6 +45,8 @@ TESTS = pathlib.Path(__file__).resolve().parents[2]
 PERSONALITY = TESTS / "simulator" / "personalities" / "rtx-pro-6000-blackwell-workstation.txt"
 UUID = "GPU-5a1b6000-2bb1-4000-8000-000000000001"
 SECOND_UUID = "GPU-5a1b6000-2bb1-4000-8000-000000000002"
+P4 = TESTS / "simulator" / "personalities" / "tesla-p4.txt"
+P4_UUID = "GPU-5a1b6000-1bb3-4000-8000-000000000001"
 SECOND_CARD = f"""
 [gpu]
 uuid = {SECOND_UUID} | assumed | test
@@ -119,6 +121,14 @@ def with_gpu(**changes: Any) -> Plan:
     """The plan with its one card changed."""
     whole = plan()
     return plan(gpus=(dataclasses.replace(whole.gpus[0], **changes),))
+
+
+def p4_plan(**changes: Any) -> Plan:
+    """A plan for a Tesla P4 alone, with this card's settings."""
+    card = Gpu("tesla-p4", "Tesla P4", GpuSelector(None, "1BB3", 0), True, None, None, None)
+    return plan(
+        gpus=(dataclasses.replace(card, **changes),), manage=("gpu",), files=(), dropins=(), service=(), env={}
+    )
 
 
 @dataclasses.dataclass(frozen=True)

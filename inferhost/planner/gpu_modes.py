@@ -1,0 +1,110 @@
+"""Application clocks and compute mode of a card: both are left alone unless the wish names them.
+
+Application clocks are what cards before Volta have instead of locked clocks; newer drivers call them deprecated, so
+a card that can lock its clocks is told to. Both have a getter, so what was there before comes back.
+"""
+
+from __future__ import annotations
+
+import re
+
+from inferhost.catalogue.rows import GpuRow
+from inferhost.planner.reasons import NO_GAIN, reason
+from inferhost.planner.request import Request
+from inferhost.schema.plan import Gpu, Pending, Reason
+from inferhost.schema.problems import InputError, Problem
+
+APPLICATION_CLOCKS = "inferhost_gpu_application_clocks"
+COMPUTE_MODE = "inferhost_gpu_compute_mode"
+LEAVE = "leave"
+CLOCK_PAIR = re.compile(r"([0-9]{1,5}),([0-9]{1,5})")
+
+WITHOUT_APPLICATION_CLOCKS = {
+    "no": "has no application clocks",
+    "deprecated": "has application clocks that NVML 13 deprecates and CUDA 14 removes",
+}
+COMPUTE_MODES = {
+    "default": "several programs may use the card at once",
+    "exclusive_process": "one process at a time may use the card; a second one fails to start",
+    "prohibited": "no program may use the card",
+}
+"""Source: nvml.h of NVML API 13 (nvmlComputeMode_t)."""
+
+
+def application_clocks_mhz(wanted: str, row: GpuRow, card: str) -> tuple[int, int] | None:
+    """Memory and graphics clock in MHz, None to leave them; `InputError` for what the card cannot do."""
+    if wanted == LEAVE:
+        return None
+    found = CLOCK_PAIR.fullmatch(wanted)
+    if found is None:
+        raise _refused(f'found "{wanted}", wanted leave or MEMORY,GRAPHICS in MHz', "for example 3003,1531")
+    if row.application_clocks != "yes":
+        instead = "inferhost_gpu_graphics_clock_lock asks for a range of the graphics clock"
+        raise _refused(
+            f"found {wanted}, but {card} {WITHOUT_APPLICATION_CLOCKS[row.application_clocks]}",
+            instead if row.graphics_clock_lock == "yes" else "leave them",
+        )
+    pair = int(found[1]), int(found[2])
+    tops = row.memory_clock_max_mhz, row.graphics_clock_max_mhz
+    for mhz, top, which in zip(pair, tops, ("memory", "graphics"), strict=True):
+        if mhz == 0 or (top is not None and mhz > top):
+            most = "the card's own list" if top is None else f"1 to {top}"
+            raise _refused(f"found {mhz} MHz for the {which} clock of {card}, wanted {most}", "")
+    return pair
+
+
+def compute_mode(request: Request) -> str | None:
+    """The mode by name, None to leave it; `InputError` where the engine of this host could then not run."""
+    wanted = request.wish.text(COMPUTE_MODE)
+    if wanted == "prohibited" and request.manages("service"):
+        hint = "leave service out of inferhost_manage, or take exclusive_process"
+        raise InputError([Problem(COMPUTE_MODE, "found prohibited, and an engine is to run on this host", hint)])
+    return None if wanted == LEAVE else wanted
+
+
+def mode_reasons(gpu: Gpu, number: int, row: GpuRow, request: Request) -> list[Reason]:
+    """Why both are what they are."""
+    return [_clocks_reason(gpu, f"gpus[{number}]", row, request), _mode_reason(gpu, f"gpus[{number}]", request)]
+
+
+def mode_pending(gpu: Gpu, number: int, row: GpuRow) -> list[Pending]:
+    """What only the card itself can confirm."""
+    if gpu.application_clocks_mhz is None:
+        return []
+    because = (
+        f"the clock pairs of a {row.key} are not known here: the host checks them and refuses what is not listed"
+    )
+    return [Pending(f"gpus[{number}].application_clocks_mhz", "the card's own list of clocks", because)]
+
+
+def _clocks_reason(gpu: Gpu, path: str, row: GpuRow, request: Request) -> Reason:
+    """Application clocks are what a program gets unless power or heat say otherwise.
+
+    Source: formula `gpu.application_clocks`.
+    """
+    setting, pair = f"{path}.application_clocks_mhz", gpu.application_clocks_mhz
+    if pair is not None:
+        because = (
+            f"{pair[0]} MHz memory and {pair[1]} MHz graphics ({request.origin(APPLICATION_CLOCKS)}); power and heat "
+            "overrule them, and only samples under load show whether they hold"
+        )
+        gain = "prefill and large batches where the card boots with a lower clock; decode waits for memory"
+        return reason(setting, pair, because, f"wish:{APPLICATION_CLOCKS}", gain=gain)
+    if row.application_clocks == "yes":
+        because, source = f"left alone ({request.origin(APPLICATION_CLOCKS)})", "formula:gpu.application_clocks"
+    else:
+        because = f"not applicable: a {row.key} {WITHOUT_APPLICATION_CLOCKS[row.application_clocks]}"
+        source = f"catalogue:gpus/{row.key}#application_clocks"
+    return reason(setting, None, because, source)
+
+
+def _mode_reason(gpu: Gpu, path: str, request: Request) -> Reason:
+    mode, origin = gpu.compute_mode, request.origin(COMPUTE_MODE)
+    because = f"left alone ({origin})" if mode is None else f"{COMPUTE_MODES[mode]} ({origin})"
+    return reason(
+        f"{path}.compute_mode", mode, because, f"wish:{COMPUTE_MODE}", gain=f"{NO_GAIN}: it only keeps order"
+    )
+
+
+def _refused(message: str, hint: str) -> InputError:
+    return InputError([Problem(APPLICATION_CLOCKS, message, hint, "application-clocks")])

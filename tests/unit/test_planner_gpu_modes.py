@@ -1,0 +1,95 @@
+"""Application clocks where a card has nothing else, compute mode where an engine can still run; else a refusal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from inferhost.schema.plan import Plan
+from tests.unit.planner_wishes import gpu, hardware, planned, refusal
+
+CLOCKS = "inferhost_gpu_application_clocks"
+MODE = "inferhost_gpu_compute_mode"
+
+
+def gpu_wish(*cards: str, **own: Any) -> dict[str, Any]:
+    plain = {"inferhost_hardware": hardware(*(gpu(card) for card in cards)), "inferhost_manage": ["gpu"]}
+    return {**plain, **{f"inferhost_gpu_{name}": value for name, value in own.items()}}
+
+
+def why(plan: Plan, setting: str) -> tuple[Any, str]:
+    found = next(r for r in plan.reasons if r.setting == f"gpus[0].{setting}")
+    return found.value, found.source
+
+
+def test_a_pascal_card_gets_its_pair_and_the_host_checks_it_against_the_cards_list():
+    plan = planned(gpu_wish("tesla-p4", application_clocks="3003,1531"))
+    assert plan.gpus[0].application_clocks_mhz == (3003, 1531)
+    assert why(plan, "application_clocks_mhz") == ((3003, 1531), f"wish:{CLOCKS}")
+    assert [p.needs for p in plan.pending if p.setting.endswith("application_clocks_mhz")] == [
+        "the card's own list of clocks"
+    ]
+
+
+def test_left_alone_unless_the_wish_names_them():
+    plan = planned(gpu_wish("tesla-p4"))
+    assert (plan.gpus[0].application_clocks_mhz, plan.gpus[0].compute_mode) == (None, None)
+    assert why(plan, "application_clocks_mhz") == (None, "formula:gpu.application_clocks")
+    assert why(planned(gpu_wish("l40s")), "application_clocks_mhz") == (
+        None,
+        "catalogue:gpus/l40s#application_clocks",
+    )
+
+
+@pytest.mark.parametrize(
+    ("card", "wanted", "text"),
+    [
+        (
+            "l40s",
+            "9001,2520",
+            "found 9001,2520, but gpus[0] (l40s) has application clocks that NVML 13 deprecates and CUDA 14 removes\n"
+            "hint: inferhost_gpu_graphics_clock_lock asks for a range of the graphics clock",
+        ),
+        (
+            "rtx-5090",
+            "3002,2550",
+            "found 3002,2550, but gpus[0] (rtx-5090) has no application clocks\n"
+            "hint: inferhost_gpu_graphics_clock_lock asks for a range of the graphics clock",
+        ),
+        (
+            "tesla-p4",
+            "1531",
+            'found "1531", wanted leave or MEMORY,GRAPHICS in MHz\nhint: for example 3003,1531',
+        ),
+        ("tesla-p4", "3004,1531", "found 3004 MHz for the memory clock of gpus[0] (tesla-p4), wanted 1 to 3003"),
+        (
+            "tesla-p4",
+            "3003,0",
+            "found 0 MHz for the graphics clock of gpus[0] (tesla-p4), wanted the card's own list",
+        ),
+    ],
+)
+def test_what_a_card_cannot_do_is_refused_with_what_would_work(card: str, wanted: str, text: str):
+    assert refusal(gpu_wish(card, application_clocks=wanted)) == f"error: {CLOCKS}: {text}"
+
+
+def test_one_card_of_two_that_cannot_is_enough_for_a_refusal():
+    assert "gpus[1] (l40s)" in refusal(gpu_wish("tesla-p4", "l40s", application_clocks="3003,1531"))
+
+
+@pytest.mark.parametrize("mode", ["default", "exclusive_process", "prohibited"])
+def test_a_compute_mode_is_planned_for_every_card(mode: str):
+    plan = planned(gpu_wish("l40s", "l40s", compute_mode=mode))
+    assert [card.compute_mode for card in plan.gpus] == [mode, mode]
+    assert why(plan, "compute_mode") == (mode, f"wish:{MODE}")
+
+
+def test_a_card_that_no_program_may_use_cannot_serve():
+    values = {**gpu_wish("l40s", compute_mode="prohibited"), "inferhost_manage": ["gpu", "service"]}
+    assert f"error: {MODE}: found prohibited, and an engine is to run on this host" in refusal(values)
+
+
+def test_an_unmanaged_card_is_left_alone_whatever_the_wish_says():
+    values = {**gpu_wish("l40s", compute_mode="prohibited", application_clocks="1,1"), "inferhost_manage": []}
+    assert planned(values).gpus[0].compute_mode is None
