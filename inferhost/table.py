@@ -173,13 +173,37 @@ def _roofline(instance: str, roofline: Mapping[str, Any]) -> list[str]:
         "  ",
     )
     lines += _wrapped(
-        f"expected {roofline['expected_tok_s']} tok/s, {low} to {high} ({roofline['expected_source']})", "  "
+        f"expected {roofline['expected_tok_s']} tok/s, {low} to {high}; {roofline['expected_tok_s_at_context']} with "
+        f"{roofline['context_tokens']} tokens of context ({roofline['expected_source']})",
+        "  ",
     )
+    parts = ", ".join(f"{name} {ms} ms" for name, ms in roofline["parts_ms"].items() if ms)
+    lines += _wrapped(f"a step waits most for {roofline['paced_by']}: {parts}; reading and unpacking overlap", "  ")
+    lines += _prefill(roofline["prefill"])
+    lines += _energy(roofline["energy"])
     lines += _wrapped(roofline["conclusion"], "  ")
-    lines += ["", f"{'LEVER':<{SETTING_WIDTH}} {'CEILING tok/s':<{VALUE_WIDTH}} EFFECT"]
+    lines += ["", f"{'LEVER':<{SETTING_WIDTH}} {'tok/s: MOST -> EXPECTED':<{VALUE_WIDTH}} EFFECT"]
     for lever in roofline["levers"]:
-        lines += _row(lever["lever"], shown(lever["ceiling_tok_s"]), [f"{lever['effect']} ({lever['source']})"])
+        values = f"{shown(lever['ceiling_tok_s'])} -> {shown(lever['expected_tok_s'])}"
+        lines += _row(lever["lever"], values, [f"{lever['effect']} ({lever['source']})"])
     return lines
+
+
+def _prefill(prefill: Mapping[str, Any]) -> list[str]:
+    most, prompt = prefill["ceiling_tok_s"], prefill["prompt_tokens"]
+    rate = f"at most {most} tok/s" if most is not None else "no tensor rate of this card is known"
+    first = f"the first token of a {prompt} token prompt takes {prefill['least_ttft_ms']} ms or more"
+    return _wrapped(f"prefill: {rate}; {first} ({prefill['source']})", "  ")
+
+
+def _energy(energy: Mapping[str, Any]) -> list[str]:
+    if energy["power_limit_w"] is None:
+        return _wrapped(f"energy: {energy['note']}", "  ")
+    return _wrapped(
+        f"energy: at least {energy['least_tok_per_j']} tok/J alone, {energy['least_tok_per_j_batched']} with "
+        f"{energy['sequences']} requests ({energy['note']}: {energy['power_limit_w']} W)",
+        "  ",
+    )
 
 
 def _cell(text: str, width: int) -> list[str]:

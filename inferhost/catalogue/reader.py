@@ -15,12 +15,16 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from inferhost.catalogue.rows import (
+    ChipRow,
+    DecodeRow,
     EngineRow,
     EnvironmentRow,
     FlagRow,
+    FormatRow,
     FormulaRow,
     GpuRow,
     ModelRow,
+    ShapeRow,
     SpeedRow,
     ValueRow,
 )
@@ -31,21 +35,30 @@ FOLDER = pathlib.Path(__file__).parent
 
 TABLES: dict[str, type] = {
     "gpus": GpuRow,
+    "chips": ChipRow,
     "models": ModelRow,
     "engines": EngineRow,
     "flags": FlagRow,
     "env": EnvironmentRow,
     "values": ValueRow,
+    "formats": FormatRow,
+    "shapes": ShapeRow,
     "speeds": SpeedRow,
+    "decode": DecodeRow,
     "formulas": FormulaRow,
 }
 
 FLAG_STATUS = ("real", "renamed", "removed", "placebo")
+FAMILIES = ("16bit", "8bit", "4bit", "3bit", "ternary")
+"""Families of number formats: each is read by kernels of its own."""
+
 WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("gpus", "kernel_module"): ("open", "proprietary", "either"),
     ("gpus", "graphics_clock_lock"): ("yes", "no"),
     ("gpus", "memory_clock_lock"): ("yes", "no", "risky", "deferred", "probe"),
     ("gpus", "application_clocks"): ("yes", "no", "deprecated"),
+    ("chips", "memory"): ("gddr", "hbm", "lpddr"),
+    ("formats", "family"): FAMILIES,
     ("models", "attention"): ("full", "mla", "sliding", "hybrid", "mixed"),
     ("models", "format"): ("safetensors", "gguf", "exl3"),
     ("engines", "memory_rule"): ("sglang", "vllm", "llama.cpp", "exllamav3", "sfllm"),
@@ -62,12 +75,16 @@ class Catalogue:
     """What is known, table by table, each row under its key."""
 
     gpus: Mapping[str, GpuRow]
+    chips: Mapping[str, ChipRow]
     models: Mapping[str, ModelRow]
     engines: Mapping[str, EngineRow]
     flags: Mapping[str, FlagRow]
     env: Mapping[str, EnvironmentRow]
     values: Mapping[str, ValueRow]
+    formats: Mapping[str, FormatRow]
+    shapes: Mapping[str, ShapeRow]
     speeds: Mapping[str, SpeedRow]
+    decode: Mapping[str, DecodeRow]
     formulas: Mapping[str, FormulaRow]
 
     @functools.cached_property
@@ -143,10 +160,11 @@ def _contradictions(name: str, row: Any, path: str) -> list[Problem]:
             problems.append(
                 Problem(f"{path}.{field}", f"found {document.shown(found)}, wanted one of {', '.join(words)}")
             )
-    if isinstance(row, SpeedRow) and not 0 < row.efficiency_ratio <= 1:
-        problems.append(
-            Problem(f"{path}.efficiency_ratio", f"found {row.efficiency_ratio}, wanted more than 0 and at most 1")
-        )
+    if isinstance(row, DecodeRow) and row.key.startswith("efficiency.") and not 0 < row.value <= 1:
+        problems.append(Problem(f"{path}.value", f"found {row.value}, wanted more than 0 and at most 1"))
+    if isinstance(row, SpeedRow) and set(row.weights_per_clock) != set(FAMILIES):
+        wanted = ", ".join(FAMILIES)
+        problems.append(Problem(f"{path}.weights_per_clock", f"wanted a rate for each of {wanted}, and no other"))
     if isinstance(row, FlagRow | EnvironmentRow | ValueRow) and row.status != "real" and not row.replacement:
         problems.append(Problem(f"{path}.replacement", "is empty, and a refusal has to name what would work"))
     return problems

@@ -284,18 +284,83 @@ class ValueRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class SpeedRow:
-    """Two-term decode model of one engine on a range of cards, fitted on published figures."""
+class ChipRow:
+    """How fast one card computes, and what its memory is made of. Cards of `gpus.json` stand under the same key."""
 
     key: str
-    engine: str  # "any" where no own fit exists
-    min_compute_capability: str
-    below_compute_capability: Optional[str]
-    efficiency_ratio: float
+    names: Tuple[str, ...]  # as people write them
+    architecture: str
+    compute_capability: str
+    sm_count: int
+    graphics_clock_mhz: int  # boost
+    memory: str  # "gddr", "hbm" or "lpddr"
+    inline_ecc: bool  # check bits live in the same memory and are on as delivered
+    nvlink: bool
+    memory_bandwidth_gb_s: Optional[float]  # None where gpus.json knows it
+    tensor_tflops_16bit: Optional[float]  # dense
+    notes: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FormatRow:
+    """One number format of weights, under the names that people give it."""
+
+    key: str
+    names: Tuple[str, ...]
+    family: str  # which kernels read it: "16bit", "8bit", "4bit", "3bit", "ternary"
+    bits_per_weight: float  # of the linear weights, scales included; of a GGUF file, of all
+    embedding_bits: float
+    head_bits: float
+    notes: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapeRow:
+    """The shape of a model that people know by name; `models.json` holds those that a wish can name."""
+
+    key: str
+    names: Tuple[str, ...]
+    layers: int
+    kv_layers: int
+    kv_heads: int
+    head_dim: int
+    hidden_size: int
+    vocabulary_size: int
+    tied_embeddings: bool
+    parameters: int
+    active_parameters: Optional[int]
+    experts: Optional[int]
+    experts_per_token: Optional[int]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedRow:
+    """The decode model of one engine, or of its versions before a change; written by tests.reality.fit_decode."""
+
+    key: str
+    names: Tuple[str, ...]  # parts of an engine's name, lower case; none: any engine
+    before: Dict[str, str]  # "date", "build" or "version" -> the first one that it no longer holds for
+    graphs_min_compute_capability: Optional[str]  # below it the engine runs without CUDA graphs
     overhead_us_per_layer: float
+    overhead_without_graphs_us_per_layer: float
+    weights_per_clock: Dict[str, float]  # family of formats -> weights that one multiprocessor works off per clock
     low_ratio: float
     high_ratio: float
-    slower_below_bits: Optional[float]  # fewer bits than this were measured slower, not faster
+    samples: int
+    notes: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeRow:
+    """One fitted number of the decode model that is the same for all engines."""
+
+    key: str
+    value: float
+    unit: str
     samples: int
     notes: str
     source: str

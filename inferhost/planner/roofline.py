@@ -1,8 +1,8 @@
-"""What the card's memory lets one sequence decode, what to expect of it, and what could raise it.
+"""What the card's memory lets an engine decode, what to expect of it, and what could raise it.
 
-Physics first: bandwidth over bytes read is a ceiling that no clock, power limit or flag moves. The expectation is
-a two-term model fitted on published figures, its band cut at the ceiling; an expectation above the ceiling is an
-error in the catalogue, never a promise.
+Physics first: bandwidth over bytes read is a ceiling that no clock, power limit or flag moves. The expectation is the
+decode model fitted on published figures (`planner.decode`), its band cut at the ceiling; an expectation above the
+ceiling is an error in the catalogue, never a promise.
 """
 
 from __future__ import annotations
@@ -12,16 +12,34 @@ from typing import Any
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow, SpeedRow
-from inferhost.planner.engine import capability
+from inferhost.planner.decode import (
+    Cards,
+    Parts,
+    Step,
+    below_ceiling,
+    ceiling_tok_s,
+    distinct_experts,
+    speed_row,
+    step_parts,
+    step_s,
+)
 from inferhost.planner.memory import Budget
+from inferhost.planner.names import format_named
 from inferhost.planner.weights import bytes_read_per_token, head_bytes, linear_parameters
 
-BATCH_CONTEXT_TOKENS = 1024
 GB = 1e9
+BATCH_CONTEXT_TOKENS = 1024
 CLOCKS_CANNOT = (
     "GPU clocks and power limit cannot lift this ceiling: the memory is what every token waits for. "
     "Batching, speculative decoding and fewer bits per weight can"
 )
+CLOCKS_MATTER = (
+    "GPU clocks and power limit cannot lift this ceiling, but a lower graphics clock may cost speed below it: "
+    "unpacking the weights takes about as long as reading them. Batching and speculative decoding can"
+)
+CLOCKS_MATTER_FROM = 0.8
+"""Unpacking time over reading time from which the graphics clock is said to matter; 1 is where both are equal."""
+
 RANDOM_NOTE = "random numbers: no speed is predicted"
 
 
@@ -31,6 +49,87 @@ class Bandwidth:
 
     max_clock_bytes_s: float
     running_clock_bytes_s: float | None
+
+    @property
+    def bound_bytes_s(self) -> float:
+        """What the card will really give: the running clock where it was read."""
+        return self.running_clock_bytes_s or self.max_clock_bytes_s
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Tokens per second of each of `sequences`: the ceiling, the expectation and its band."""
+
+    sequences: int
+    ceiling_tok_s: float
+    expected_tok_s: float
+    low_tok_s: float
+    high_tok_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """One model on one engine and card, ready to be asked for rates."""
+
+    model: ModelRow
+    engine: EngineRow
+    bandwidth: Bandwidth
+    cards: Cards
+    row: SpeedRow
+    kv_bytes_per_token: int
+    catalogue: Catalogue
+
+    def with_shares(self, shares: int) -> Speed:
+        """The same over so many cards that each read their part at once."""
+        return dataclasses.replace(self, cards=dataclasses.replace(self.cards, shares=shares))
+
+    def rate(self, sequences: int, context_tokens: float, *, linear_bits: float | None = None) -> Rate:
+        """What each of so many sequences gets at so much context, weights at `linear_bits` where given.
+
+        The model was fitted on data sheet bandwidth, so that is what it is applied to; the running clock then cuts.
+        Source: formulas `decode.step` and `roofline.batching`.
+        """
+        step = self._step(sequences, context_tokens, linear_bits)
+        most = ceiling_tok_s(step.bytes_read, self.cards)
+        bound = most * self.bandwidth.bound_bytes_s / self.bandwidth.max_clock_bytes_s
+        modelled = 1 / step_s(step, self.cards, self.row, self.catalogue.decode)
+        expected = below_ceiling(min(modelled, bound), most)
+        low, high = modelled * self.row.low_ratio, modelled * self.row.high_ratio
+        return Rate(sequences, most, expected, min(low, expected), min(high, bound))
+
+    def parts(self) -> Parts:
+        """What the time of one sequence's step at an empty context is made of."""
+        return step_parts(self._step(1, 0, None), self.cards, self.row, self.catalogue.decode)
+
+    @property
+    def clocks_matter(self) -> bool:
+        """Whether unpacking takes so long that a lower graphics clock or power limit may cost speed."""
+        parts = self.parts()
+        return parts.unpacking_s > CLOCKS_MATTER_FROM * parts.reading_s
+
+    def _step(self, sequences: int, context_tokens: float, linear_bits: float | None) -> Step:
+        model = self.model
+        bits = model.linear_bits if linear_bits is None else linear_bits
+        weights = linear_parameters(model, True)
+        read = bytes_read_per_token(model) if linear_bits is None else weights * bits / 8 + head_bytes(model)
+        if model.active_parameters is not None and model.moe is not None:
+            read += self._more_experts_bytes(sequences, bits)
+        family = weight_family(model, bits, self.catalogue)
+        cached = sequences * context_tokens * self.kv_bytes_per_token
+        return Step(read + cached, weights + model.vocabulary_size * model.hidden_size, family, model.layers)
+
+    def _more_experts_bytes(self, sequences: int, bits: float) -> float:
+        """What several sequences read beyond one's experts, because they choose different ones.
+
+        Source: formula `decode.distinct_experts`.
+        """
+        moe = self.model.moe
+        if moe is None or moe.experts <= moe.experts_per_token:
+            return 0.0
+        idle = linear_parameters(self.model, False) - linear_parameters(self.model, True)
+        each = idle / (moe.experts - moe.experts_per_token)
+        chosen = distinct_experts(moe.experts, moe.experts_per_token, sequences)
+        return (chosen - moe.experts_per_token) * each * bits / 8
 
 
 def memory_bandwidth(card: GpuRow) -> Bandwidth | None:
@@ -52,118 +151,35 @@ def memory_bandwidth(card: GpuRow) -> Bandwidth | None:
     return Bandwidth(most, running)
 
 
-def decode_ceiling_tok_s(bytes_per_token: float, memory_bandwidth_bytes_s: float) -> float:
-    """Most tokens per second that one sequence can decode.
-
-    Every weight in use is read once per token, so bandwidth over bytes is a ceiling. It bounds batch 1
-    without speculative decoding; a mixture of experts counts its active weights only.
-    Source: formula `roofline.decode_batch1`.
-    """
-    return memory_bandwidth_bytes_s / bytes_per_token
-
-
-def batch_ceiling_tok_s(
-    weight_bytes: float, kv_bytes: float, sequences: int, memory_bandwidth_bytes_s: float
-) -> float:
-    """Most tokens per second of all sequences together, while memory is the bound.
-
-    Source: formula `roofline.batching`.
-    """
-    return sequences * memory_bandwidth_bytes_s / (weight_bytes + sequences * kv_bytes)
+def weight_family(model: ModelRow, bits: float, catalogue: Catalogue) -> str:
+    """Which kernels read the weights: by the checkpoint's format, at other bits by what such formats are."""
+    if bits == model.linear_bits:
+        named = format_named(model.quantisation, catalogue)
+        if named is not None:
+            return named.family
+    if bits >= 12:
+        return "16bit"
+    if bits > 6.6:
+        return "8bit"
+    return "4bit" if bits >= 4 or model.format != "gguf" else "3bit"
 
 
-def speed_row(engine: EngineRow, card: GpuRow, catalogue: Catalogue) -> SpeedRow:
-    """The fit for this engine on this card, else the one over everything."""
-    have = capability(card.compute_capability)
-    for row in catalogue.speeds.values():
-        below = row.below_compute_capability
-        fits = capability(row.min_compute_capability) <= have and (below is None or have < capability(below))
-        if row.engine == engine.engine and fits:
-            return row
-    return catalogue.speeds["any"]
-
-
-def expected_tok_s(
-    bytes_per_token: float, bandwidth: Bandwidth, layers: int, speed: SpeedRow
-) -> tuple[float, float, float]:
-    """Expected, least and most tokens per second of one sequence.
-
-    The fits were made on data sheet bandwidth, so that is what they are applied to; the running clock then cuts.
-    Source: formula `decode.two_term`.
-    """
-    step_s = bytes_per_token / (bandwidth.max_clock_bytes_s * speed.efficiency_ratio)
-    expected = 1 / (step_s + layers * speed.overhead_us_per_layer * 1e-6)
-    ceiling = decode_ceiling_tok_s(bytes_per_token, bandwidth.running_clock_bytes_s or bandwidth.max_clock_bytes_s)
-    checked = below_ceiling(
-        min(expected, ceiling), decode_ceiling_tok_s(bytes_per_token, bandwidth.max_clock_bytes_s)
-    )
-    return checked, min(expected * speed.low_ratio, ceiling), min(expected * speed.high_ratio, ceiling)
-
-
-def below_ceiling(promised_tok_s: float, ceiling_tok_s: float) -> float:
-    """The promise, or `ValueError`: above the ceiling either the bytes or the card are wrong."""
-    if promised_tok_s > ceiling_tok_s:
-        raise ValueError(f"{promised_tok_s:.1f} tok/s is promised above the ceiling of {ceiling_tok_s:.1f}")
-    return promised_tok_s
-
-
-def roofline(
+def speed_of(
     card: GpuRow,
     model: ModelRow,
     engine: EngineRow,
     *,
-    budget: Budget,
+    kv_bytes_per_token: int,
+    shares: int,
     catalogue: Catalogue,
-) -> dict[str, Any]:
-    """The roofline of one instance: ceilings, expectation, arithmetic and levers at batch 1 and an empty context."""
+) -> Speed | None:
+    """The model on that engine and `shares` such cards at once, or nothing where the bandwidth is unknown."""
     bandwidth = memory_bandwidth(card)
-    read, kv_bytes_per_token = bytes_read_per_token(model), budget.kv_bytes_per_token
-    context_tokens, speed = budget.context_tokens, speed_row(engine, card, catalogue)
     if bandwidth is None:
-        return {"bytes_read_per_token": read, "bound": "unknown", "note": "bandwidth unknown"}
-    running = bandwidth.running_clock_bytes_s
-    ceiling = decode_ceiling_tok_s(read, bandwidth.max_clock_bytes_s)
-    expected, low, high = expected_tok_s(read, bandwidth, model.layers, speed)
-    at_context = decode_ceiling_tok_s(read + context_tokens * kv_bytes_per_token, bandwidth.max_clock_bytes_s)
-    return {
-        "bound": "memory bandwidth",
-        "bytes_read_per_token": read,
-        "kv_bytes_per_token": kv_bytes_per_token,
-        "memory_bandwidth_max_clock_bytes_s": round(bandwidth.max_clock_bytes_s),
-        "memory_bandwidth_running_clock_bytes_s": round(running) if running else None,
-        "ceiling_tok_s_max_clock": round(ceiling, 1),
-        "ceiling_tok_s_running_clock": round(decode_ceiling_tok_s(read, running), 1) if running else None,
-        "ceiling_tok_s_at_context": round(at_context, 1),
-        "context_tokens": context_tokens,
-        "expected_tok_s": round(expected, 1),
-        "expected_band_tok_s": [round(low, 1), round(high, 1)],
-        "expected_source": f"catalogue:speeds/{speed.key}#efficiency_ratio",
-        "arithmetic": _arithmetic(card, model, bandwidth, read, kv_bytes_per_token),
-        "levers": _levers(model, bandwidth, read, budget, speed),
-        "conclusion": CLOCKS_CANNOT,
-        "note": RANDOM_NOTE if model.random else "",
-    }
-
-
-def _arithmetic(card: GpuRow, model: ModelRow, bandwidth: Bandwidth, read: int, kv_bytes: int) -> str:
-    if model.weights_bytes is not None:
-        made_of = f"a file of {shown_volume(model.weights_bytes)} without the input embedding"
-    else:
-        linear = shown_volume(linear_parameters(model, True) * model.linear_bits / 8)
-        made_of = f"weights of {model.linear_bits:g} bit {linear}, output layer {shown_volume(head_bytes(model))}"
-    most, volume = bandwidth.max_clock_bytes_s, shown_volume(read)
-    lines = [
-        f"{volume} per token ({made_of}); KV cache {shown_volume(kv_bytes)} per token of context",
-        f"{most / GB:.0f} GB/s / {volume} = {most / read:.1f} tok/s at the highest memory clock",
-    ]
-    running = bandwidth.running_clock_bytes_s
-    if running:
-        clock, bus = card.memory_clock_under_cuda_mhz, card.memory_bus_bits
-        formula = f"2 x {clock} MHz x {bus} bit / 8 = {running / GB:.0f} GB/s"
-        lines.append(f"{formula} under CUDA: {running / read:.1f} tok/s")
-    else:
-        lines.append("the memory clock under CUDA was never read on this model, so no second ceiling")
-    return "; ".join(lines)
+        return None
+    cards = Cards(bandwidth.max_clock_bytes_s, catalogue.chips.get(card.key), shares)
+    row = speed_row(engine.engine, engine.version, catalogue.speeds.values())
+    return Speed(model, engine, bandwidth, cards, row, kv_bytes_per_token, catalogue)
 
 
 def shown_volume(count: float) -> str:
@@ -174,71 +190,77 @@ def shown_volume(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def _levers(
-    model: ModelRow, bandwidth: Bandwidth, read: int, budget: Budget, speed: SpeedRow
-) -> list[dict[str, Any]]:
-    most = bandwidth.max_clock_bytes_s
-    batches = sorted(({2, 4, 8} | {budget.sequences}) - {1})
-    cached = BATCH_CONTEXT_TOKENS * budget.kv_bytes_per_token
-    alone = batch_ceiling_tok_s(read, cached, 1, most)
-    totals = {n: batch_ceiling_tok_s(read, cached, n, most) for n in batches}
-    levers = [
-        _lever(
-            f"batching, {n} requests at once",
-            f"{total / alone:.1f} times the tokens in all, {total / n:.1f} tok/s each, at 1024 tokens of context"
-            + (" (a mixture of experts reads more weights then: less)" if model.experts else ""),
-            total,
-            "formula:roofline.batching",
-        )
-        for n, total in totals.items()
+def arithmetic(card: GpuRow, speed: Speed) -> str:
+    """How the ceilings came about, so that a person can check them with a pocket calculator."""
+    model, bandwidth, read = speed.model, speed.bandwidth, bytes_read_per_token(speed.model)
+    if model.weights_bytes is not None:
+        made_of = f"a file of {shown_volume(model.weights_bytes)} without the input embedding"
+    else:
+        linear = shown_volume(linear_parameters(model, True) * model.linear_bits / 8)
+        made_of = f"weights of {model.linear_bits:g} bit {linear}, output layer {shown_volume(head_bytes(model))}"
+    most, volume = bandwidth.max_clock_bytes_s, shown_volume(read)
+    lines = [
+        f"{volume} per token ({made_of}); KV cache {shown_volume(speed.kv_bytes_per_token)} per token of context",
+        f"{most / GB:.0f} GB/s / {volume} = {most / read:.1f} tok/s at the highest memory clock",
     ]
-    levers.append(
-        _lever(
-            "speculative decoding",
-            "1.5 to 1.9 times published at batch 1, less with batching, 1.06 times in one case; needs a draft",
-            None,
-            "formula:roofline.speculation",
-        )
-    )
-    levers += _bit_levers(model, most, speed)
-    levers.append(_clock_lever(bandwidth, read))
-    return levers
+    running = bandwidth.running_clock_bytes_s
+    if running:
+        clock, bus = card.memory_clock_under_cuda_mhz, card.memory_bus_bits
+        formula = f"2 x {clock} MHz x {bus} bit / 8 = {running / GB:.0f} GB/s"
+        lines.append(f"{formula} under CUDA: {running / read:.1f} tok/s")
+    else:
+        lines.append("the memory clock under CUDA was never read on this model, so no second ceiling")
+    if speed.cards.shares > 1:
+        lines.append(f"{speed.cards.shares} cards read their parts at once: that many times all of this")
+    return "; ".join(lines)
 
 
-def _clock_lever(bandwidth: Bandwidth, read: int) -> dict[str, Any]:
-    running, most = bandwidth.running_clock_bytes_s, bandwidth.max_clock_bytes_s
-    memory = (
-        f"at most +{100 * (most / running - 1):.1f} % from the memory clock" if running else "memory clock: unknown"
-    )
-    return _lever(
-        "clocks and power limit",
-        f"cannot lift the ceiling: 0 from graphics clock and power while memory is the bound; {memory}",
-        decode_ceiling_tok_s(read, most),
-        "formula:roofline.clocks",
-    )
+def document(card: GpuRow, speed: Speed, budget: Budget) -> dict[str, Any]:
+    """The roofline of one instance, at batch 1 and an empty context where nothing else is said."""
+    model, bandwidth = speed.model, speed.bandwidth
+    alone, full, parts = speed.rate(1, 0), speed.rate(1, budget.context_tokens), speed.parts()
+    running = bandwidth.running_clock_bytes_s
+    lowered = (running or 0.0) / bandwidth.max_clock_bytes_s
+    return {
+        "bound": "memory bandwidth",
+        "bytes_read_per_token": bytes_read_per_token(model),
+        "kv_bytes_per_token": speed.kv_bytes_per_token,
+        "tensor_parallel_size": speed.cards.shares,
+        "memory_bandwidth_max_clock_bytes_s": round(bandwidth.max_clock_bytes_s),
+        "memory_bandwidth_running_clock_bytes_s": round(running) if running else None,
+        "ceiling_tok_s_max_clock": round(alone.ceiling_tok_s, 1),
+        "ceiling_tok_s_running_clock": round(alone.ceiling_tok_s * lowered, 1) if running else None,
+        "ceiling_tok_s_at_context": round(full.ceiling_tok_s, 1),
+        "context_tokens": budget.context_tokens,
+        "expected_tok_s": round(alone.expected_tok_s, 1),
+        "expected_band_tok_s": [round(alone.low_tok_s, 1), round(alone.high_tok_s, 1)],
+        "expected_tok_s_at_context": round(full.expected_tok_s, 1),
+        "expected_source": f"catalogue:speeds/{speed.row.key}#overhead_us_per_layer",
+        "arithmetic": arithmetic(card, speed),
+        "batches": _batches(speed, budget),
+        "paced_by": parts.paced_by,
+        "parts_ms": {
+            "reading": round(1000 * parts.reading_s, 2),
+            "unpacking": round(1000 * parts.unpacking_s, 2),
+            "launching": round(1000 * parts.launching_s, 2),
+            "joining": round(1000 * parts.joining_s, 2),
+        },
+        "conclusion": CLOCKS_MATTER if speed.clocks_matter else CLOCKS_CANNOT,
+        "note": RANDOM_NOTE if model.random else "",
+    }
 
 
-def _bit_levers(model: ModelRow, bandwidth_bytes_s: float, speed: SpeedRow) -> list[dict[str, Any]]:
-    """What fewer bits per weight would give, where fewer bytes are not paid for with more arithmetic.
-
-    Source: formula `roofline.fewer_bits`.
-    """
-    now = model.linear_bits
-    steps = (8, 4.25) if now > 12 else (4.5, 3.5) if now > 6 else tuple(b for b in (3.5, 3.0, 2.5) if b < now)
-    least = speed.slower_below_bits or 0
-    levers = []
-    for bits in (b for b in steps if b >= least):
-        lower = linear_parameters(model, True) * bits / 8 + head_bytes(model)
-        effect = f"{shown_volume(lower)} per token; costs quality, to be measured"
-        ceiling = decode_ceiling_tok_s(lower, bandwidth_bytes_s)
-        levers.append(_lever(f"{bits:g} bits per weight", effect, ceiling, "formula:roofline.fewer_bits"))
-    if least:
-        effect = "measured slower on this architecture: fewer bytes, but more integer work"
-        source = f"catalogue:speeds/{speed.key}#slower_below_bits"
-        levers.append(_lever(f"below {least:g} bits per weight", effect, None, source))
-    return levers
-
-
-def _lever(name: str, effect: str, ceiling_tok_s: float | None, source: str) -> dict[str, Any]:
-    rounded = None if ceiling_tok_s is None else round(ceiling_tok_s, 1)
-    return {"lever": name, "effect": effect, "ceiling_tok_s": rounded, "source": source}
+def _batches(speed: Speed, budget: Budget) -> list[dict[str, Any]]:
+    """All sequences together and each of them, at 1024 tokens of context."""
+    counts = sorted({1, 2, 4, 8} | {budget.sequences})
+    rates = [speed.rate(count, BATCH_CONTEXT_TOKENS) for count in counts]
+    return [
+        {
+            "sequences": rate.sequences,
+            "ceiling_tok_s": round(rate.sequences * rate.ceiling_tok_s, 1),
+            "expected_tok_s": round(rate.sequences * rate.expected_tok_s, 1),
+            "each_tok_s": round(rate.expected_tok_s, 1),
+            "tpot_ms": round(1000 / rate.expected_tok_s, 1),
+        }
+        for rate in rates
+    ]

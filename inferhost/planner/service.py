@@ -22,7 +22,7 @@ from inferhost.planner.memory import card_bytes, memory_budget
 from inferhost.planner.memory_rules import Demand
 from inferhost.planner.placement import parallel_problems
 from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
-from inferhost.planner.roofline import roofline
+from inferhost.planner.speed import predicted
 from inferhost.schema.plan import Dropin, File, Pending, Reason, Service
 from inferhost.schema.problems import InputError, Problem
 
@@ -111,10 +111,9 @@ def _part(
     dropin, dropin_reasons = unit.dropin(request, instance, service, env, engine, before=_awaited(instance, before))
     reasons += [*env_reasons, *argv_reasons, *service_reasons, *dropin_reasons]
     pending += _pending(request, instance, engine, extra, catalogue)
-    speed = roofline(card, model, engine, budget=budget, catalogue=catalogue)
-    if instance.tensor_parallel_size > 1:
-        speed = {**speed, "note": f"over {instance.tensor_parallel_size} cards: no speed is predicted"}
-    return _Part(instance, engine, service, env, dropin, budget.document(), speed, reasons, pending)
+    speed = predicted(request, instance, card, model, engine, budget=budget, catalogue=catalogue)
+    pending += speed.pending
+    return _Part(instance, engine, service, env, dropin, budget.document(), speed.roofline, reasons, pending)
 
 
 def _awaited(instance: Instance, before: list[_Part]) -> list[Service]:

@@ -32,12 +32,12 @@ def test_every_row_has_a_source():
 
 
 def test_an_unknown_and_a_missing_field_are_errors_with_their_place():
-    row = {**SPEED, "efficency_ratio": 0.8}
-    del row["efficiency_ratio"]
+    row = {**SPEED, "low_raito": 0.8}
+    del row["low_ratio"]
     assert refusal("speeds", {"rows": [SPEED, row]}) == (
-        "error: rows[1].efficency_ratio: is not a known key\n"
-        'hint: did you mean "efficiency_ratio"?\n'
-        "error: rows[1].efficiency_ratio: is missing"
+        "error: rows[1].low_raito: is not a known key\n"
+        'hint: did you mean "low_ratio"?\n'
+        "error: rows[1].low_ratio: is missing"
     )
 
 
@@ -46,12 +46,31 @@ def test_a_row_without_a_source_is_an_error():
 
 
 def test_a_key_used_twice_is_an_error():
-    assert refusal("speeds", {"rows": [SPEED, SPEED]}) == 'error: rows[1].key: "llama.cpp" is there twice'
+    assert refusal("speeds", {"rows": [SPEED, SPEED]}) == 'error: rows[1].key: "llama.cpp-2024" is there twice'
 
 
 def test_an_efficiency_above_one_is_an_error_because_it_would_promise_more_than_the_ceiling():
-    found = refusal("speeds", {"rows": [{**SPEED, "efficiency_ratio": 1.2}]})
-    assert found == "error: rows[0].efficiency_ratio: found 1.2, wanted more than 0 and at most 1"
+    row = json.loads((loader.FOLDER / "decode.json").read_text())["rows"][0]
+    found = refusal("decode", {"rows": [{**row, "value": 1.2}]})
+    assert found == "error: rows[0].value: found 1.2, wanted more than 0 and at most 1"
+
+
+def test_an_engine_without_a_rate_for_every_family_of_formats_is_an_error():
+    row = {**SPEED, "weights_per_clock": {"16bit": 3.1}}
+    assert refusal("speeds", {"rows": [row]}) == (
+        "error: rows[0].weights_per_clock: wanted a rate for each of 16bit, 8bit, 4bit, 3bit, ternary, and no other"
+    )
+
+
+def test_every_card_of_the_catalogue_is_known_by_what_it_computes_and_agrees_with_itself():
+    for key, card in CATALOGUE.gpus.items():
+        chip = CATALOGUE.chips[key]
+        assert (chip.architecture, chip.compute_capability) == (card.architecture, card.compute_capability), key
+    for key, chip in CATALOGUE.chips.items():
+        known = CATALOGUE.gpus.get(key)
+        stands_twice = known is not None and known.memory_bandwidth_gb_s and chip.memory_bandwidth_gb_s
+        assert not stands_twice, key
+        assert chip.memory_bandwidth_gb_s or (known and known.memory_bandwidth_gb_s), key
 
 
 def test_a_word_outside_its_list_is_an_error():

@@ -137,7 +137,11 @@ def test_a_model_larger_than_a_card_is_split_over_equal_cards(engine, flag):
     argv = plan.service[0].argv
     assert argv[argv.index(flag) + 1] == "2"
     assert plan.env["main"]["CUDA_VISIBLE_DEVICES"] == "GPU-0,GPU-1"
-    assert plan.roofline["main"]["note"] == "over 2 cards: no speed is predicted"
+    speed = plan.roofline["main"]
+    one_card = speed["memory_bandwidth_max_clock_bytes_s"] / speed["bytes_read_per_token"]
+    assert speed["tensor_parallel_size"] == 2
+    assert speed["ceiling_tok_s_max_clock"] == pytest.approx(2 * one_card, rel=0.01)
+    assert speed["parts_ms"]["joining"] > 0
 
 
 def test_the_number_of_cards_alone_takes_the_first_ones():

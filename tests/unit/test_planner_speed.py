@@ -3,6 +3,8 @@
 import pytest
 
 from inferhost.planner import roofline
+from inferhost.planner.decode import below_ceiling
+from inferhost.schema.problems import InputError
 from tests.unit.planner_wishes import CATALOGUE, planned, wish
 
 MISTRAL = "mistral-large-instruct-2411-awq"
@@ -28,16 +30,25 @@ def test_the_arithmetic_stands_beside_the_ceilings(speed):
     )
 
 
-def test_what_the_guide_measured_lies_in_the_expected_band(speed):
-    # guide 003: 22.72 tok/s with SGLang, 24.0 with TabbyAPI.
-    low, high = speed["expected_band_tok_s"]
-    assert all(low <= measured <= high for measured in (22.72, 24.0))
+@pytest.mark.parametrize(("engine", "measured"), [("sglang", 22.72), ("tabbyapi", 24.0)])
+def test_what_the_guide_measured_lies_in_the_expected_band(engine, measured):
+    # guide 003. Neither figure was fitted. The checkpoint is SGLang's; TabbyAPI's bits are not stated there.
+    speed = roofline.speed_of(
+        CATALOGUE.gpus[PRO_6000],
+        CATALOGUE.models[MISTRAL],
+        next(row for row in CATALOGUE.engines.values() if row.engine == engine),
+        kv_bytes_per_token=360_448,
+        shares=1,
+        catalogue=CATALOGUE,
+    )
+    rate = speed.rate(1, 0)
+    assert rate.low_tok_s <= measured <= rate.high_tok_s
 
 
 def test_what_the_guides_promised_lies_above_the_ceiling(speed):
     # guides 000 and 003: 30-35, 45-60 and 70-90 tok/s for one stream.
     with pytest.raises(ValueError, match=r"30\.0 tok/s is promised above the ceiling of 28\.0"):
-        roofline.below_ceiling(30.0, speed["ceiling_tok_s_max_clock"])
+        below_ceiling(30.0, speed["ceiling_tok_s_max_clock"])
 
 
 def test_the_levers_say_what_batching_speculation_and_bits_can_give(speed):
@@ -47,8 +58,31 @@ def test_the_levers_say_what_batching_speculation_and_bits_can_give(speed):
     assert ceilings["3.5 bits per weight"] == pytest.approx(33.2, abs=0.25)
     assert ceilings["3 bits per weight"] == pytest.approx(38.7, abs=0.25)
     assert ceilings["2.5 bits per weight"] == pytest.approx(46.3, abs=0.25)
+    assert ceilings["tensor parallel over 2 such cards"] == pytest.approx(2 * 28.0, abs=0.2)
     assert ceilings["speculative decoding"] is None
     assert ceilings["clocks and power limit"] == 28.0
+
+
+def test_no_lever_is_expected_above_its_ceiling(speed):
+    for lever in speed["levers"]:
+        if lever["expected_tok_s"] is not None:
+            assert lever["expected_tok_s"] <= lever["ceiling_tok_s"], lever["lever"]
+
+
+def test_clocks_are_said_to_matter_where_unpacking_is_not_hidden_behind_reading(speed):
+    # planner-anchors.md 2.4: "no loss" only where the memory takes longer than the arithmetic; else ask for a sweep.
+    pascal = planned(wish("tesla-p4", "llama-2-7b-q4_k_m")).roofline["main"]
+    assert pascal["parts_ms"]["unpacking"] > pascal["parts_ms"]["reading"]
+    assert pascal["paced_by"] == "unpacking weights"
+    assert "a lower graphics clock may cost speed" in pascal["conclusion"]
+    assert "ask for a sweep" in pascal["levers"][-1]["effect"]
+    assert speed["paced_by"] == "memory"
+    assert "ask for a sweep" not in speed["levers"][-1]["effect"]
+
+
+def test_clocks_promise_nothing(speed):
+    assert speed["levers"][-1]["lever"] == "clocks and power limit"
+    assert speed["levers"][-1]["expected_tok_s"] is None
 
 
 def test_the_conclusion_names_what_cannot_lift_the_ceiling_and_what_can(speed):
@@ -59,17 +93,20 @@ def test_the_conclusion_names_what_cannot_lift_the_ceiling_and_what_can(speed):
 
 
 def test_a_tesla_p4_is_expected_where_its_relatives_were_measured():
-    # planner-anchors.md 2.4: ceiling 47.9, 17 to 32 tok/s, expected 24 to 29.
+    # planner-anchors.md 2.4: ceiling 47.9 tok/s, 17 to 32 at Pascal's ratios; no figure of a P4 was fitted.
     found = planned(wish("tesla-p4", "llama-2-7b-q4_k_m")).roofline["main"]
+    low, high = found["expected_band_tok_s"]
     assert found["ceiling_tok_s_max_clock"] == pytest.approx(47.9, abs=0.2)
-    assert 24 <= found["expected_tok_s"] <= 29
-    assert found["expected_band_tok_s"] == pytest.approx([17, 32], abs=0.5)
+    assert 17 <= low <= found["expected_tok_s"] <= high <= 37
     assert found["ceiling_tok_s_running_clock"] is None
 
 
-def test_fewer_bits_are_no_lever_where_they_were_measured_slower():
+def test_fewer_bits_are_called_no_faster_where_the_integer_work_eats_the_bytes():
+    # planner-anchors.md 2.2: a P40 decodes Q2_K at 33.5 and Q3_K_S at 30.9 tok/s, Q4_0 at 56.8.
     levers = planned(wish("tesla-p4", "llama-2-7b-q4_k_m")).roofline["main"]["levers"]
-    assert [lever["lever"] for lever in levers if "bits" in lever["lever"]] == ["below 4 bits per weight"]
+    effects = [lever["effect"] for lever in levers if "bits per weight" in lever["lever"]]
+    assert effects
+    assert all("no faster here" in effect for effect in effects)
 
 
 def test_a_random_model_says_that_its_speed_says_nothing():
@@ -92,27 +129,52 @@ def test_the_clock_formula_reproduces_the_data_sheet():
             assert by_clock == pytest.approx(card.memory_bandwidth_gb_s, rel=0.005), card.key
 
 
-@pytest.mark.parametrize(
-    ("bytes_read", "bandwidth_gb_s", "layers", "capability", "measured"),
-    [
-        # decode-cases.csv 1, 5, 20, 26: llama.cpp of 2024-05, Llama 3 8B and 70B Q4_K_M; all below the ceiling.
-        (4.622e9, 448, 32, "8.6", 70.94),
-        (4.622e9, 717, 32, "8.9", 106.22),
-        (41.918e9, 960, 80, "8.9", 18.36),
-        (41.918e9, 864, 80, "8.9", 15.31),
-    ],
-)
-def test_published_speeds_lie_below_the_ceiling_and_near_the_expectation(
-    bytes_read, bandwidth_gb_s, layers, capability, measured
-):
-    bandwidth = roofline.Bandwidth(bandwidth_gb_s * 1e9, None)
-    expected, _, _ = roofline.expected_tok_s(bytes_read, bandwidth, layers, CATALOGUE.speeds["llama.cpp"])
-    assert measured <= roofline.decode_ceiling_tok_s(bytes_read, bandwidth.max_clock_bytes_s)
-    # planner-anchors.md 2.3: that build misses the fit of later ones by 10 % on average.
-    assert expected == pytest.approx(measured, rel=0.15)
+def test_an_asked_latency_below_the_memorys_is_refused_with_what_could_move_the_limit():
+    # guides 000 and 003 promise 70 to 90 tok/s: 11 ms per token.
+    with pytest.raises(InputError) as refused:
+        planned(wish(PRO_6000, MISTRAL, service_engine="sglang", service_target_tpot_ms=11))
+    assert str(refused.value) == (
+        "error: inferhost_service_target_tpot_ms: found 11, which is 91 tok/s, but the memory bounds one request to "
+        "26.7 tok/s (37 ms)\n"
+        "hint: a much smaller model, speculative decoding with a draft that is not planned yet, or 4 such cards in "
+        "tensor parallel; clocks, power limit and flags cannot"
+    )
 
 
-def test_an_expectation_is_never_above_the_running_ceiling():
-    tight = roofline.Bandwidth(1000e9, 500e9)
-    expected, low, high = roofline.expected_tok_s(10e9, tight, 1, CATALOGUE.speeds["tabbyapi"])
-    assert low <= expected <= high == 50.0
+def test_an_asked_latency_between_physics_and_expectation_is_pending_until_it_is_measured():
+    found = planned(wish(PRO_6000, MISTRAL, service_engine="sglang", service_target_tpot_ms=40))
+    (pending,) = [p for p in found.pending if p.setting == "service.main.target_tpot_ms"]
+    assert pending.needs == "a measurement on the host"
+    assert pending.because.startswith("40 ms for one request is not expected")
+
+
+def test_an_asked_latency_that_the_band_holds_asks_for_nothing():
+    found = planned(wish(PRO_6000, MISTRAL, service_engine="sglang", service_target_tpot_ms=80))
+    assert not [p for p in found.pending if "target" in p.setting]
+
+
+def test_a_first_token_before_the_weights_are_read_once_is_refused():
+    with pytest.raises(InputError, match=r"target_ttft_ms: found 20, but the first token .* takes at least 36 ms"):
+        planned(wish(PRO_6000, MISTRAL, service_engine="sglang", service_target_ttft_ms=20))
+    found = planned(wish(PRO_6000, MISTRAL, service_engine="sglang", service_target_ttft_ms=500))
+    assert [p.setting for p in found.pending if "target" in p.setting] == ["service.main.target_ttft_ms"]
+
+
+def test_a_negative_latency_is_refused():
+    with pytest.raises(InputError, match="target_tpot_ms: found -1, wanted milliseconds"):
+        planned(wish(PRO_6000, MISTRAL, service_target_tpot_ms=-1))
+
+
+def test_energy_is_the_expected_rate_over_the_power_limit(speed):
+    energy = speed["energy"]
+    alone = next(batch for batch in speed["batches"] if batch["sequences"] == 1)
+    assert energy["power_limit_w"] == 600
+    assert energy["least_tok_per_j"] == pytest.approx(alone["expected_tok_s"] / 600, rel=0.01)
+
+
+def test_prefill_is_bounded_by_arithmetic_where_the_tensor_rate_is_known_and_says_where_not(speed):
+    assert speed["prefill"]["ceiling_tok_s"] is None
+    found = planned(wish("rtx-4090", "llama-3.1-8b-instruct", service_engine="vllm")).roofline["main"]["prefill"]
+    # 165.2 TFLOPS over two operations for each of 6.98 B linear weights.
+    assert found["ceiling_tok_s"] == pytest.approx(165.2e12 / (2 * 6.98e9), rel=0.01)
+    assert found["least_ttft_ms"] == pytest.approx(1024 / found["ceiling_tok_s"] * 1000, rel=0.01)

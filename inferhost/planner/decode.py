@@ -1,0 +1,177 @@
+"""How long one decode step takes: the time that memory, arithmetic and launches need, by engine and card.
+
+A step reads every weight in use once. Reading and unpacking overlap, so the slower one sets the pace; launching a
+layer's kernels and joining the parts of a split layer come on top. The rates of `speeds.json` and `decode.json` were
+fitted on published figures by `python -m tests.reality.fit_decode`, which also measures how wrong they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from inferhost.catalogue.rows import ChipRow, DecodeRow, SpeedRow
+
+OVERLAP_POWER = 5
+"""How sharply the slower of two overlapping streams wins: 1 would add them, infinity would hide the faster one."""
+
+ALL_REDUCES_PER_LAYER = 2
+UNKNOWN_MEMORY = "gddr"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What one step has to do, for all its sequences together."""
+
+    bytes_read: float  # weights and KV cache
+    weights: float  # that are unpacked: how many numbers, not bytes
+    family: str  # of their format
+    layers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cards:
+    """What a step runs on. Cards that hold layers each work in turn, so `shares` counts those that work at once."""
+
+    bandwidth_bytes_s: float  # of one card, data sheet
+    chip: ChipRow | None  # None: only its bandwidth is known
+    shares: int = 1  # tensor parallel size
+
+
+def ceiling_tok_s(bytes_read: float, cards: Cards) -> float:
+    """Most tokens per second that one sequence can decode.
+
+    Every weight in use is read once per token, so bandwidth over bytes is a ceiling, and no clock, limit or flag
+    moves it. It bounds decoding without speculation.
+    Source: formula `roofline.decode_batch1`.
+    """
+    return cards.shares * cards.bandwidth_bytes_s / bytes_read
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a step's time is made of, in seconds. Reading and unpacking overlap; the other two come on top."""
+
+    reading_s: float
+    unpacking_s: float  # 0 where nothing is known of the chip
+    launching_s: float
+    joining_s: float
+
+    @property
+    def step_s(self) -> float:
+        """Source: formula `decode.step`."""
+        return _slower(self.reading_s, self.unpacking_s) + self.launching_s + self.joining_s
+
+    @property
+    def paced_by(self) -> str:
+        """What the step waits for most."""
+        parts = {
+            "memory": self.reading_s,
+            "unpacking weights": self.unpacking_s,
+            "launches": self.launching_s,
+            "joining parts": self.joining_s,
+        }
+        return max(parts, key=lambda name: parts[name])
+
+
+def step_s(step: Step, cards: Cards, speed: SpeedRow, constants: Mapping[str, DecodeRow]) -> float:
+    """Seconds of one step; its inverse is the rate of each sequence in it.
+
+    Source: formula `decode.step`.
+    """
+    return step_parts(step, cards, speed, constants).step_s
+
+
+def step_parts(step: Step, cards: Cards, speed: SpeedRow, constants: Mapping[str, DecodeRow]) -> Parts:
+    """The parts of one step's time."""
+    chip, shares = cards.chip, cards.shares
+    efficiency = constants[f"efficiency.{chip.memory if chip else UNKNOWN_MEMORY}"].value
+    if chip and chip.inline_ecc:
+        efficiency *= constants["efficiency.inline_ecc"].value
+    reading_s = step.bytes_read / (shares * cards.bandwidth_bytes_s * efficiency)
+    unpacking_s = joining_s = 0.0
+    if chip:
+        per_second = chip.sm_count * chip.graphics_clock_mhz * 1e6 * speed.weights_per_clock[step.family]
+        unpacking_s = step.weights / (shares * per_second)
+    launching_s = step.layers * overhead_us_per_layer(speed, chip) * 1e-6
+    if shares > 1:
+        link = "nvlink" if chip and chip.nvlink else "pcie"
+        joins = ALL_REDUCES_PER_LAYER * step.layers * math.log2(shares)
+        joining_s = joins * constants[f"all_reduce.{link}"].value * 1e-6
+    return Parts(reading_s, unpacking_s, launching_s, joining_s)
+
+
+def overhead_us_per_layer(speed: SpeedRow, chip: ChipRow | None) -> float:
+    """Microseconds per layer that the card waits for launches; more where the engine has no CUDA graphs.
+
+    Source: formula `decode.overhead`.
+    """
+    least = speed.graphs_min_compute_capability
+    if chip and least and capability(chip.compute_capability) < capability(least):
+        return speed.overhead_without_graphs_us_per_layer
+    return speed.overhead_us_per_layer
+
+
+def distinct_experts(experts: int, per_token: int, sequences: int) -> float:
+    """How many different experts of a layer a step of independent sequences reads.
+
+    Source: formula `decode.distinct_experts`.
+    """
+    return float(experts * (1 - (1 - per_token / experts) ** sequences))
+
+
+def capability(text: str) -> tuple[int, int]:
+    """A compute capability as it compares: 12.0 is above 8.9."""
+    major, _, minor = text.partition(".")
+    return int(major), int(minor or 0)
+
+
+def below_ceiling(promised_tok_s: float, most_tok_s: float) -> float:
+    """The promise, or `ValueError`: above the ceiling either the bytes or the card are wrong."""
+    if promised_tok_s > most_tok_s:
+        raise ValueError(f"{promised_tok_s:.1f} tok/s is promised above the ceiling of {most_tok_s:.1f}")
+    return promised_tok_s
+
+
+def speed_row(engine: str, version: str, rows: Iterable[SpeedRow]) -> SpeedRow:
+    """The fit for this engine and version, else the one over everything, which has no names."""
+    name = engine.lower()
+    for row in rows:
+        if not row.names or (any(part in name for part in row.names) and _holds(row, version)):
+            return row
+    raise ValueError("speeds.json has no row for any engine")
+
+
+VERSIONS = {
+    "date": re.compile(r"\b(20\d\d-\d\d)"),
+    "build": re.compile(r"\bb(\d{3,})\b"),
+    "version": re.compile(r"^v?(\d+(?:\.\d+)+)"),
+}
+"""How published figures name a version. A bare year is its first half: later builds get their month told."""
+
+
+def _holds(row: SpeedRow, version: str) -> bool:
+    """Whether a version lies before the row's end; one that says nothing is current."""
+    if not row.before:
+        return True
+    text = f"{version}-01" if re.fullmatch(r"20\d\d", version) else version
+    for kind, end in row.before.items():
+        found = VERSIONS[kind].search(text)
+        if found:
+            return _ordered(found[1]) < _ordered(end)
+    return False
+
+
+def _ordered(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def _slower(a_s: float, b_s: float) -> float:
+    """Two overlapping times: the greater one, and a little more where both are near.
+
+    Source: formula `decode.overlap`.
+    """
+    longer, shorter = max(a_s, b_s), min(a_s, b_s)
+    return longer * float((1 + (shorter / longer) ** OVERLAP_POWER) ** (1 / OVERLAP_POWER))
