@@ -74,6 +74,11 @@ def test_a_twin_overrides_only_what_a_container_forces(twin):
     }
 
 
+def test_the_pointer_for_nixos_hosts_leads_somewhere():
+    assert "nix/module.nix" in (ROOT / "action_plugins/inferhost_host.py").read_text()
+    assert (ROOT / "nix/module.nix").is_file()
+
+
 def test_no_real_inventory_has_a_group_of_a_hosts_name():
     for hosts_file in ROOT.glob("inventories/*/hosts.yml"):
         if hosts_file.parent.name != "sandbox":
