@@ -91,11 +91,12 @@ in
       # The driver's libraries are looked for where this puts them.
       hardware.graphics.enable = mkDefault true;
       hardware.nvidia = {
-        # Where the plan says that either runs the card: NVIDIA advises the open one from Turing on.
-        open = mkDefault (driver.open == null || driver.open);
-        nvidiaPersistenced = mkDefault driver.persistence;
+        # Over nixpkgs' own default, which is the open one for every driver of today. Where the plan says that either
+        # runs the card: NVIDIA advises the open one from Turing on.
+        open = overDefaults (driver.open == null || driver.open);
+        nvidiaPersistenced = overDefaults driver.persistence;
         package = mkIf (driver.lastBranch != null) (
-          mkDefault (branches."legacy_${driver.lastBranch}" or branches.stable)
+          overDefaults (branches."legacy_${driver.lastBranch}" or branches.stable)
         );
       };
       hardware.nvidia-container-toolkit.enable = mkIf cfg.containerToolkit (mkDefault true);

@@ -13,14 +13,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     mark = item.get_closest_marker("tier")
-    why = tiers.missing(mark.args[0]) if mark else ""
-    if mark and why and mark.args[0] in tiers.required():
-        pytest.fail(f"{mark.args[0]} is required by REQUIRE_NIX_TIERS, and cannot run: {why}", pytrace=False)
+    if mark is None:
+        return
+    (tier,) = mark.args
+    item.user_properties.append(("tier", tier))
+    why = tiers.missing(tier)
+    if why and tier in tiers.required():
+        pytest.fail(f"{tier} is required by REQUIRE_NIX_TIERS, and cannot run: {why}", pytrace=False)
     if why:
         pytest.skip(why)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line per tier, so that a skip cannot be overlooked."""
     for tier, what in tiers.TIERS.items():
+        counts = [
+            f"{len(reports)} {outcome}"
+            for outcome in ("passed", "failed", "error")
+            if (
+                reports := [r for r in terminalreporter.stats.get(outcome, []) if ("tier", tier) in r.user_properties]
+            )
+        ]
         why = tiers.missing(tier)
-        terminalreporter.write_line(f"nix {tier} {'SKIPPED: ' + why if why else 'ran'} ({what})")
+        said = ", ".join(counts) or (f"SKIPPED: {why}" if why else "not asked for")
+        terminalreporter.write_line(f"nix {tier} ({what}): {said}")

@@ -37,6 +37,9 @@ let
   };
 in
 {
+  # As nixpkgs does for every driver from 560 on.
+  config.hardware.nvidia.open = lib.mkDefault true;
+
   options = {
     assertions = option [ ] (types.listOf types.unspecified);
     warnings = texts;

@@ -250,7 +250,7 @@ def test_the_firewall_opens_what_others_can_reach(configured, tmp_path):
 MUTATIONS = {
     "wrong governor": ("modules/host.nix", "(overDefaults null)", "(overDefaults governor)"),
     "governor of a wrong type": ("modules/host.nix", "(overDefaults null)", "(overDefaults 3)"),
-    "misspelt option": ("modules/host.nix", "nvidiaPersistenced = mkDefault", "nvidiaPersistence = mkDefault"),
+    "misspelt option": ("modules/host.nix", "nvidiaPersistenced = over", "nvidiaPersistence = over"),
     "default over a default": ("modules/host.nix", "lib.mkOverride 900", "lib.mkOverride 1100"),
     "changed default": ("modules/options.nix", "default = true;", "default = false;"),
     "no stop": ("modules/service.nix", 'ExecStop = "${program} revert ${sections}";', ""),

@@ -39,6 +39,8 @@ def missing(tier: str) -> str:
         return "neither NIXPKGS_LIB nor NIXPKGS names a checkout with nixpkgs' lib"
     if tier == "T3" and not os.access("/dev/kvm", os.W_OK):
         return "no /dev/kvm"
+    if tier == "T3" and not (pathlib.Path(os.environ["NIXPKGS"]) / "pkgs/top-level").is_dir():
+        return "NIXPKGS has no packages to build a machine of"
     return ""
 
 
@@ -59,9 +61,12 @@ def nixpkgs_lib() -> pathlib.Path | None:
     return None
 
 
-def evaluate(file: pathlib.Path, attribute: str = "", **arguments: pathlib.Path) -> Any:
-    """The value of a Nix file, or of an attribute of it, called with paths; writes into no store."""
-    command = ["nix-instantiate", "--store", "dummy://", "--eval", "--strict", "--json", str(file)]
+def evaluate(
+    file: pathlib.Path, attribute: str = "", store: pathlib.Path | None = None, **arguments: pathlib.Path
+) -> Any:
+    """The value of a Nix file, or of an attribute of it, called with paths; writes into the given store or none."""
+    where = ["--store", str(store), "--read-write-mode"] if store else ["--store", "dummy://"]
+    command = ["nix-instantiate", *where, "--eval", "--strict", "--json", str(file)]
     command += ["--attr", attribute] if attribute else []
     for name, path in arguments.items():
         command += ["--arg", name, str(path)]
