@@ -14,17 +14,19 @@ from typing import Any, TextIO
 
 from inferhost import catalogue
 from inferhost.catalogue import Catalogue
+from inferhost.planner.estimate_decode import estimate_decode
 from inferhost.planner.estimate_kv import estimate_kv
 
 Estimator = Callable[[Mapping[str, Any], Catalogue], dict[str, Any]]
 
-ESTIMATORS: dict[str, Estimator] = {"kv": estimate_kv}
+ESTIMATORS: dict[str, Estimator] = {"kv": estimate_kv, "decode": estimate_decode}
 
 
 def add_command(commands: Any) -> None:
     """`estimate` with its choice of estimators."""
     command = commands.add_parser(
-        "estimate", help="what an engine's cache will hold, for cases on stdin, one JSON object per line"
+        "estimate",
+        help="what an engine's cache holds or how fast it decodes, for cases on stdin, one JSON object per line",
     )
     command.add_argument("what", choices=sorted(ESTIMATORS))
     command.set_defaults(run=_run)

@@ -1,10 +1,13 @@
 """Laws of the decode model: what never happens, whatever the fitted numbers are."""
 
 import dataclasses
+import io
+import json
 import random
 
 import pytest
 
+from inferhost import estimate
 from inferhost.planner.decode import Cards, Step, ceiling_tok_s, distinct_experts, speed_row, step_s
 from inferhost.planner.estimate_decode import estimate_decode, mean_context_tokens
 from inferhost.planner.levers import drafted_tokens_per_step
@@ -261,3 +264,11 @@ def test_drafting_without_luck_gives_the_steps_own_token_and_with_all_luck_every
     assert drafted_tokens_per_step(1.0, 4) == 5
     # 1 + 0.7 + 0.49
     assert drafted_tokens_per_step(0.7, 2) == pytest.approx(2.19)
+
+
+def test_the_command_answers_decode_cases_line_by_line():
+    target = io.StringIO()
+    estimate.stream([json.dumps(CASE) + "\n", "[]\n"], target, estimate.ESTIMATORS["decode"])
+    first, second = map(json.loads, target.getvalue().splitlines())
+    assert set(first) == {"id", "ceiling_tok_s", "expected_tok_s", "low", "high"}
+    assert second == {"id": None, "refused": "this line is no JSON object but list"}
