@@ -19,6 +19,7 @@ from typing import Any
 
 from inferhost import cloudlab, estimate, table
 from inferhost.imports import command as imports
+from inferhost.models import command as models
 from inferhost.schema.problems import InputError, Problem, near
 from inferhost.schema.result import EXIT_AS_WANTED, EXIT_BAD_INPUT
 
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     imports.add_command(commands)
     cloudlab.add_command(commands)
     estimate.add_command(commands)
+    models.add_command(commands)
     for command in (plan, explain):
         command.add_argument("--inventory", required=True, type=pathlib.Path, help="an inventory file or folder")
         command.add_argument("--host", required=True, help="the host's name in the inventory")
