@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from inferhost import cloudlab, estimate, table
+from inferhost.discover import command as discover
 from inferhost.imports import command as imports
 from inferhost.models import command as models
 from inferhost.schema.problems import InputError, Problem, near
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="why a setting has its value")
     explain.add_argument("setting", nargs="?", default="", help="for example gpus[0].power_limit_w; all without it")
     explain.set_defaults(run=_run_explain)
+    discover.add_command(commands)
     imports.add_command(commands)
     cloudlab.add_command(commands)
     estimate.add_command(commands)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from inferhost import __version__
-from inferhost.host import facts, gate, load, revert, verbs
+from inferhost.host import discover, facts, gate, load, revert, verbs
 from inferhost.host import sample as sampling
 from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.report import HostError, NothingTouched, Report, reason
@@ -38,6 +38,7 @@ EXIT_CODES = """exit codes:
 VERBS = {
     "install": "record what is here now, then place the plan and this program",
     "record": "record what is here now and place nothing, where NixOS places the files",
+    "discover": "say what this host is made of, how it is set and what serves on it now; writes nothing",
     "facts": "say what this host is made of; works without a driver",
     "apply": "write what has no file (NVML, kernel, governor) and prove it",
     "verify": "compare this host with its plan, setting by setting",
@@ -46,6 +47,10 @@ VERBS = {
     "revert": "put back what was here before, from the record alone",
     "status": "say which plan is installed and what is on record",
 }
+
+
+OBSERVERS = {"discover": discover.observe_host, "facts": facts.observe_facts}
+"""Verbs that need no plan and write nothing."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -113,8 +118,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
-    if options.verb == "facts":
-        facts.observe_facts(machine, report)
+    if options.verb in OBSERVERS:
+        OBSERVERS[options.verb](machine, report)
     elif options.verb == "sample":
         sampling.sample(machine, options.seconds, options.hz, report)
     elif options.verb == "status":

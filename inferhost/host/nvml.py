@@ -228,6 +228,11 @@ class Nvml:
         found = self.reading("nvmlDeviceGetComputeRunningProcesses", card.handle) or []
         return [(int(p.pid), None if p.usedGpuMemory is None else int(p.usedGpuMemory)) for p in found]
 
+    def display_bytes(self, card: Card) -> int:
+        """What programs that draw hold of the card's memory: a desktop, a browser."""
+        found = self.reading("nvmlDeviceGetGraphicsRunningProcesses", card.handle) or []
+        return sum(int(p.usedGpuMemory or 0) for p in found)
+
     def virtualization_mode(self, card: Card) -> str:
         """How the card reaches this system: none, passthrough, vgpu, ..."""
         mode = int(self.call("nvmlDeviceGetVirtualizationMode", card.handle))

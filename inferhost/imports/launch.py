@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+LOADER = re.compile(r"ld(-linux[a-z0-9_-]*)?\.so")
 PYTHON = re.compile(r"(?:\S*/)?python[0-9.]*")
 
 WRAPPERS = frozenset(
@@ -86,14 +87,19 @@ class Source:
 def recognised(words: Sequence[str], place: str, directory: str = "") -> Launch | None:
     """The launch that a command line is, or nothing."""
     env: dict[str, str] = {}
+    loaded = False
     for number, word in enumerate(words):
         found = _program_at(words, number, directory)
         if found is not None:
             engine, arguments, program = found
+            # What a loader was given is no program that starts by itself.
+            program = "" if loaded else program
             return Launch(place, engine, program, tuple(arguments), env, directory=directory)
         assigned = ASSIGNMENT.fullmatch(word)
         if assigned:
             env[assigned[1]] = assigned[2]
+        elif number == 0 and LOADER.match(_name(word)):
+            loaded = True
         elif number == 0 and _name(word) not in WRAPPERS:
             return None
     return None
