@@ -7,7 +7,8 @@ was asked for and cannot work is refused with every obstacle and with what would
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
@@ -66,12 +67,23 @@ def obstacles(
 
 
 def chosen_engine(
-    request: Request, instance: Instance, model: ModelRow, card: GpuRow, catalogue: Catalogue
+    request: Request,
+    instance: Instance,
+    model: ModelRow,
+    card: GpuRow,
+    catalogue: Catalogue,
+    *,
+    unfit: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[EngineRow, list[Reason]]:
-    """The engine and why, or `InputError` naming the option at fault and what would work."""
+    """The engine and why, or `InputError` naming the option at fault and what would work.
+
+    `unfit` names engines that were tried and do not hold the model, each with why.
+    """
     rows = _versions(instance, catalogue)
     found_driver = request.hardware.driver_version
     against = {row.key: obstacles(row, model, card, found_driver, instance) for row in catalogue.engines.values()}
+    for key, why in unfit.items():
+        against[key].append(("engine", why))
     wanted = instance.text("engine")
     usable = next((row for row in rows if not against[row.key]), None)
     if usable is None:
@@ -81,7 +93,9 @@ def chosen_engine(
     if wanted == "auto":
         passed = rows[: rows.index(usable)]
         skipped = "; ".join(against[row.key][0][1] for row in passed)
-        because = "the first engine that runs on the card and reads the model" + (f" ({skipped})" if skipped else "")
+        because = "the first engine that runs on the card, reads the model and holds it" + (
+            f" ({skipped})" if skipped else ""
+        )
     else:
         because, source = instance.origin("engine"), instance.source("engine")
     version = "the version that the catalogue was read for" if usable.pinned else "the version that the wish names"

@@ -148,7 +148,7 @@ def _fitted(
     sequences = _sequences(division, layout, demand)
     room_tokens = rounded_down(
         (division.kv_room_bytes - max(sequences * layout.fixed_bytes, division.state_pool_bytes))
-        // layout.bytes_per_token,
+        // max(1, layout.bytes_per_token),
         step,
     )
     if room_tokens < demand.context_tokens:

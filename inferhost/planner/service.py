@@ -13,18 +13,22 @@ from typing import Any
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
 from inferhost.planner import cpu, unit
+from inferhost.planner.alternatives import fitting_hint
 from inferhost.planner.arguments import ExtraArguments, extra_arguments, unchecked_flags
 from inferhost.planner.command import command_line
 from inferhost.planner.engine import chosen_engine
 from inferhost.planner.environment import engine_environment
 from inferhost.planner.form import context_tokens, form_problems, model_row
-from inferhost.planner.memory import card_bytes, memory_budget
+from inferhost.planner.memory import Budget, card_bytes, memory_budget
 from inferhost.planner.memory_rules import Demand
 from inferhost.planner.placement import parallel_problems
 from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
 from inferhost.planner.speed import predicted
 from inferhost.schema.plan import Dropin, File, Pending, Reason, Service
 from inferhost.schema.problems import InputError, Problem
+
+UNFIT = frozenset({"weights-do-not-fit", "context-does-not-fit"})
+"""Problems that another engine may not have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,28 +96,75 @@ def _part(
     request: Request, instance: Instance, rows: tuple[GpuRow, ...], catalogue: Catalogue, *, before: list[_Part]
 ) -> _Part:
     card, model = rows[instance.gpus[0]], _model(request, instance, catalogue)
-    engine, reasons = chosen_engine(request, instance, model, card, catalogue)
-    problems = parallel_problems(instance, engine, model, rows, request)
-    if problems:
-        raise InputError(problems)
-    extra, (env, env_reasons, pending) = _checked_extras(request, instance, engine, catalogue)
-    total_bytes = card_bytes(request.hardware.gpus[instance.gpus[0]].memory_mib, card)
-    budget = memory_budget(
-        total_bytes,
-        model,
-        engine,
-        engine.kv_cache[instance.text("kv_cache_dtype")],
-        _demand(instance, model, extra, total_bytes),
-        instance=instance,
-    )
+    sized = _sized(request, instance, model, rows, catalogue)
+    engine, extra, budget, env = sized.engine, sized.extra, sized.budget, sized.env
+    reasons, pending = [*sized.reasons], [*sized.pending]
     argv, argv_reasons = command_line(instance, engine, model, budget, extra)
     service, service_reasons = unit.service(request, instance, engine, model, budget=budget, argv=argv)
     dropin, dropin_reasons = unit.dropin(request, instance, service, env, engine, before=_awaited(instance, before))
-    reasons += [*env_reasons, *argv_reasons, *service_reasons, *dropin_reasons]
+    reasons += [*argv_reasons, *service_reasons, *dropin_reasons]
     pending += _pending(request, instance, engine, extra, catalogue)
     speed = predicted(request, instance, card, model, engine, budget=budget, catalogue=catalogue)
     pending += speed.pending
     return _Part(instance, engine, service, env, dropin, budget.document(), speed.roofline, reasons, pending)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sized:
+    """An engine that holds the model, and what was found out on the way."""
+
+    engine: EngineRow
+    extra: ExtraArguments
+    budget: Budget
+    env: dict[str, str]
+    reasons: list[Reason]
+    pending: list[Pending]
+
+
+def _sized(
+    request: Request, instance: Instance, model: ModelRow, rows: tuple[GpuRow, ...], catalogue: Catalogue
+) -> _Sized:
+    """The engine with its budget. Where the choice is the planner's, one that does not hold the model is passed over;
+    when none holds it, the refusal is that of the first.
+    """
+    card = rows[instance.gpus[0]]
+    total_bytes = card_bytes(request.hardware.gpus[instance.gpus[0]].memory_mib, card)
+    unfit: dict[str, str] = {}
+    refused: InputError | None = None
+    while True:
+        try:
+            engine, reasons = chosen_engine(request, instance, model, card, catalogue, unfit=unfit)
+            problems = parallel_problems(instance, engine, model, rows, request)
+            if problems:
+                raise InputError(problems)
+            extra, (env, env_reasons, pending) = _checked_extras(request, instance, engine, catalogue)
+        except InputError as error:
+            raise refused or error from error
+        demand = _demand(instance, model, extra, total_bytes)
+        cache = engine.kv_cache[instance.text("kv_cache_dtype")]
+        try:
+            budget = memory_budget(total_bytes, model, engine, cache, demand, instance=instance)
+        except InputError as error:
+            if refused is None:
+                offer = fitting_hint(
+                    model, card, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue
+                )
+                refused = _offered(error, offer)
+            if instance.text("engine") != "auto" or {p.id for p in error.problems} - UNFIT:
+                raise refused from error
+            unfit[engine.key] = f"{engine.engine} {engine.version}: {error.problems[0].message}"
+            continue
+        return _Sized(engine, extra, budget, env, [*reasons, *env_reasons], pending)
+
+
+def _offered(error: InputError, offer: str) -> InputError:
+    """The refusal, with what would fit added to the problem of weights that do not."""
+    if not offer:
+        return error
+    return InputError(
+        dataclasses.replace(p, hint=f"{offer}; or {p.hint}") if p.id == "weights-do-not-fit" else p
+        for p in error.problems
+    )
 
 
 def _awaited(instance: Instance, before: list[_Part]) -> list[Service]:

@@ -32,8 +32,8 @@ def test_auto_picks_llama_cpp_on_a_tesla_p4_and_says_why_not_the_others():
     assert plan.service[0].engine == "llama.cpp"
     because = next(r.because for r in plan.reasons if r.setting == "service.main.engine")
     assert because == (
-        "the first engine that runs on the card and reads the model (sglang 0.5.23 needs compute capability 7.5, a "
-        "tesla-p4 has 6.1; vllm 0.33.0 needs compute capability 7.5, a tesla-p4 has 6.1)"
+        "the first engine that runs on the card, reads the model and holds it (sglang 0.5.23 needs compute "
+        "capability 7.5, a tesla-p4 has 6.1; vllm 0.33.0 needs compute capability 7.5, a tesla-p4 has 6.1)"
     )
 
 
@@ -314,3 +314,31 @@ def test_a_host_without_a_card_can_be_observed_but_not_serve():
         "error: inferhost_hardware.gpus: is empty, and an engine needs a card\n"
         "hint: leave service out of inferhost_manage, or name the card there"
     )
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_formats_and_checkpoints_that_do():
+    found = refusal(wish("rtx-3070", "llama-3.1-8b-instruct"))
+    assert found == (
+        'error: inferhost_service_model: found "llama-3.1-8b-instruct" with 14.96 GiB of weights, but sglang has '
+        "3.24 GiB for weights and KV cache on a card of 7.76 GiB\n"
+        "hint: on a rtx-3070 it fits as q6_k (6.56 bit) 5.73 GiB with llama.cpp, q5_k_m (5.69 bit) 5.02 GiB with "
+        "llama.cpp, awq (4.16 bit) 5.33 GiB with vllm, gptq (4.16 bit) 5.33 GiB with vllm; or at most 3.5 bits per "
+        "weight, or a card with more memory"
+    )
+    assert "; the catalogue knows llama-2-7b-q4_k_m; " in refusal(wish("rtx-3070", "llama-2-7b-hf"))
+    # Of the same size and shape, but with other words: no replacement.
+    assert "the catalogue knows" not in refusal(wish("rtx-3070", "deepseek-coder-6.7b-instruct"))
+
+
+def test_fp8_is_offered_only_to_a_card_that_computes_with_it():
+    assert ", fp8 (8 bit) 14.61 GiB with sglang, awq (4.16 bit)" in refusal(wish("rtx-4090", "phi-4"))
+    assert "fp8" not in refusal(wish("rtx-3090", "phi-4"))
+
+
+def test_auto_passes_over_an_engine_that_does_not_hold_the_model():
+    values = wish("rtx-3070", "qwen2.5-3b-instruct")
+    plan = planned(values)
+    assert plan.service[0].engine == "tabbyapi"
+    because = next(r.because for r in plan.reasons if r.setting == "service.main.engine")
+    assert 'sglang 0.5.23: found "qwen2.5-3b-instruct" with 5.75 GiB of weights, but sglang has ' in because
+    assert refusal({**values, "inferhost_service_engine": "sglang"}).startswith("error: inferhost_service_model: ")
