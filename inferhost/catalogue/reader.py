@@ -96,6 +96,11 @@ class Catalogue:
             spellings.update(dict.fromkeys(row.names, row))
         return found
 
+    @functools.cached_property
+    def formats_by_name(self) -> Mapping[str, FormatRow]:
+        """Every number format under every name that people give it."""
+        return {name: row for row in self.formats.values() for name in row.names}
+
     def flags_of(self, engine: EngineRow) -> Mapping[str, FlagRow]:
         """Every spelling of every flag of one engine version."""
         return self.flags_by_engine.get(f"{engine.engine}-{engine.version}", {})

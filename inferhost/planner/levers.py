@@ -58,7 +58,7 @@ def _batching(speed: Speed, budget: Budget) -> list[dict[str, Any]]:
 
 def _speculation(speed: Speed) -> list[dict[str, Any]]:
     """Published gains, and the arithmetic at one acceptance rate; no expectation without a measured rate."""
-    alone = speed.rate(1, 0)
+    alone = speed.alone
     shown = " or ".join(
         f"{drafted_tokens_per_step(ACCEPTANCE, n):.1f} tokens per step with {n} drafted" for n in DRAFTED_TOKENS
     )
@@ -75,7 +75,7 @@ def _fewer_bits(speed: Speed) -> list[dict[str, Any]]:
 
     Source: formula `roofline.fewer_bits`.
     """
-    model, alone = speed.model, speed.rate(1, 0)
+    model, alone = speed.model, speed.alone
     now = model.linear_bits
     steps = (8, 4.25) if now > 12 else (4.5, 3.5) if now > 6 else tuple(b for b in (3.5, 3.0, 2.5) if b < now)
     found = []
@@ -99,7 +99,7 @@ def _more_cards(speed: Speed) -> list[dict[str, Any]]:
     """A second card of the same kind, where the engine splits layers; cards that take turns add no speed."""
     if not TENSOR_PARALLEL_FLAGS.intersection(speed.engine.size_flags):
         return []
-    twice = speed.with_shares(2 * speed.cards.shares).rate(1, 0)
+    twice = speed.with_shares(2 * speed.cards.shares).alone
     link = "NVLink" if speed.cards.chip and speed.cards.chip.nvlink else "PCIe"
     effect = f"each reads its part of every layer; two joins per layer over {link} are counted"
     name = f"tensor parallel over {2 * speed.cards.shares} such cards"
@@ -118,7 +118,7 @@ def _clocks(speed: Speed) -> dict[str, Any]:
             "cannot lift the ceiling; a lower graphics clock or power limit may cost speed, because unpacking is "
             f"not hidden behind reading here: ask for a sweep; {memory}"
         )
-    return _lever("clocks and power limit", effect, speed.rate(1, 0).ceiling_tok_s, None, "roofline.clocks")
+    return _lever("clocks and power limit", effect, speed.alone.ceiling_tok_s, None, "roofline.clocks")
 
 
 def _lever(name: str, effect: str, most: float | None, expected: float | None, formula: str) -> dict[str, Any]:

@@ -118,13 +118,12 @@ def format_named(name: str, catalogue: Catalogue) -> Format | None:
         return Format("4bit", float(bits[1]), 16.0, EXL_HEAD_BITS)
     word = re.sub(r"[\s_]*-[\s_]*|\s+", "-", name.strip().upper()).removeprefix("UD-").removeprefix("I1-")
     candidates = dict.fromkeys((word, GROUPED.sub("", word), word.partition("-")[0]))
-    rows = [(row, frozenset(row.names)) for row in catalogue.formats.values()]
+    known = catalogue.formats_by_name
     for candidate in candidates:
-        for row, names in rows:
-            if candidate in names:
-                return _format(row)
-    longest = sorted(((len(n), row.key) for row, names in rows for n in names if word.startswith(n)), reverse=True)
-    return _format(catalogue.formats[longest[0][1]]) if longest else None
+        if candidate in known:
+            return _format(known[candidate])
+    beginnings = [name for name in known if word.startswith(name)]
+    return _format(known[max(beginnings, key=len)]) if beginnings else None
 
 
 def _format(row: FormatRow) -> Format:

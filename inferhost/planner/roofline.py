@@ -8,6 +8,7 @@ ceiling is an error in the catalogue, never a promise.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from inferhost.catalogue import Catalogue
@@ -82,6 +83,11 @@ class Speed:
     def with_shares(self, shares: int) -> Speed:
         """The same over so many cards that each read their part at once."""
         return dataclasses.replace(self, cards=dataclasses.replace(self.cards, shares=shares))
+
+    @functools.cached_property
+    def alone(self) -> Rate:
+        """One request at an empty context, which all else is compared with."""
+        return self.rate(1, 0)
 
     def rate(self, sequences: int, context_tokens: float, *, linear_bits: float | None = None) -> Rate:
         """What each of so many sequences gets at so much context, weights at `linear_bits` where given.
@@ -218,7 +224,7 @@ def arithmetic(card: GpuRow, speed: Speed) -> str:
 def document(card: GpuRow, speed: Speed, budget: Budget) -> dict[str, Any]:
     """The roofline of one instance, at batch 1 and an empty context where nothing else is said."""
     model, bandwidth = speed.model, speed.bandwidth
-    alone, full, parts = speed.rate(1, 0), speed.rate(1, budget.context_tokens), speed.parts()
+    alone, full, parts = speed.alone, speed.rate(1, budget.context_tokens), speed.parts()
     running = bandwidth.running_clock_bytes_s
     lowered = (running or 0.0) / bandwidth.max_clock_bytes_s
     return {

@@ -48,7 +48,7 @@ def least_ttft_ms(speed: Speed) -> float:
 
     Source: formula `roofline.ttft`.
     """
-    read_s = 1 / speed.rate(1, 0).ceiling_tok_s
+    read_s = 1 / speed.alone.ceiling_tok_s
     chip = speed.cards.chip
     if chip is None or chip.tensor_tflops_16bit is None:
         return 1000 * read_s
@@ -78,7 +78,7 @@ def asked_latencies(instance: Instance, speed: Speed | None) -> list[Pending]:
 
 
 def _impossible(option: str, asked_ms: int, instance: Instance, speed: Speed) -> Problem | None:
-    alone = speed.rate(1, 0)
+    alone = speed.alone
     if option == TTFT:
         least = least_ttft_ms(speed)
         if asked_ms >= least:
