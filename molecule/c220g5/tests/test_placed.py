@@ -10,6 +10,7 @@ def test_the_card_is_a_simulated_tesla_p4_at_the_limit_it_boots_with(host):
     (gpu,) = whole["gpus"]
     assert gpu["uuid"].startswith("GPU-5a1b6000-1bb3-")
     assert (gpu["power_limit_mw"], gpu["persistence"]) == (75_000, 1)
+    assert gpu["application_clocks_mhz"] == [3003, 1113]
     assert not REFUSED_BY_PASCAL & set(whole["writes"])
 
 
