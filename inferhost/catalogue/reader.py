@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from inferhost.catalogue.engine_tables import EngineTable, FlagRows
 from inferhost.catalogue.rows import (
     ChipRow,
     DecodeRow,
@@ -38,7 +39,6 @@ TABLES: dict[str, type] = {
     "chips": ChipRow,
     "models": ModelRow,
     "engines": EngineRow,
-    "flags": FlagRow,
     "env": EnvironmentRow,
     "values": ValueRow,
     "formats": FormatRow,
@@ -62,7 +62,6 @@ WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("models", "attention"): ("full", "mla", "sliding", "hybrid", "mixed"),
     ("models", "format"): ("safetensors", "gguf", "exl3"),
     ("engines", "memory_rule"): ("sglang", "vllm", "llama.cpp", "exllamav3", "sfllm"),
-    ("flags", "status"): (*FLAG_STATUS, "unchecked"),
     ("env", "status"): (*FLAG_STATUS, "harmful"),
     ("values", "status"): ("renamed", "placebo", "harmful", "fatal"),
 }
@@ -78,7 +77,7 @@ class Catalogue:
     chips: Mapping[str, ChipRow]
     models: Mapping[str, ModelRow]
     engines: Mapping[str, EngineRow]
-    flags: Mapping[str, FlagRow]
+    flags: FlagRows
     env: Mapping[str, EnvironmentRow]
     values: Mapping[str, ValueRow]
     formats: Mapping[str, FormatRow]
@@ -87,14 +86,9 @@ class Catalogue:
     decode: Mapping[str, DecodeRow]
     formulas: Mapping[str, FormulaRow]
 
-    @functools.cached_property
-    def flags_by_engine(self) -> Mapping[str, Mapping[str, FlagRow]]:
-        """Every spelling of every flag, under `engine-version`."""
-        found: dict[str, dict[str, FlagRow]] = {}
-        for row in self.flags.values():
-            spellings = found.setdefault(f"{row.engine}-{row.version}", {})
-            spellings.update(dict.fromkeys(row.names, row))
-        return found
+    def engine_table(self, engine: EngineRow) -> EngineTable:
+        """Flags and variables of one engine version."""
+        return self.flags.table(f"{engine.engine}-{engine.version}")
 
     @functools.cached_property
     def formats_by_name(self) -> Mapping[str, FormatRow]:
@@ -103,20 +97,11 @@ class Catalogue:
 
     def flags_of(self, engine: EngineRow) -> Mapping[str, FlagRow]:
         """Every spelling of every flag of one engine version."""
-        return self.flags_by_engine.get(f"{engine.engine}-{engine.version}", {})
-
-    @functools.cached_property
-    def variables_by_engine(self) -> Mapping[str, Mapping[str, FlagRow]]:
-        """The flags that have an environment variable, under its name, under `engine-version`; the first row wins."""
-        found: dict[str, dict[str, FlagRow]] = {}
-        for row in self.flags.values():
-            if row.variable:
-                found.setdefault(f"{row.engine}-{row.version}", {}).setdefault(row.variable, row)
-        return found
+        return self.engine_table(engine).flags
 
     def flags_by_variable(self, engine: EngineRow) -> Mapping[str, FlagRow]:
         """The flags of one engine version that have an environment variable, under its name."""
-        return self.variables_by_engine.get(f"{engine.engine}-{engine.version}", {})
+        return self.engine_table(engine).flags_by_variable
 
 
 @functools.cache
@@ -132,7 +117,7 @@ def load(folder: pathlib.Path = FOLDER) -> Catalogue:
             problems += [dataclasses.replace(p, path=f"{name}.json: {p.path}") for p in error.problems]
     if problems:
         raise InputError(problems, "catalogue")
-    return Catalogue(**tables)
+    return Catalogue(**tables, flags=FlagRows(folder / "engine_tables"))
 
 
 def table(cls: type[Row], name: str, value: Any) -> dict[str, Row]:
@@ -170,6 +155,6 @@ def _contradictions(name: str, row: Any, path: str) -> list[Problem]:
     if isinstance(row, SpeedRow) and set(row.weights_per_clock) != set(FAMILIES):
         wanted = ", ".join(FAMILIES)
         problems.append(Problem(f"{path}.weights_per_clock", f"wanted a rate for each of {wanted}, and no other"))
-    if isinstance(row, FlagRow | EnvironmentRow | ValueRow) and row.status != "real" and not row.replacement:
+    if isinstance(row, EnvironmentRow | ValueRow) and row.status != "real" and not row.replacement:
         problems.append(Problem(f"{path}.replacement", "is empty, and a refusal has to name what would work"))
     return problems

@@ -210,8 +210,10 @@ class EngineRow:
     abbreviations: bool  # a beginning that only one flag has stands for it
     underscores: bool  # `--max_num_seqs` is `--max-num-seqs`
     equals: bool  # `--port=1` is `--port 1`
+    json_keys: bool  # `--config.key value` sets one key of a flag that takes JSON
     size_flags: Tuple[str, ...]  # over how many cards or hosts the engine is spread
     variable_prefixes: Dict[str, bool]  # how its own variables begin -> whether the catalogue has them all
+    old_prefixes: Dict[str, str]  # former beginnings -> what the engine rewrites them to
     switches: Tuple[Switch, ...]
     kv_cache: Dict[str, KvCacheFormat]
     environment: Tuple[EnvironmentDefault, ...]
@@ -230,20 +232,34 @@ class EngineRow:
 
 @dataclasses.dataclass(frozen=True)
 class FlagRow:
-    """One command line option of one engine version, with all its spellings.
-
-    `takes_value` and `variable` of llama.cpp were read in `llama-server --help` of 0.7.0 (Debian llama.cpp-tools),
-    those of the others in engine-flags.csv; `None` where nobody looked.
-    """
+    """One command line option of one engine version, with all its spellings."""
 
     key: str
     engine: str
     version: str
     names: Tuple[str, ...]
-    status: str  # "real", "renamed", "removed", "placebo", "unchecked" (brings arguments that nobody checked)
+    # "real", "renamed", "removed", "placebo" (never was one), "deprecated" (still read), "unchecked" (brings
+    # arguments that nobody checked)
+    status: str
     replacement: Optional[str]
-    takes_value: Optional[bool]
-    variable: Optional[str]  # the environment variable that says the same
+    takes: str  # "no" value, "one", "optional", "several" (one or more), "any" (none or more)
+    type: Optional[str]  # "int", "float", "bool", "size" (1k, 2M), "json", with "|none" or "|auto"; None: any text
+    choices: Optional[Tuple[str, ...]]  # None: any, or decided by the engine at run time
+    keys: Optional[Tuple[str, ...]]  # of a JSON value, dotted; None: any
+    variables: Tuple[str, ...]  # environment variables that say the same
+    secret: bool
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class VariableRow:
+    """One environment variable that an engine version reads, or knows of and does not read."""
+
+    key: str
+    engine: str
+    version: str
+    status: str
+    replacement: Optional[str]
     secret: bool
     source: str
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, EnvironmentRow, FlagRow, ValueRow
 from inferhost.imports.launch import Launch
-from inferhost.planner.arguments import flag_problem, value_problem
+from inferhost.planner.arguments import flag_problem
 from inferhost.planner.environment import variable_problem
+from inferhost.planner.flag_values import value_problem
 from inferhost.planner.flags import Given, concept_of, given_flags
 from inferhost.planner.reasons import instead
 from inferhost.planner.request import Instance, Request
@@ -82,7 +83,7 @@ def _variables_as_flags(
     for name, value in launch.env.items():
         row = by_variable.get(name)
         if row and not row.secret and not set(row.names) & there:
-            switch = row.takes_value is False
+            switch = row.takes == "no"
             if not switch or value.lower() in ("1", "true", "on", "enabled"):
                 words += [row.names[0]] if switch else [row.names[0], value]
                 names[row.names[0]] = name
@@ -177,7 +178,7 @@ def _of_status(one: Given, row: FlagRow, engine: EngineRow, catalogue: Catalogue
     source, hint = f"catalogue:flags/{row.key}#source", instead(row.replacement)
     real = {n for n, r in catalogue.flags_of(engine).items() if r.status == "real"}
     ambiguous = [n for n in real if engine.abbreviations and one.name.startswith("--") and n.startswith(one.name)]
-    if row.status != "renamed":
+    if row.status not in ("renamed", "deprecated"):
         return Finding(one.name, value, "fatal" if stops else "placebo", f"is not an option{stops}", hint, source)
     words = (row.replacement or "").split()
     if words and words[0] in real:
@@ -187,7 +188,8 @@ def _of_status(one: Given, row: FlagRow, engine: EngineRow, catalogue: Catalogue
     if len(ambiguous) > 1:
         because = f"is the beginning of {len(ambiguous)} flags{stops}"
         return Finding(one.name, value, "fatal", because, hint, source)
-    return Finding(one.name, value, "renamed", "has another name in this version", hint, source)
+    because = "has another name in this version" if row.status == "renamed" else "is deprecated in this version"
+    return Finding(one.name, value, "renamed", because, hint, source)
 
 
 def _variable(
@@ -238,7 +240,9 @@ def _variable(
     if row is not None and row.default == value:
         return Finding(name, value, "placebo", "it is the default", "remove it", source)
     kept.env[name] = value
-    because = row.effect if row else "the catalogue does not know it, so nobody checked that it is read"
+    own = catalogue.engine_table(engine).variables.get(name)
+    unknown = "the catalogue does not know it, so nobody checked that it is read"
+    because = row.effect if row else f"read in {own.source}" if own else unknown
     return Finding(name, value, "kept", because, "inferhost_service_env", source)
 
 

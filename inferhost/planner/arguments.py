@@ -12,10 +12,12 @@ from typing import Any
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow
+from inferhost.planner.flag_values import value_problem
 from inferhost.planner.flags import OPTION_OF, Given, beginnings, concept_of, given_flags, near_flag
 from inferhost.planner.reasons import instead, is_flag
 from inferhost.planner.request import Instance
 from inferhost.planner.secret_names import names_a_secret
+from inferhost.planner.unknown_settings import unknown_setting
 from inferhost.schema.problems import InputError, Problem
 
 OVERRIDES: dict[str, type] = {"memory_fraction": float, "batched_tokens": int, "micro_batch": int}
@@ -36,15 +38,13 @@ def extra_arguments(instance: Instance, engine: EngineRow, catalogue: Catalogue)
     given = given_flags(words, engine, catalogue)
     problems = _word_problems(words, instance)
     overrides: dict[str, Any] = {}
-    seen: set[str] = set()
+    seen: dict[str, set[str]] = {}
     for one in given:
         path = instance.path(f"extra_args[{one.number}]")
         concept = concept_of(one.row, engine)
-        same = one.row.key if one.row else one.name
         problem = flag_problem(one, engine, instance, catalogue, path=path) or value_problem(one, engine, path)
-        if problem is None and same in seen:
+        if _is_twice(one, seen) and problem is None:
             problem = Problem(path, f'"{one.name}" is there twice', "the engine would take one of them", "flag-twice")
-        seen.add(same)
         if problem:
             problems.append(problem)
         elif concept in OVERRIDES:
@@ -60,6 +60,14 @@ def extra_arguments(instance: Instance, engine: EngineRow, catalogue: Catalogue)
     if problems:
         raise InputError(problems)
     return ExtraArguments(tuple(word for one in given for word in one.words), overrides)
+
+
+def _is_twice(one: Given, seen: dict[str, set[str]]) -> bool:
+    """Whether a flag, or the key of a JSON flag, was there before; a key with `+` adds to a list."""
+    keys = seen.setdefault(one.row.key if one.row else one.name, set())
+    clash = bool(keys) and (not one.key or "" in keys or (one.key in keys and not one.key.endswith("+")))
+    keys.add(one.key)
+    return clash
 
 
 def _word_problems(words: tuple[str, ...], instance: Instance) -> list[Problem]:
@@ -98,13 +106,15 @@ def flag_problem(
                 path, f'"{flag}" is the beginning of {len(meant)} flags of {program}', hint, "placebo-flag"
             )
         if not engine.flags_complete:
-            return None
+            return unknown_setting(instance, path, f'"{flag}" is not known: {selection_of_flags(engine)}')
         options = {option: instance.path(option) for option in OPTION_OF.values()}
         hint = near_flag(flag, engine, catalogue, options) or f"remove it: {program} has no flag of a name like it"
         return Problem(path, f'"{flag}" is not read by {program}', hint, "placebo-flag")
     if row.status == "unchecked":
         found = f'"{flag}" brings arguments to {program} that nobody checked'
         return Problem(path, found, instead(row.replacement), "unchecked-flag")
+    if row.status == "deprecated":
+        return Problem(path, f'"{flag}" is deprecated in {program}', instead(row.replacement), "deprecated-flag")
     if row.status != "real":
         return Problem(path, f'"{flag}" is not read by {program}', instead(row.replacement), "placebo-flag")
     concept = concept_of(row, engine)
@@ -114,29 +124,15 @@ def flag_problem(
     return None
 
 
+def selection_of_flags(engine: EngineRow) -> str:
+    """Why a flag without a row may still be read."""
+    return f"the catalogue has only a selection of the flags of {engine.engine} {engine.version}"
+
+
 def _may_be_secret(flag: str, engine: EngineRow, catalogue: Catalogue) -> bool:
     """Whether a flag without a row, or with its value in the same word, carries a secret."""
     row = catalogue.flags_of(engine).get(flag)
     return row.secret if row else names_a_secret(flag)
-
-
-def value_problem(one: Given, engine: EngineRow, path: str) -> Problem | None:
-    """A value that is missing, that the flag does not take, or that asks for more cards than one."""
-    if one.joined and not engine.equals:
-        hint = "a flag and its value are two items of the list"
-        return Problem(path, f'found "{one.name}=", which {engine.engine} does not take apart', hint, "flag-value")
-    takes = one.row.takes_value if one.row else None
-    sized = one.row is not None and bool(set(one.row.names) & set(engine.size_flags))
-    if (takes or sized) and not any(one.values):
-        return Problem(path, f'"{one.name}" has no value', "a value follows its flag", "flag-value")
-    if takes is False and one.values:
-        return Problem(
-            path, f'"{one.name}" takes no value, found "{one.values[0]}"', "remove the value", "flag-value"
-        )
-    if sized and one.values != ("1",):
-        found = f'"{one.name}" found "{" ".join(one.values)}", and an engine is spread by tensor parallelism only'
-        return Problem(path, found, "1, or inferhost_service_tensor_parallel_size", "one-card")
-    return None
 
 
 def unchecked_flags(words: tuple[str, ...], engine: EngineRow, catalogue: Catalogue) -> list[str]:

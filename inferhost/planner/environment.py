@@ -13,11 +13,12 @@ import re
 from typing import Any
 
 from inferhost.catalogue import Catalogue
-from inferhost.catalogue.rows import EngineRow, EnvironmentRow, FlagRow
+from inferhost.catalogue.rows import EngineRow, EnvironmentRow, FlagRow, VariableRow
 from inferhost.planner.flags import OPTION_OF, concept_of
 from inferhost.planner.reasons import instead, reason
 from inferhost.planner.request import Instance, Request
 from inferhost.planner.secret_names import names_a_secret
+from inferhost.planner.unknown_settings import unknown_setting
 from inferhost.schema.document import shown
 from inferhost.schema.plan import Pending, Reason
 from inferhost.schema.problems import InputError, Problem, near
@@ -46,7 +47,8 @@ def engine_environment(
         setting = f"env.{instance.name}.{name}"
         reasons = [r for r in reasons if r.setting != setting]
         flag = catalogue.flags_by_variable(engine).get(name)
-        reasons.append(_wished_reason(setting, str(value), row, instance, flag=flag))
+        own = catalogue.engine_table(engine).variables.get(name)
+        reasons.append(_wished_reason(setting, str(value), row, instance, same=flag or own))
         unknown = selection_only(name, engine, catalogue)
         if unknown:
             pending.append(Pending(setting, "a look into the engine's source", unknown))
@@ -76,17 +78,20 @@ def variable_problem(
     """Why a variable of the wish is refused, or nothing. Never shows the value of what may be a secret."""
     path = instance.path(f"env.{name}")
     row, flag = catalogue.env.get(name), catalogue.flags_by_variable(engine).get(name)
+    own = catalogue.engine_table(engine).variables.get(name)
     if not NAME.fullmatch(name):
         return Problem(path, "is no name of an environment variable", "letters, digits and _", "environment")
-    if (row is not None and row.secret) or (flag is not None and flag.secret) or names_a_secret(name):
+    if any(known.secret for known in (row, flag, own) if known is not None) or names_a_secret(name):
         hint = "a secret belongs into a credential file, for example with LoadCredential= in 50-local.conf"
         return Problem(path, "looks like a secret, and the plan is no place for one", hint, "secret")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).isprintable():
         return Problem(path, f"found {shown(value)}, wanted one line of text", 'quote it: "1"', "environment")
     if flag is not None:
         return _flag_problem(flag, engine, instance, path)
+    if row is None and own is not None:
+        return _own_problem(own, engine, path)
     if row is None:
-        return _unknown_problem(name, engine, catalogue, path)
+        return _unknown_problem(name, engine, instance, catalogue, path=path)
     if name == "CUDA_VISIBLE_DEVICES":
         return _card_problem(str(value), request, instance, path)
     return _row_problem(value, row, engine, path)
@@ -94,11 +99,24 @@ def variable_problem(
 
 def selection_only(name: str, engine: EngineRow, catalogue: Catalogue) -> str | None:
     """Why nobody can say whether a variable is read, or nothing where the catalogue knows it."""
-    if name in catalogue.env or name in catalogue.flags_by_variable(engine):
+    if name in catalogue.env or name in _own_names(engine, catalogue):
         return None
     if _prefix(name, engine) is not None:
         return f"the catalogue has only a selection of the variables of {engine.engine} {engine.version}"
     return "the catalogue does not know this variable"
+
+
+def _own_names(engine: EngineRow, catalogue: Catalogue) -> set[str]:
+    """The variables that the engine's own sources read."""
+    table = catalogue.engine_table(engine)
+    return {*table.variables, *table.flags_by_variable}
+
+
+def _own_problem(own: VariableRow, engine: EngineRow, path: str) -> Problem | None:
+    """A variable of the engine's own table that this version no longer reads."""
+    if own.status == "real":
+        return None
+    return Problem(path, f"is not read by {engine.engine} {engine.version}", instead(own.replacement), "placebo")
 
 
 def _row_problem(value: object, row: EnvironmentRow, engine: EngineRow, path: str) -> Problem | None:
@@ -147,26 +165,30 @@ def _flag_problem(flag: FlagRow, engine: EngineRow, instance: Instance, path: st
     return None
 
 
-def _unknown_problem(name: str, engine: EngineRow, catalogue: Catalogue, path: str) -> Problem | None:
+def _unknown_problem(
+    name: str, engine: EngineRow, instance: Instance, catalogue: Catalogue, *, path: str
+) -> Problem | None:
     """A variable without a row, which is refused where something tells that the engine does not read it."""
     program = f"{engine.engine} {engine.version}"
-    own = {*catalogue.flags_by_variable(engine), *catalogue.env}
+    own = {*_own_names(engine, catalogue), *catalogue.env}
     upper = name.upper()
     if upper != name and (upper in own or _prefix(upper, engine) is not None):
         found = f"is not read by {program}: names of variables are case-sensitive"
         return Problem(path, found, f'did you mean "{upper}"?' if upper in own else f"write {upper}", "placebo")
+    for old, new in engine.old_prefixes.items():
+        if name.startswith(old) and new + name.removeprefix(old) in own:
+            return Problem(path, "has another name", f"use {new}{name.removeprefix(old)}", "placebo")
     prefix = _prefix(name, engine)
-    if prefix is not None:
-        if not engine.variable_prefixes[prefix]:
-            return None
-        known = [other for other in own if other.startswith(prefix) and _readable(other, catalogue)]
+    if prefix is not None and engine.variable_prefixes[prefix]:
+        known = [other for other in own if other.startswith(prefix) and _readable(other, engine, catalogue)]
         hint = near(name, sorted(known)) or "remove it"
         return Problem(path, f"is not read by {program}", hint, "placebo")
     for other in catalogue.engines.values():
-        if other.engine != engine.engine and _prefix(name, other) is not None:
+        if prefix is None and other.engine != engine.engine and _prefix(name, other) is not None:
             found = f"is read by {other.engine}, which is no part of {program}"
             return Problem(path, found, "remove it", "placebo")
-    return None
+    unknown = selection_only(name, engine, catalogue)
+    return unknown_setting(instance, path, f"is not known: {unknown}") if unknown else None
 
 
 def _prefix(name: str, engine: EngineRow) -> str | None:
@@ -175,9 +197,10 @@ def _prefix(name: str, engine: EngineRow) -> str | None:
     return max(found, key=len, default=None)
 
 
-def _readable(name: str, catalogue: Catalogue) -> bool:
-    row = catalogue.env.get(name)
-    return row is None or (row.status == "real" and not row.secret)
+def _readable(name: str, engine: EngineRow, catalogue: Catalogue) -> bool:
+    """Whether a hint may name a variable: no row says that it is not read or carries a secret."""
+    rows = (catalogue.env.get(name), catalogue.engine_table(engine).variables.get(name))
+    return all(row.status == "real" and not row.secret for row in rows if row is not None)
 
 
 def _card_problem(value: str, request: Request, instance: Instance, path: str) -> Problem | None:
@@ -231,10 +254,12 @@ def _defaults(request: Request, instance: Instance, engine: EngineRow) -> tuple[
 
 
 def _wished_reason(
-    setting: str, value: str, row: EnvironmentRow | None, instance: Instance, *, flag: FlagRow | None
+    setting: str, value: str, row: EnvironmentRow | None, instance: Instance, *, same: FlagRow | VariableRow | None
 ) -> Reason:
-    if flag is not None:
-        because, gain = f"the wish sets it: it says the same as {flag.names[0]}", "unknown"
+    if isinstance(same, FlagRow):
+        because, gain = f"the wish sets it: it says the same as {same.names[0]}", "unknown"
+    elif row is None and same is not None:
+        because, gain = f"the wish sets it: read in {same.source}", "unknown"
     elif row is None:
         because, gain = (
             "the wish sets it; the catalogue does not know it, so nobody checked that it is read",

@@ -30,6 +30,10 @@ OPTION_OF = {
 """Concepts that have an option of their own, so that a further argument may not set them."""
 
 
+READ = ("real", "deprecated", "unchecked")
+"""What a flag is that the engine's parser knows."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Given:
     """One flag of the wish: its full name, its values, where it stands, and what the catalogue knows of it."""
@@ -39,6 +43,7 @@ class Given:
     values: tuple[str, ...]
     joined: bool  # the value stood in the same word, after `=`
     row: FlagRow | None
+    key: str = ""  # of a JSON flag, in `--config.key value`
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -52,9 +57,19 @@ def given_flags(words: tuple[str, ...], engine: EngineRow, catalogue: Catalogue)
     for start, end in zip(starts, [*starts, len(words)][1:], strict=True):
         flag, joined, value = words[start].partition("=")
         values = ((value,) if joined else ()) + words[start + 1 : end]
+        flag, key = _parted(flag, engine, catalogue)
         name = full_name(flag, engine, catalogue)
-        found.append(Given(start, name, values, bool(joined), catalogue.flags_of(engine).get(name)))
+        whole = f"{name}.{key}" if key else name
+        found.append(Given(start, whole, values, bool(joined), catalogue.flags_of(engine).get(name), key))
     return found
+
+
+def _parted(flag: str, engine: EngineRow, catalogue: Catalogue) -> tuple[str, str]:
+    """Flag and key of `--config.key`, where the engine knows that; a name that has a dot itself stays whole."""
+    if not engine.json_keys or flag in catalogue.flags_of(engine):
+        return flag, ""
+    name, _, key = flag.partition(".")
+    return name, key
 
 
 def full_name(flag: str, engine: EngineRow, catalogue: Catalogue) -> str:
@@ -73,7 +88,7 @@ def beginnings(flag: str, engine: EngineRow, catalogue: Catalogue) -> list[str]:
     known = catalogue.flags_of(engine)
     if not engine.abbreviations or flag in known or not flag.startswith("--") or len(flag) < 3:
         return []
-    read = (name for name, row in known.items() if row.status in ("real", "unchecked"))
+    read = (name for name, row in known.items() if row.status in READ)
     return sorted(name for name in read if name.startswith(flag))
 
 

@@ -14,7 +14,7 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
 from inferhost.planner import cpu, unit
 from inferhost.planner.alternatives import fitting_hint
-from inferhost.planner.arguments import ExtraArguments, extra_arguments, unchecked_flags
+from inferhost.planner.arguments import ExtraArguments, extra_arguments, selection_of_flags, unchecked_flags
 from inferhost.planner.command import command_line
 from inferhost.planner.engine import chosen_engine
 from inferhost.planner.environment import engine_environment
@@ -252,6 +252,6 @@ def _pending(
     if engine.probe_needs:
         found.append(Pending(f"{where}.probe", engine.probe_needs, f"{engine.engine} answers no request without it"))
     for flag in unchecked_flags(extra.words, engine, catalogue):
-        because = f"the catalogue has only a selection of the flags of {engine.engine} {engine.version}"
+        because = selection_of_flags(engine)
         found.append(Pending(f"{where}.argv.{flag}", "a look into the engine's source", because))
     return found

@@ -85,6 +85,16 @@ def _plain(description: str, mark: str = "`") -> str:
     return MARKUP.sub(lambda found: f"{mark}{found[1]}{mark}", description)
 
 
+ENGINE_TABLES = """\
+What an engine version reads stands in `inferhost/catalogue/engine_tables`, one file per version, written by
+`python -m inferhost.catalogue.extract ENGINE SOURCE --version V`. SOURCE is the unpacked package: of vLLM the sdist,
+of SGLang the wheel, of TabbyAPI the repository, of SFLLM its folder `python`, of llama.cpp a file with what
+`llama-server --help` printed, then the source tree for the environment. Nothing of the engine is run. What sources
+cannot tell (former names, secrets) stands in `engine_notes.json`, which is merged. The tests compare each table with
+its source where that lies in `~/.cache/inferhost/engine-sources/ENGINE-VERSION` (llama.cpp's help there as
+`help.txt`), and say so where it does not."""
+
+
 def _catalogue(known: Catalogue) -> str:
     """What can be named in a wish, so that nobody has to read JSON for it."""
     lines = ["# Catalogue", "", "Generated from inferhost/catalogue/*.json by `make generate`; do not edit.", ""]
@@ -104,11 +114,17 @@ def _catalogue(known: Catalogue) -> str:
         f"| {row.parameters / 1e9:.3g} B | {_known(row.context_max_tokens, ' tokens')} |"
         for row in known.models.values()
     ]
-    lines += ["", "## Engines", "", "| engine | version | reads | least compute capability |", "|---|---|---|---|"]
+    lines += ["", "## Engines", "", ENGINE_TABLES, ""]
     lines += [
-        f"| `{row.engine}` | {row.version} | {', '.join(row.quantisations)} | {row.min_compute_capability} |"
-        for row in known.engines.values()
+        "| engine | version | reads | least compute capability | flags | own variables |",
+        "|---|---|---|---|---|---|",
     ]
+    for row in known.engines.values():
+        table = known.engine_table(row)
+        lines.append(
+            f"| `{row.engine}` | {row.version} | {', '.join(row.quantisations)} | {row.min_compute_capability} "
+            f"| {len(table.flag_rows)} | {len({*table.variables, *table.flags_by_variable})} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -74,10 +74,10 @@ def test_every_card_of_the_catalogue_is_known_by_what_it_computes_and_agrees_wit
 
 
 def test_a_word_outside_its_list_is_an_error():
-    flag = json.loads((loader.FOLDER / "flags.json").read_text())["rows"][0]
-    assert refusal("flags", {"rows": [{**flag, "status": "maybe"}]}) == (
+    row = json.loads((loader.FOLDER / "env.json").read_text())["rows"][0]
+    assert refusal("env", {"rows": [{**row, "status": "maybe"}]}) == (
         "error: rows[0].replacement: is empty, and a refusal has to name what would work\n"
-        'error: rows[0].status: found "maybe", wanted one of real, renamed, removed, placebo, unchecked'
+        'error: rows[0].status: found "maybe", wanted one of real, renamed, removed, placebo, harmful'
     )
 
 
@@ -102,13 +102,13 @@ def test_what_was_renamed_has_a_new_name():
 def test_a_hint_never_names_a_flag_that_is_itself_refused():
     read = {name for row in CATALOGUE.flags.values() if row.status == "real" for name in row.names}
     for row in [*CATALOGUE.flags.values(), *CATALOGUE.env.values()]:
-        for flag in re.findall(r"--[a-z][a-z-]+", row.replacement or ""):
+        for flag in re.findall(r"--[a-z][a-z0-9-]+", row.replacement or ""):
             assert flag in read, (row.key, flag)
 
 
 def test_every_flag_that_an_engine_is_told_is_read_by_that_engine():
     for engine in CATALOGUE.engines.values():
-        known = CATALOGUE.flags_by_engine[f"{engine.engine}-{engine.version}"]
+        known = CATALOGUE.flags_of(engine)
         told = [flag for flag in engine.flags.values() if flag]
         told += [word for switch in engine.switches for word in switch.arguments if is_flag(word)]
         unread = [flag for flag in told if flag not in known or known[flag].status != "real"]

@@ -93,7 +93,7 @@ def test_every_setting_has_a_reason_and_every_source_exists(plans):
 def test_every_flag_of_every_command_line_is_read_by_its_engine(plans):
     for key, plan in plans.items():
         service = plan.service[0]
-        known = CATALOGUE.flags_by_engine[f"{service.engine}-{service.engine_version}"]
+        known = CATALOGUE.flags.table(f"{service.engine}-{service.engine_version}").flags
         flags = [word for word in service.argv if word.startswith("--")]
         assert [flag for flag in flags if flag not in known or known[flag].status != "real"] == [], key
 

@@ -1,7 +1,11 @@
 """The placebo rule: what nothing reads, or what harms, is refused with its replacement; the unknown is said so."""
 
+import dataclasses
+
 import pytest
 
+from inferhost import planner
+from inferhost.schema.problems import InputError
 from tests.unit.planner_wishes import CATALOGUE, planned, refusal, wish
 
 MODEL = "llama-3.1-8b-instruct"
@@ -97,8 +101,9 @@ def test_no_engine_gets_a_flag_that_it_does_not_read(engine):
     for row in CATALOGUE.flags.values():
         if row.engine == engine and row.status not in ("real", "unchecked"):
             found = refusal(served(engine, service_extra_args=[row.names[0]]))
+            why = "is deprecated in" if row.status == "deprecated" else "is not read by"
             assert found.startswith(
-                f'error: inferhost_service_extra_args[0]: "{row.names[0]}" is not read by {engine} {version}\nhint: '
+                f'error: inferhost_service_extra_args[0]: "{row.names[0]}" {why} {engine} {version}\nhint: '
             )
 
 
@@ -141,9 +146,41 @@ def test_a_flag_that_the_engine_reads_is_passed_on_with_its_value():
     assert service.argv[-3:] == ("--schedule-policy", "lpm", "--log-level=warning")
 
 
+SELECTION = dataclasses.replace(
+    CATALOGUE,
+    engines=CATALOGUE.engines
+    | {"tabbyapi": dataclasses.replace(CATALOGUE.engines["tabbyapi"], flags_complete=False)},
+)
+"""A catalogue whose flags of one engine are not all known, as after a version was added by hand."""
+
+
 def test_an_incomplete_flag_table_passes_a_flag_on_and_says_so():
-    plan = planned(served("tabbyapi", service_extra_args=["--no-such-thing"]))
-    assert "service.main.argv.--no-such-thing" in [p.setting for p in plan.pending]
+    values = served("tabbyapi", service_extra_args=["--no-such-thing"])
+    assert "service.main.argv.--no-such-thing" in [p.setting for p in planner.plan(values, "host", SELECTION).pending]
+
+
+def test_under_the_policy_refuse_nothing_unknown_is_passed_on():
+    values = served(
+        "tabbyapi",
+        service_extra_args=["--no-such-thing"],
+        service_env={"MY_OWN_SWITCH": "1"},
+        service_unknown_settings="refuse",
+    )
+    with pytest.raises(InputError) as refused:
+        planner.plan(values, "host", SELECTION)
+    hint = "hint: remove it, or inferhost_service_unknown_settings: warn passes it on"
+    assert str(refused.value).splitlines() == [
+        "error: inferhost_service_env.MY_OWN_SWITCH: is not known: the catalogue does not know this variable",
+        hint,
+        'error: inferhost_service_extra_args[0]: "--no-such-thing" is not known: '
+        "the catalogue has only a selection of the flags of tabbyapi e632af4",
+        hint,
+    ]
+
+
+def test_under_the_policy_refuse_what_is_known_passes():
+    plan = planned(served("vllm", service_env={"VLLM_LOGGING_LEVEL": "INFO"}, service_unknown_settings="refuse"))
+    assert plan.env["main"]["VLLM_LOGGING_LEVEL"] == "INFO"
 
 
 def test_an_unknown_variable_is_passed_on_and_said_so():
@@ -245,20 +282,56 @@ def test_a_variable_of_another_engine_is_refused_even_where_nobody_knows_it(engi
     assert f"is read by {reader}, which is no part of {engine} " in refused_variable(engine, name)
 
 
-@pytest.mark.parametrize(("engine", "name"), [("llama.cpp", "LLAMA_ARG_THREDS"), ("sfllm", "SFLLM_TOP_SPEED")])
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        ("llama.cpp", "LLAMA_ARG_THREDS"),
+        ("llama.cpp", "GGML_TURBO"),
+        ("sfllm", "SFLLM_TOP_SPEED"),
+        ("vllm", "VLLM_NEW_SWITCH"),
+        ("sglang", "SGLANG_DISABLE_NORM_TENSR"),
+        ("sglang", "SGL_NEW_SWITCH"),
+        ("tabbyapi", "TABBY_MODEL_NEW"),
+    ],
+)
 def test_an_unknown_variable_is_refused_where_the_list_is_complete(engine, name):
     assert refused_variable(engine, name).startswith("is not read by ")
 
 
-@pytest.mark.parametrize(
-    ("engine", "name"),
-    [("vllm", "VLLM_NEW_SWITCH"), ("sglang", "SGL_NEW_SWITCH"), ("tabbyapi", "TABBY_MODEL_NEW")],
-)
+@pytest.mark.parametrize(("engine", "name"), [("llama.cpp", "GGML_CUDA_NEW_SWITCH")])
 def test_an_unknown_variable_is_pending_where_the_list_is_a_selection(engine, name):
     plan = planned(served(engine, service_env={name: "1"}))
     version = CATALOGUE.engines[engine].version
     because = [p.because for p in plan.pending if p.setting == f"env.main.{name}"]
     assert because == [f"the catalogue has only a selection of the variables of {engine} {version}"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        ("vllm", "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH"),
+        ("vllm", "VLLM_RS_REQUEST_WORKER_THREADS"),
+        ("sglang", "SGLANG_IS_IN_CI"),
+        ("llama.cpp", "GGML_CUDA_P2P"),
+        ("llama.cpp", "LLAMA_ARG_NO_JINJA"),
+        ("tabbyapi", "TABBY_LOG_LEVEL"),
+        ("sfllm", "SFLLM_TORCH_PROFILER_DIR"),
+    ],
+)
+def test_a_variable_that_only_the_engines_own_source_names_is_passed_on_without_a_question(engine, name):
+    plan = planned(served(engine, service_env={name: "1"}))
+    assert plan.env["main"][name] == "1"
+    assert f"env.main.{name}" not in [p.setting for p in plan.pending]
+
+
+def test_a_variable_that_the_engine_itself_calls_removed_is_refused_with_what_it_names():
+    assert refused_variable("sglang", "SGLANG_SCHEDULER_DECREASE_PREFILL_IDLE") == (
+        "is not read by sglang 0.5.23\nhint: use --enable-prefill-delayer"
+    )
+
+
+def test_a_former_beginning_of_a_variable_is_refused_with_the_present_one():
+    assert refused_variable("sglang", "SGL_IS_IN_CI") == "has another name\nhint: use SGLANG_IS_IN_CI"
 
 
 def test_a_variable_in_lower_case_is_refused_with_the_name_that_is_read():
@@ -301,21 +374,6 @@ def test_a_hint_for_a_flag_of_the_plan_names_the_option():
     assert refused_arguments("llama.cpp", "--ctx-siez", "4") == (
         '"--ctx-siez" is not read by llama.cpp 0.7.0\nhint: use inferhost_service_context_tokens'
     )
-
-
-@pytest.mark.parametrize(
-    ("engine", "words", "text"),
-    [
-        ("sglang", ["--page-size"], '"--page-size" has no value'),
-        ("sglang", ["--page-size", "--log-level", "info"], '"--page-size" has no value'),
-        ("vllm", ["--trust-remote-code", "yes"], '"--trust-remote-code" takes no value, found "yes"'),
-        ("sglang", ["--page-size", "1", "--page-size", "2"], '"--page-size" is there twice'),
-        ("llama.cpp", ["--threads", "1", "-t", "2"], '"-t" is there twice'),
-        ("llama.cpp", ["--threads=1"], 'found "--threads=", which llama.cpp does not take apart'),
-    ],
-)
-def test_a_flag_is_given_once_and_with_the_value_that_it_takes(engine, words, text):
-    assert refused_arguments(engine, *words).partition("\n")[0] == text
 
 
 @pytest.mark.parametrize(("engine", "flag"), [("sglang", "--dp-size"), ("vllm", "-pp"), ("vllm", "--nnodes")])

@@ -1,0 +1,74 @@
+"""The value of a further argument is what the engine's own parser would take."""
+
+import pytest
+
+from tests.unit.planner_wishes import planned
+from tests.unit.test_planner_placebo import refused_arguments, served
+
+
+@pytest.mark.parametrize(
+    ("engine", "words", "text"),
+    [
+        (
+            "sglang",
+            ["--schedule-policy", "lmp"],
+            '"--schedule-policy" found "lmp", which is none of its choices\nhint: did you mean "lpm"?',
+        ),
+        ("sglang", ["--page-size", "big"], '"--page-size" found "big", wanted a whole number'),
+        ("sglang", ["--page-size", "1", "2"], '"--page-size" takes one value, found "1 2"'),
+        ("vllm", ["--block-size", "1.5"], '"--block-size" found "1.5", wanted a whole number'),
+        ("vllm", ["--kv-cache-memory-bytes", "8GB"], '"--kv-cache-memory-bytes" found "8GB", wanted a whole number'),
+        ("vllm", ["--compilation-config", "{mode"], '"--compilation-config" found "{mode", wanted JSON'),
+        ("vllm", ["--compilation-config", '{"mod": 3}'], '"--compilation-config" has no key "mod"'),
+        ("vllm", ["--compilation-config.mod", "3"], '"--compilation-config.mod": vllm has no key "mod" there'),
+        ("vllm", ["--port.x", "3"], '"--port.x" is set by the plan'),
+        ("vllm", ["--seed.x", "3"], '"--seed.x" sets a key, and the flag before the dot takes no JSON'),
+        ("vllm", ["--compilation-config.mode"], '"--compilation-config.mode" has no value'),
+        (
+            "vllm",
+            ["--compilation-config.mode", "3", "--compilation-config", "{}"],
+            '"--compilation-config" is there twice',
+        ),
+        ("llama.cpp", ["--split-mode", "rows"], '"--split-mode" found "rows", which is none of its choices'),
+        ("llama.cpp", ["--main-gpu", "first"], '"--main-gpu" found "first", wanted a whole number'),
+        ("tabbyapi", ["--vision"], '"--vision" has no value'),
+        ("tabbyapi", ["--vision", "maybe"], '"--vision" found "maybe", wanted true or false'),
+        ("sfllm", ["--quantization", "awq"], '"--quantization" found "awq", which is none of its choices'),
+    ],
+)
+def test_a_value_that_the_engine_would_not_take_is_refused(engine, words, text):
+    assert refused_arguments(engine, *words).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("vllm", ["--compilation-config.pass_config.fuse_norm_quant", "true", "-cc.mode", "3"]),
+        ("vllm", ["--compilation_config.cudagraph_capture_sizes+", "1,2,4"]),
+        ("vllm", ["--compilation-config", '{"mode": 3, "inductor_compile_config": {"anything": 1}}']),
+        ("vllm", ["-O3", "--disable-log-requests"]),
+        ("vllm", ["--kv-cache-memory-bytes", "8G"]),
+        ("vllm", ["--no-enable-prefix-caching"]),
+        ("llama.cpp", ["--fit", "1", "--load-mode", "mlock", "--temp", "0.7"]),
+        ("tabbyapi", ["--vision", "True", "--gpu-split", "20", "24"]),
+        ("sglang", ["--cuda-graph-bs-decode", "1", "2", "4"]),
+    ],
+)
+def test_a_value_that_the_engine_takes_is_passed_on(engine, words):
+    argv = planned(served(engine, service_extra_args=words)).service[0].argv
+    assert [word.replace("_", "-") for word in argv[-len(words) :]] == [word.replace("_", "-") for word in words]
+
+
+@pytest.mark.parametrize(
+    ("engine", "words", "text"),
+    [
+        ("sglang", ["--page-size"], '"--page-size" has no value'),
+        ("sglang", ["--page-size", "--log-level", "info"], '"--page-size" has no value'),
+        ("vllm", ["--trust-remote-code", "yes"], '"--trust-remote-code" takes no value, found "yes"'),
+        ("sglang", ["--page-size", "1", "--page-size", "2"], '"--page-size" is there twice'),
+        ("llama.cpp", ["--threads", "1", "-t", "2"], '"-t" is there twice'),
+        ("llama.cpp", ["--threads=1"], 'found "--threads=", which llama.cpp does not take apart'),
+    ],
+)
+def test_a_flag_is_given_once_and_with_the_value_that_it_takes(engine, words, text):
+    assert refused_arguments(engine, *words).partition("\n")[0] == text
