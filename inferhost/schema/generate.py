@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from inferhost.catalogue import Catalogue, load
-from inferhost.schema import document
+from inferhost.schema import advice, document
 from inferhost.schema.plan import Plan
 from inferhost.schema.result import Result
 
@@ -49,6 +49,7 @@ def outputs() -> dict[pathlib.Path, str]:
         files[ROOT / "roles" / role / "defaults" / "main.yml"] = _defaults(own)
     files[ROOT / "docs" / "options.md"] = _reference(options)
     files[ROOT / "docs" / "catalogue.md"] = _catalogue(load())
+    files[ROOT / "docs" / "tuning-advice.md"] = advice.page()
     return files
 
 
