@@ -13,7 +13,16 @@ from typing import Any
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import SpeedRow
-from inferhost.planner.decode import Cards, Step, below_ceiling, ceiling_tok_s, distinct_experts, speed_row, step_s
+from inferhost.planner.decode import (
+    Cards,
+    Step,
+    below_ceiling,
+    capability,
+    ceiling_tok_s,
+    distinct_experts,
+    speed_row,
+    step_s,
+)
 from inferhost.planner.names import Format, Shape, card_bandwidth_gb_s, chip_named, format_named, shape_named
 
 GIB = 2**30
@@ -56,6 +65,7 @@ def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, 
     number = case.get("id")
     try:
         ready = read_case(case, catalogue)
+        _check_engine_runs(ready)
         expected = expected_tok_s(ready, catalogue)
     except Unknown as unknown:
         return {"id": number, "refused": str(unknown)}
@@ -125,6 +135,16 @@ def mean_context_tokens(context: str) -> float:
     if second is not None:
         return first + float(second) / 2
     return first / 2 if word in ("gen", "chat") else first
+
+
+def _check_engine_runs(case: Case) -> None:
+    """Refuses an engine that has no code for the card, whatever its memory would allow."""
+    least, chip = case.speed.min_compute_capability, case.cards.chip
+    if chip and least and capability(chip.compute_capability) < capability(least):
+        raise Unknown(
+            f"engine: {case.speed.key} runs from compute capability {least}, and {chip.names[0]} has "
+            f"{chip.compute_capability}; llama.cpp runs there"
+        )
 
 
 def _cards(case: Mapping[str, Any], engine: str, catalogue: Catalogue) -> Cards:

@@ -90,7 +90,19 @@ def _speed_rows(values: Mapping[str, float]) -> dict[str, SpeedRow]:
         overhead = values[f"overhead {row.key}"]
         without = values[f"overhead {row.without_graphs}"] if row.without_graphs else overhead
         rows[row.key] = SpeedRow(
-            row.key, row.names, row.before, row.graphs_from, overhead, without, rates, 1.0, 1.0, 0, row.notes, SOURCE
+            row.key,
+            row.names,
+            row.before,
+            row.runs_from,
+            row.graphs_from,
+            overhead,
+            without,
+            rates,
+            1.0,
+            1.0,
+            0,
+            row.notes,
+            SOURCE,
         )
     return rows
 

@@ -36,6 +36,7 @@ class Row:
     overhead_us: Prior
     notes: str
     before: dict[str, str] = dataclasses.field(default_factory=dict)
+    runs_from: str | None = None  # engines.md 1; SGLang and vLLM have no code for older cards
     graphs_from: str | None = None
     without_graphs: str | None = None  # the row whose overhead holds without CUDA graphs; shares its kernels too
     own_kernels: float = 0.25
@@ -107,10 +108,11 @@ ROWS = (
         Prior(90, 0.5),
         "before the V1 engine",
         before={"version": "0.8", "date": "2025-03"},
+        runs_from="7.0",
     ),
-    Row("vllm", ("vllm",), "tensor cores", Prior(30, 0.5), "V1 engine", own_kernels=0.05),
+    Row("vllm", ("vllm",), "tensor cores", Prior(30, 0.5), "V1 engine", runs_from="7.0", own_kernels=0.05),
     Row("tensorrt-llm", ("tensorrt", "trt"), "tensor cores", Prior(30, 0.5), "", own_kernels=0.05),
-    Row("sglang", ("sglang",), "marlin and cublas", Prior(50, 0.5), "fitted on 0.4.6 on one card"),
+    Row("sglang", ("sglang",), "marlin and cublas", Prior(50, 0.5), "fitted on 0.4.6 on one card", runs_from="7.5"),
     Row("exllama", ("exllama", "tabby", "exl2", "exl3"), "marlin and cublas", Prior(40, 0.5), "fitted on ExLlamaV2"),
     Row("gpt-fast", ("gpt-fast",), "marlin and cublas", Prior(40, 0.5), "A100 held at 330 W"),
     Row("mlc", ("mlc",), "marlin and cublas", Prior(35, 0.5), ""),

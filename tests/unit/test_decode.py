@@ -124,6 +124,11 @@ def test_numbers_may_be_text_and_anything_may_be_absent():
             {"quant": "Q9_Z"},
             'quant: "Q9_Z" is not known, so the bytes of a step are not; give read_gb_per_step or file_gib',
         ),
+        (
+            # guide 001 serves a Tesla P4 with SGLang
+            {"gpu": "Tesla P4", "engine": "SGLang"},
+            "engine: sglang runs from compute capability 7.5, and Tesla P4 has 6.1; llama.cpp runs there",
+        ),
         ({"batch": "many"}, 'batch: found "many", wanted a number'),
         ({"layers": -3}, 'layers: found "-3", wanted a number above 0'),
         ({"file_gib": "nan"}, 'file_gib: found "nan", wanted a number above 0'),
