@@ -1,4 +1,4 @@
-"""The graphics clock lock of one card: asked for, written down, and never believed.
+"""The locks of one card's graphics and memory clock: asked for, written down, and never believed.
 
 No NVML call reads a lock back. What stands is what our own record says while the same driver is loaded; without one
 it is unknown, and a request that may be gone is made again. A verdict comes from samples under load (`load.py`) and
@@ -24,7 +24,7 @@ from inferhost.host.clock_record import (
 )
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
-from inferhost.host.nvml import Card, Nvml, NvmlError
+from inferhost.host.nvml import AMPERE, VOLTA, Card, Nvml, NvmlError
 from inferhost.host.report import WriteFailed
 from inferhost.host.sample import Sample
 from inferhost.schema.result import Verdict
@@ -34,14 +34,15 @@ NO_GETTER = "no call reads a lock back"
 NOT_ON_RECORD = "not on record in this boot: not applied yet, or lost when the machine or the driver started again"
 
 
-class GraphicsClockLock(CardKnob):
-    """A range as text, `2400` or `1500-2400`; `unlocked` takes it back.
+class ClockLock(CardKnob):
+    """A range of one clock as text, `2400` or `1500-2400`; `unlocked` takes it back.
 
     Whether a request of ours stands is decided once, before anything is written: persistence that another knob turns
     on later does not bring back a lock that was lost without it.
     """
 
-    name = key_name = "graphics_clock_lock_mhz"
+    first_architecture = 0
+    architecture_name = ""
 
     def __init__(
         self, machine: Machine, nvml: Nvml, card: Card, asked_mhz: tuple[int, int] | None, context: dict[str, str]
@@ -51,12 +52,37 @@ class GraphicsClockLock(CardKnob):
         self.asked_mhz = asked_mhz
         self.steps_mhz: Sequence[int] = ()
         self.loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(card))
-        self.record = read_clocks(machine).asked.get(card.uuid)
+        self.record = read_clocks(machine).asked.get(self.record_key(card.uuid))
         self.gone = _gone(self.record, self.loaded)
         self.doubt = _doubt(self.record, nvml.persistence_mode(card))
         self._believed = UNKNOWN
         if self.record is not None and not self.gone and not self.doubt:
             self._believed = shown(self.record.low_mhz, self.record.high_mhz)
+
+    def ask_for(self, low_mhz: int, high_mhz: int) -> None:
+        """Moves the request to steps of the card."""
+        self.asked_mhz, self.wanted = (low_mhz, high_mhz), shown(low_mhz, high_mhz)
+
+    @classmethod
+    def record_key(cls, uuid: str) -> str:
+        """Where requests for this clock stand in the record of this boot."""
+        raise NotImplementedError
+
+    def steps(self) -> list[int]:
+        """The card's values of this clock in MHz, ascending; raises `NvmlError`."""
+        raise NotImplementedError
+
+    def ask(self, low_mhz: int, high_mhz: int) -> None:
+        """Asks NVML for the range; raises `NvmlError`."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Takes every request back; raises `NvmlError`."""
+        raise NotImplementedError
+
+    def range_under_load(self, natural_mhz: tuple[int, int] | None) -> load.Range:
+        """What the samples are judged against."""
+        raise NotImplementedError
 
     def original(self) -> str:
         return UNKNOWN
@@ -72,7 +98,7 @@ class GraphicsClockLock(CardKnob):
         if self.asked_mhz is not None:
             asked = Asked(*self.asked_mhz, False, self.loaded, self.machine.clock.now_s(), None)
             self._remember(asked, "not asked for: ")
-            self.nvml.lock_graphics_clock(self.card, *self.asked_mhz)
+            self.ask(*self.asked_mhz)
             self._remember(dataclasses.replace(asked, confirmed=True), "asked for, but ")
         else:
             if self.record is not None:
@@ -104,11 +130,11 @@ class GraphicsClockLock(CardKnob):
         """The verdict of the samples, where a request of ours stands; kept for those who look without load."""
         if self.asked_mhz is None or self.gone or not self._is_asked():
             return verdict
-        natural = read_clocks(self.machine).natural.get(self.card.uuid)
+        natural = read_clocks(self.machine).natural.get(self.record_key(self.card.uuid))
         own = (
             (natural.low_mhz, natural.high_mhz) if natural and not natural.loaded.reload_signs(self.loaded) else None
         )
-        judged = load.judge_clock(samples, load.Range(*self.asked_mhz, self.steps_mhz, own))
+        judged = load.judge_clock(samples, self.range_under_load(own))
         return self.verdict(judged.found, judged.verdict, judged.cause, judged.evidence)
 
     def keep(self, verdict: Verdict) -> None:
@@ -116,13 +142,13 @@ class GraphicsClockLock(CardKnob):
 
         A look without enough load takes no earlier verdict away.
         """
-        asked = read_clocks(self.machine).asked.get(self.card.uuid)
+        asked = read_clocks(self.machine).asked.get(self.record_key(self.card.uuid))
         if asked is None or asked != self.record or verdict.cause == "needs_load" or self.gone:
             return
         last = LoadVerdict(
             verdict.verdict, verdict.cause, verdict.found, verdict.evidence, self.machine.clock.now_s()
         )
-        remember_asked(self.machine, self.card.uuid, dataclasses.replace(asked, last=last))
+        remember_asked(self.machine, self.record_key(self.card.uuid), dataclasses.replace(asked, last=last))
 
     def is_back(self, verdict: Verdict) -> bool:
         """A reset that was accepted is all that can be had; a card that never could lock has nothing to reset."""
@@ -141,7 +167,7 @@ class GraphicsClockLock(CardKnob):
 
     def _unlock(self) -> None:
         try:
-            self.nvml.unlock_graphics_clock(self.card)
+            self.reset()
         except NvmlError as error:
             if error.verdict == "unsupported" and self.record is not None and self.record.confirmed:
                 evidence = f"{error.evidence}, yet a lock of ours was accepted"
@@ -150,10 +176,58 @@ class GraphicsClockLock(CardKnob):
 
     def _remember(self, asked: Asked | None, what: str) -> None:
         try:
-            remember_asked(self.machine, self.card.uuid, asked)
+            remember_asked(self.machine, self.record_key(self.card.uuid), asked)
         except WriteFailed as error:
             evidence = f"{what}{error.problem.path} {error.problem.message}"
             raise Unusable("refused", "unexplained", evidence, True) from error
+
+
+class GraphicsClockLock(ClockLock):
+    """The lock of the graphics clock, on cards since Volta."""
+
+    name = key_name = "graphics_clock_lock_mhz"
+    first_architecture, architecture_name = VOLTA, "Volta"
+
+    @classmethod
+    def record_key(cls, uuid: str) -> str:
+        return uuid
+
+    def steps(self) -> list[int]:
+        return self.nvml.graphics_clock_steps_mhz(self.card)
+
+    def ask(self, low_mhz: int, high_mhz: int) -> None:
+        self.nvml.lock_graphics_clock(self.card, low_mhz, high_mhz)
+
+    def reset(self) -> None:
+        self.nvml.unlock_graphics_clock(self.card)
+
+    def range_under_load(self, natural_mhz: tuple[int, int] | None) -> load.Range:
+        low_mhz, high_mhz = self.asked_mhz or (0, 0)
+        return load.Range(low_mhz, high_mhz, self.steps_mhz, natural_mhz)
+
+
+class MemoryClockLock(ClockLock):
+    """The lock of the memory clock, on cards since Ampere; what it may cost is said in the plan."""
+
+    name = key_name = "memory_clock_lock_mhz"
+    first_architecture, architecture_name = AMPERE, "Ampere"
+
+    @classmethod
+    def record_key(cls, uuid: str) -> str:
+        return f"{uuid}:memory"
+
+    def steps(self) -> list[int]:
+        return self.nvml.memory_clock_steps_mhz(self.card)
+
+    def ask(self, low_mhz: int, high_mhz: int) -> None:
+        self.nvml.lock_memory_clock(self.card, low_mhz, high_mhz)
+
+    def reset(self) -> None:
+        self.nvml.unlock_memory_clock(self.card)
+
+    def range_under_load(self, natural_mhz: tuple[int, int] | None) -> load.Range:
+        low_mhz, high_mhz = self.asked_mhz or (0, 0)
+        return load.MemoryRange(low_mhz, high_mhz, self.steps_mhz, natural_mhz)
 
 
 def shown(low_mhz: int, high_mhz: int) -> str:
@@ -161,11 +235,10 @@ def shown(low_mhz: int, high_mhz: int) -> str:
     return str(low_mhz) if low_mhz == high_mhz else f"{low_mhz}-{high_mhz}"
 
 
-def snapped_mhz(wanted_mhz: int, steps_mhz: Sequence[int]) -> int | None:
-    """The card's nearest step; None where that is further than one step away."""
+def snapped_mhz(wanted_mhz: int, steps_mhz: Sequence[int], most_mhz: int) -> int | None:
+    """The card's nearest step; None where that is further than `most_mhz` away."""
     nearest = min(steps_mhz, key=lambda mhz: abs(mhz - wanted_mhz))
-    step_mhz = max((b - a for a, b in zip(steps_mhz, steps_mhz[1:])), default=0)
-    return nearest if abs(nearest - wanted_mhz) <= step_mhz else None
+    return nearest if abs(nearest - wanted_mhz) <= most_mhz else None
 
 
 def _gone(record: Asked | None, now: Loaded) -> str:

@@ -14,12 +14,12 @@ from inferhost.host import load
 from inferhost.host.application_clocks import ApplicationClocks
 from inferhost.host.baseline import boot_id
 from inferhost.host.card_knob import CardKnob
-from inferhost.host.clock_lock import UNLOCKED, GraphicsClockLock, shown, snapped_mhz
+from inferhost.host.clock_lock import UNLOCKED, ClockLock, GraphicsClockLock, MemoryClockLock, shown, snapped_mhz
 from inferhost.host.clock_record import read_clocks
 from inferhost.host.compute_mode import ComputeMode
 from inferhost.host.knob import Knob, Unusable
 from inferhost.host.machine import Machine
-from inferhost.host.nvml import VOLTA, Card, Nvml, NvmlError
+from inferhost.host.nvml import Card, Nvml, NvmlError
 from inferhost.host.report import Report
 from inferhost.host.sample import Sample
 from inferhost.schema.plan import Gpu, Plan
@@ -27,7 +27,10 @@ from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.result import Verdict
 
 POWER_WISH = "inferhost_gpu_power_limit"
-LOCK_WISH = "inferhost_gpu_graphics_clock_lock"
+LOCK_WISHES = {
+    GraphicsClockLock: "inferhost_gpu_graphics_clock_lock",
+    MemoryClockLock: "inferhost_gpu_memory_clock_lock",
+}
 CLOCKS_WISH = "inferhost_gpu_application_clocks"
 
 
@@ -114,8 +117,9 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob
 
 def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: Any) -> Knob | None:
     """The knob of one baseline key, to put `wanted` back; None for a key that this version does not know."""
-    if key_name == GraphicsClockLock.key_name:  # what was there before us has no getter: it is reset
-        return GraphicsClockLock(machine, nvml, card, None, {})
+    for lock in LOCK_WISHES:
+        if key_name == lock.key_name:  # what was there before us has no getter: it is reset
+            return lock(machine, nvml, card, None, {})
     if key_name == ComputeMode.key_name:
         return ComputeMode(machine, nvml, card, wanted, {})
     kinds: dict[str, type[CardKnob]] = {k.key_name: k for k in (PowerLimit, Persistence, ApplicationClocks)}
@@ -126,11 +130,11 @@ def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
     """The verdicts while no driver answers: every setting waits, and nothing else fails."""
     for gpu in plan.gpus:
         name = gpu.select.uuid or f"{gpu.select.pci_device_id}[{gpu.select.ordinal}]"
-        lock = gpu.graphics_clock_lock_mhz
         wanted = {
             "persistence_mode": gpu.persistence_mode,
             "power_limit_w": gpu.power_limit_w,
-            "graphics_clock_lock_mhz": None if lock is None else shown(lock[0], lock[-1]),
+            "graphics_clock_lock_mhz": span(gpu.graphics_clock_lock_mhz),
+            "memory_clock_lock_mhz": span(gpu.memory_clock_lock_mhz),
             "application_clocks_mhz": pair(gpu.application_clocks_mhz),
             "compute_mode": gpu.compute_mode,
         }
@@ -139,6 +143,11 @@ def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
                 report.verdicts.append(
                     Verdict(f"gpu.{name}.{setting}", value, None, "pending", error.cause, error.evidence)
                 )
+
+
+def span(clocks_mhz: tuple[int, ...] | None) -> str | None:
+    """A range of clocks as people write it."""
+    return None if clocks_mhz is None else shown(clocks_mhz[0], clocks_mhz[-1])
 
 
 def pair(clocks_mhz: tuple[int, ...] | None) -> str | None:
@@ -206,8 +215,10 @@ class _Search:
         if gpu.power_limit_w is not None:
             limit = self.power_limit(gpu.power_limit_w, card)
             found += [limit] if limit else []
-        lock = self.clock_lock(gpu.graphics_clock_lock_mhz, card)
-        found += [lock] if lock else []
+        wishes = (gpu.graphics_clock_lock_mhz, gpu.memory_clock_lock_mhz)
+        for kind, wish in zip(LOCK_WISHES, wishes):
+            lock = self.clock_lock(kind, wish, card)
+            found += [lock] if lock else []
         clocks = self.application_clocks(gpu.application_clocks_mhz, card)
         found += [clocks] if clocks else []
         if gpu.compute_mode is not None:
@@ -217,36 +228,32 @@ class _Search:
             found.insert(0 if gpu.persistence_mode else len(found), persistence)
             if not gpu.persistence_mode:
                 self.report.note(f"{card.uuid}: with persistence off the power limit goes when the driver unloads")
-        if gpu.memory_clock_lock_mhz is not None:
-            evidence = "not built yet: this version of inferhost writes no memory clock locks"
-            error = Unusable("unsupported", "no_interface", evidence, False)
-            self._verdict(card, "memory_clock_lock_mhz", list(gpu.memory_clock_lock_mhz), error)
         return found
 
-    def clock_lock(self, wish: tuple[int, ...] | None, card: Card) -> GraphicsClockLock | None:
+    def clock_lock(self, kind: type[ClockLock], wish: tuple[int, ...] | None, card: Card) -> ClockLock | None:
         """The knob for a wished range, or to take back ours; None, with the reason told, for what cannot be."""
-        name = GraphicsClockLock.name
-        wanted = UNLOCKED if wish is None else shown(wish[0], wish[-1])
+        wanted = span(wish) or UNLOCKED
         try:
             if wish is None:
-                if card.uuid not in read_clocks(self.machine).asked:
+                if kind.record_key(card.uuid) not in read_clocks(self.machine).asked:
                     return None
-                ours = GraphicsClockLock(self.machine, self.nvml, card, None, self.context)
+                ours = kind(self.machine, self.nvml, card, None, self.context)
                 return None if ours.gone else ours
-            if self.nvml.architecture(card) < VOLTA:
-                evidence = "NVML locks clocks from Volta on"
-                self._verdict(card, name, wanted, Unusable("unsupported", "no_interface", evidence, False))
+            if self.nvml.architecture(card) < kind.first_architecture:
+                evidence = f"NVML locks this clock from {kind.architecture_name} on"
+                self._verdict(card, kind.name, wanted, Unusable("unsupported", "no_interface", evidence, False))
                 return None
-            steps = self.nvml.graphics_clock_steps_mhz(card)
-            low, high = snapped_mhz(wish[0], steps), snapped_mhz(wish[-1], steps)
-            if low is None or high is None:
-                self._lock_refused(wanted, steps, card)
-                return None
-            knob = GraphicsClockLock(self.machine, self.nvml, card, (low, high), self.context)
+            knob = kind(self.machine, self.nvml, card, (wish[0], wish[-1]), self.context)
+            knob.steps_mhz = knob.steps()
+            most_mhz = knob.range_under_load(None).step_mhz
+            low, high = (snapped_mhz(mhz, knob.steps_mhz, most_mhz) for mhz in (wish[0], wish[-1]))
         except NvmlError as error:
-            self._verdict(card, name, wanted, error)
+            self._verdict(card, kind.name, wanted, error)
             return None
-        knob.steps_mhz = steps
+        if low is None or high is None:
+            self._lock_refused(kind, wanted, knob.steps_mhz, card)
+            return None
+        knob.ask_for(low, high)
         if knob.wanted != wanted:
             self.report.note(f"{knob.setting}: {wanted} is no step of this card, {knob.wanted} is asked for")
         return knob
@@ -276,13 +283,14 @@ class _Search:
         self._verdict(card, ApplicationClocks.name, wanted, refusal)
         return None
 
-    def _lock_refused(self, wanted: str, steps: Sequence[int], card: Card) -> None:
-        accepted = f"{steps[0]} to {steps[-1]} MHz"
+    def _lock_refused(self, kind: type[ClockLock], wanted: str, steps: Sequence[int], card: Card) -> None:
+        few = ", ".join(str(mhz) for mhz in steps)
+        accepted = f"{steps[0]} to {steps[-1]} MHz" if len(steps) > 10 else f"{few} MHz"
         message = f"found {wanted} MHz, {card.name} ({card.uuid}) has {accepted}"
         hint = "clocks outside the card's own list are refused, never moved"
-        self.problems.append(Problem(LOCK_WISH, message, hint, "out-of-range"))
+        self.problems.append(Problem(LOCK_WISHES[kind], message, hint, "out-of-range"))
         refusal = Unusable("refused", "none", f"the card has {accepted}; not asked for", False)
-        self._verdict(card, GraphicsClockLock.name, wanted, refusal)
+        self._verdict(card, kind.name, wanted, refusal)
 
     def power_limit(self, wish: object, card: Card) -> PowerLimit | None:
         """The knob for a wished limit; None, with the reason told, where the card has none or refuses this one."""

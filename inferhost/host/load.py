@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from inferhost.host.sample import Sample
 
@@ -37,6 +38,10 @@ the card itself is used instead where there is one.
 
 POWER_TOLERANCE = 1.05
 """Readings of the draw are accurate to 5 %. Source: nvml.h, nvmlDeviceGetPowerUsage."""
+
+MEMORY_UNLIMITED_RATIO = 0.95
+"""CUDA programs run GeForce and RTX PRO cards 1.4 to 4.6 % below the highest memory clock.
+Source: facts-nvml.md B.1."""
 
 MEMORY_TOLERANCE_MHZ = 15
 """The reading flickers by 7 to 15 MHz, far less than from one memory clock to the next. Source: facts-nvml.md A.3."""
@@ -69,6 +74,14 @@ class Range:
     steps_mhz: Sequence[int]  # of the card, ascending
     natural_mhz: tuple[int, int] | None  # seen under load without a lock
 
+    limiters: ClassVar[Mapping[str, str]] = LIMITERS
+    unexplained: ClassVar[str] = "unexplained"
+    unlimited_ratio: ClassVar[float] = UNLIMITED_RATIO
+
+    def of(self, sample: Sample) -> int | None:
+        """The clock in question."""
+        return sample.sm_clock_mhz
+
     @property
     def step_mhz(self) -> int:
         """One step, the tolerance: clocks flicker between neighbours. Source: facts-nvml.md A.3."""
@@ -80,9 +93,27 @@ class Range:
 
     def may_be_natural(self) -> bool:
         """Whether the card could be in the range by itself."""
-        if self.natural_mhz is not None:
-            return self.contains(*self.natural_mhz)
-        return self.contains(UNLIMITED_RATIO * self.steps_mhz[-1], self.steps_mhz[-1])
+        return self.contains(*self.own_mhz())
+
+    def own_mhz(self) -> tuple[float, float]:
+        """Where the card runs by itself: as seen, else from the least to the most that is known of any card."""
+        return self.natural_mhz or (self.unlimited_ratio * self.steps_mhz[-1], self.steps_mhz[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryRange(Range):
+    """The same of the memory clock: neither power nor heat takes it down, but the P-state of CUDA programs does."""
+
+    limiters: ClassVar[Mapping[str, str]] = {}
+    unexplained: ClassVar[str] = "memory_pstate"
+    unlimited_ratio: ClassVar[float] = MEMORY_UNLIMITED_RATIO
+
+    def of(self, sample: Sample) -> int | None:
+        return sample.memory_clock_mhz
+
+    @property
+    def step_mhz(self) -> int:
+        return MEMORY_TOLERANCE_MHZ
 
 
 def settled(samples: Sequence[Sample]) -> list[Sample]:
@@ -101,26 +132,26 @@ def settled(samples: Sequence[Sample]) -> list[Sample]:
 
 def judge_clock(samples: Sequence[Sample], asked: Range) -> Judged:
     """The verdict on a graphics clock lock."""
-    busy = [s for s in settled(samples) if s.sm_clock_mhz is not None]
+    busy = [s for s in settled(samples) if asked.of(s) is not None]
     if len(busy) < SAMPLES_MIN:
         return Judged("unverified", "needs_load", None, _too_little(samples, len(busy)))
-    clocks = [s.sm_clock_mhz or 0 for s in busy]
+    clocks = [asked.of(s) or 0 for s in busy]
     median = round(statistics.median(clocks))
     evidence = _evidence(samples, busy, asked)
-    below = [s for s in busy if (s.sm_clock_mhz or 0) < asked.low_mhz - asked.step_mhz]
-    above = [s for s in busy if (s.sm_clock_mhz or 0) > asked.high_mhz + asked.step_mhz]
+    below = [s for s in busy if (asked.of(s) or 0) < asked.low_mhz - asked.step_mhz]
+    above = [s for s in busy if (asked.of(s) or 0) > asked.high_mhz + asked.step_mhz]
     if len(busy) - len(below) - len(above) >= SHARE * len(busy):
         return _judge_inside(busy, median, asked, evidence)
     if len(above) >= len(below):
-        return Judged("ignored", "unexplained", median, f"above the range; {evidence}")
-    cause = _limiter(below)
+        return Judged("ignored", asked.unexplained, median, f"above the range; {evidence}")
+    cause = _limiter(below, asked)
     if cause is not None:
         return Judged("clamped", cause, median, f"below the range; {evidence}")
-    natural = asked.natural_mhz or (round(UNLIMITED_RATIO * asked.steps_mhz[-1]), asked.steps_mhz[-1])
-    as_unlocked = natural[0] - asked.step_mhz <= median <= natural[1] + asked.step_mhz
+    natural = asked.own_mhz()
+    as_unlocked = round(natural[0]) - asked.step_mhz <= median <= natural[1] + asked.step_mhz
     return Judged(
         "ignored" if as_unlocked else "clamped",
-        "unexplained",
+        asked.unexplained,
         median,
         f"below the range, and no event reason says why; {evidence}",
     )
@@ -160,7 +191,7 @@ def judge_draw(samples: Sequence[Sample]) -> tuple[bool | None, str]:
 
 def _judge_inside(busy: Sequence[Sample], median: int, asked: Range, evidence: str) -> Judged:
     """The clock is where it should be; whether the lock brought it there is the question."""
-    limiter = _limiter(busy)
+    limiter = _limiter(busy, asked)
     if limiter is not None:
         text = f"in the range, but {limiter} may have brought it there; {evidence}"
         return Judged("unverified", "indistinguishable", median, text)
@@ -179,12 +210,15 @@ def _is_busy(sample: Sample) -> bool:
     return (sample.utilization_percent or 0) >= BUSY_PERCENT and "gpu_idle" not in sample.event_reasons
 
 
-def _limiter(samples: Sequence[Sample]) -> str | None:
+def _limiter(samples: Sequence[Sample], asked: Range) -> str | None:
     """What takes the clock down in most of these samples, or for most of their time where the card counts it."""
-    counts = Counter(c for s in samples for c in sorted({LIMITERS[r] for r in s.event_reasons if r in LIMITERS}))
+    named = asked.limiters
+    counts = Counter(c for s in samples for c in sorted({named[r] for r in s.event_reasons if r in named}))
     shares = {cause: count / len(samples) for cause, count in counts.items()}
     for reason, limited_s in _limited_s(samples).items():
-        cause = LIMITERS[reason]
+        if reason not in named:
+            continue
+        cause = named[reason]
         shares[cause] = max(shares.get(cause, 0.0), limited_s / max(_span_s(samples), limited_s, 1e-9))
     cause, share = max(shares.items(), key=lambda item: item[1], default=("", 0.0))
     return cause if share > 0.5 else None
@@ -208,7 +242,7 @@ def _too_little(samples: Sequence[Sample], count: int) -> str:
 
 
 def _evidence(samples: Sequence[Sample], busy: Sequence[Sample], asked: Range) -> str:
-    clocks = sorted(s.sm_clock_mhz or 0 for s in busy)
+    clocks = sorted(asked.of(s) or 0 for s in busy)
     counts = Counter(reason for s in busy for reason in s.event_reasons)
     named = ", ".join(f"{name} in {count}" for name, count in sorted(counts.items())) or "none"
     limited_s = _limited_s(busy)

@@ -39,8 +39,8 @@ MEANINGS: dict[int, tuple[str, str, str]] = {
 }
 """NVML code: its name, and the verdict and cause it leads to. Source: nvml.h of NVML API 13 (nvmlReturn_t)."""
 
-VOLTA = 5
-"""The first generation with locked clocks. Source: nvml.h of NVML API 13 (NVML_DEVICE_ARCH_VOLTA; facts A.1)."""
+VOLTA, AMPERE = 5, 7
+"""The first generations with locked graphics and memory clocks. Source: nvml.h of NVML API 13 (facts A.1)."""
 
 COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclusive_process"}
 """Source: nvml.h of NVML API 13 (nvmlComputeMode_t); 1 is no longer accepted by any card."""
@@ -174,6 +174,16 @@ class Nvml:
         """Takes any range back, whoever asked for it."""
         self._before_write(f"nvml {card.uuid} graphics_clock_unlock")
         self.call("nvmlDeviceResetGpuLockedClocks", card.handle)
+
+    def lock_memory_clock(self, card: Card, low_mhz: int, high_mhz: int) -> None:
+        """Asks for a range of the memory clock; no call reads it back, and it lasts until the driver unloads."""
+        self._before_write(f"nvml {card.uuid} memory_clock_lock")
+        self.call("nvmlDeviceSetMemoryLockedClocks", card.handle, low_mhz, high_mhz)
+
+    def unlock_memory_clock(self, card: Card) -> None:
+        """Takes any range of the memory clock back, whoever asked for it."""
+        self._before_write(f"nvml {card.uuid} memory_clock_unlock")
+        self.call("nvmlDeviceResetMemoryLockedClocks", card.handle)
 
     def application_clocks_mhz(self, card: Card) -> list[int]:
         """Memory and graphics clock that programs get, as far as power and heat allow."""

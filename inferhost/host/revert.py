@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from inferhost.host import account, adopt, gpu, placed
 from inferhost.host.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
-from inferhost.host.clock_lock import GraphicsClockLock
+from inferhost.host.clock_lock import ClockLock
 from inferhost.host.clock_record import CLOCKS
 from inferhost.host.compute_mode import ComputeMode
 from inferhost.host.cpufreq import restore_frequency
@@ -28,6 +28,7 @@ from inferhost.schema.result import Verdict
 
 GPU_ORDER = (
     "graphics_clock_lock_mhz",
+    "memory_clock_lock_mhz",
     "application_clocks_mhz",
     "compute_mode",
     "power_limit_mw",
@@ -100,7 +101,7 @@ def _say_what_to_know(knobs: Sequence[Knob], records: Mapping[str, Record], boot
         record = records[knob.key.partition(":")[2]]
         if isinstance(knob, ComputeMode):
             knob.programs_end_first = report.check  # the engine would be stopped by then
-        if isinstance(knob, GraphicsClockLock):
+        if isinstance(knob, ClockLock):
             report.note(f"{knob.setting}: what was set before inferhost has no getter; it is reset to unlocked")
         elif record.context.get("boot_id", boot) != boot:
             report.note(f"{knob.setting}: {knob.shown(record.found)} was found in an earlier boot")

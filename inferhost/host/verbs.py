@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inferhost.host import account, adopt, cpufreq, engine, gpu, load, placed, service, sysctl
 from inferhost.host.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.card_knob import CardKnob
-from inferhost.host.clock_lock import GraphicsClockLock
+from inferhost.host.clock_lock import ClockLock, GraphicsClockLock
 from inferhost.host.clock_record import Natural, loaded_now, read_clocks, remember_natural
 from inferhost.host.knob import Knob, apply_knobs, originals, tell, verify_knobs
 from inferhost.host.load import natural_clock_mhz
@@ -143,11 +143,12 @@ def verify_under_load(machine: Machine, knobs: Sequence[Knob], seconds: float, r
 
 def _keep(machine: Machine, knobs: Sequence[CardKnob], series: dict[str, Series], report: Report) -> None:
     verdicts = {verdict.setting: verdict for verdict in report.verdicts}
-    locks = {knob.card.uuid: knob for knob in knobs if isinstance(knob, GraphicsClockLock)}
+    for lock in (knob for knob in knobs if isinstance(knob, ClockLock)):
+        if series[lock.card.uuid].error is None:
+            lock.keep(verdicts[lock.setting])
+    locked_cards = {knob.card.uuid for knob in knobs if isinstance(knob, GraphicsClockLock)}
     for uuid, one in series.items():
-        if uuid in locks:
-            if one.error is None:
-                locks[uuid].keep(verdicts[locks[uuid].setting])
+        if uuid in locked_cards:
             continue
         natural = natural_clock_mhz(one.samples)
         if natural is not None and one.error is None and uuid not in read_clocks(machine).asked:

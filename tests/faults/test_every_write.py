@@ -34,7 +34,7 @@ BUG = 1
 
 def with_locks(host: FakeHost) -> None:
     """A card with locked clocks; its limit and persistence were set by hand."""
-    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2400))
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2400), memory_clock_lock_mhz=(7001, 7001))
     host.sim("set", "power_limit_mw", 480000)
     host.sim("set", "persistence", 0)
     host.sim("load", "on")  # keeps the driver loaded, so that limits last without persistence
@@ -186,7 +186,7 @@ def assert_nothing_held_that_is_not(host: FakeHost, answer: Answer, where: str) 
         f"file:{SYSCTL_FILE}": None,
     }
     for verdict in answer.document["verdicts"]:
-        if verdict["setting"].endswith(("graphics_clock_lock_mhz", "application_clocks_mhz")):
+        if verdict["setting"].endswith(("_clock_lock_mhz", "application_clocks_mhz")):
             assert verdict["verdict"] != "held", f"{where}: nobody sampled it"
         if verdict["verdict"] == "held" and found.get(verdict["setting"]) is not None:
             assert found[verdict["setting"]] == verdict["wanted"], where

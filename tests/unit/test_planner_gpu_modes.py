@@ -93,3 +93,31 @@ def test_a_card_that_no_program_may_use_cannot_serve():
 def test_an_unmanaged_card_is_left_alone_whatever_the_wish_says():
     values = {**gpu_wish("l40s", compute_mode="prohibited", application_clocks="1,1"), "inferhost_manage": []}
     assert planned(values).gpus[0].compute_mode is None
+
+
+MEMORY_LOCK = "inferhost_gpu_memory_clock_lock"
+
+
+def test_a_memory_lock_is_planned_at_its_own_risk_which_is_shown():
+    plan = planned(gpu_wish("rtx-pro-6000-bw-ws", memory_clock_lock="14001"))
+    assert plan.gpus[0].memory_clock_lock_mhz == (14001, 14001)
+    found = next(r for r in plan.reasons if r.setting == "gpus[0].memory_clock_lock_mhz")
+    assert "at its own risk: any finite maximum can cost up to 32 % on this architecture" in found.because
+    assert (found.gain, found.source) == ("at most +4.8 % decode", f"wish:{MEMORY_LOCK}")
+    assert [p.needs for p in plan.pending if p.setting == "gpus[0].memory_clock_lock_mhz"] == [
+        "the card's own list of clocks"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("card", "wanted", "text"),
+    [
+        ("tesla-p4", "3003", "found 3003, but gpus[0] (tesla-p4) cannot lock its memory clock"),
+        ("h100-sxm", "2619", "found 2619, but gpus[0] (h100-sxm) cannot lock its memory clock"),
+        ("l40s", "9002", "found 9002, above 9001 MHz, the highest of gpus[0] (l40s)"),
+        ("l40s", "0-9001", "found 0-9001, wanted MIN-MAX with 0 < MIN <= MAX"),
+        ("l40s", "max", 'found "max", wanted unlocked, MHZ or MIN-MAX'),
+    ],
+)
+def test_a_memory_lock_that_cannot_be_is_refused(card: str, wanted: str, text: str):
+    assert refusal(gpu_wish(card, memory_clock_lock=wanted)).startswith(f"error: {MEMORY_LOCK}: {text}\n")

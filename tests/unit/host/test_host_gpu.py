@@ -219,13 +219,6 @@ def test_a_limit_lost_with_the_driver_is_told_as_that(host: FakeHost):
     assert host.run("verify", "--section", "gpu").verdict("power_limit_w") == ("overridden", "driver_reload")
 
 
-def test_memory_clock_locks_are_honestly_not_built_yet(host: FakeHost):
-    host.plan = with_gpu(memory_clock_lock_mhz=(13365, 13365))
-    answer = host.run("apply", "--section", "gpu")
-    assert answer.verdict("memory_clock_lock_mhz") == ("unsupported", "no_interface")
-    assert answer.evidence("memory_clock_lock_mhz").startswith("not built yet")
-
-
 @pytest.mark.parametrize("text", ["2BB1", "2bb1", "10DE:2BB1", "0x2BB110DE"])
 def test_a_pci_device_id_is_read_in_each_common_spelling(text: str):
     assert gpu.pci_device_id(text) == "2BB1"
