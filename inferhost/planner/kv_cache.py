@@ -57,7 +57,10 @@ def cache_layout(
     heads = max(1, model.kv_heads // tensor_parallel_size)
     per_layer = 2 * heads * (model.head_dim or 0) * bytes_per_element
     state = 0 if model.state is None else state_bytes(model.state, tensor_parallel_size)
-    windowed = model.sliding.layers if model.sliding is not None and engine == "llama.cpp" else 0
+    windowed = 0
+    # llama.cpp gives windows to models that mix both kinds of layers; where all have one it allocates in full.
+    if model.sliding is not None and engine == "llama.cpp" and model.sliding.layers < model.kv_layers:
+        windowed = model.sliding.layers
     return CacheLayout(
         round((model.kv_layers - windowed) * per_layer),
         round(windowed * per_layer),

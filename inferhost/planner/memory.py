@@ -153,13 +153,14 @@ def _fitted(
     )
     if room_tokens < demand.context_tokens:
         raise InputError([_context_problem(room_tokens, demand, model, engine, instance)])
-    each = rounded_up(demand.context_tokens, step)
-    tokens = room_tokens
+    tokens, whole = room_tokens, room_tokens // demand.context_tokens
+    if layout.fixed_bytes:
+        whole = min(whole, sequences)
     if rule.allocated_as_asked:
+        each = rounded_up(demand.context_tokens, step)
         whole = min(sequences, max(1, room_tokens // each))
         tokens = whole * each
         sequences = whole if rule.slot_per_sequence else sequences
-    whole = min(tokens // demand.context_tokens, sequences) if layout.fixed_bytes else tokens // demand.context_tokens
     return Budget(total_bytes, division, layout, tokens, demand.context_tokens, sequences, whole)
 
 
