@@ -175,7 +175,7 @@ static bool sim_takes(const struct sim_card *card, enum sim_function function)
 
 const char *sim_card_broken_law(const struct sim_card *card)
 {
-	bool clocks_given = card->application_clock_memory_mhz > 0 && card->application_clock_graphics_mhz > 0;
+	bool has_clocks = sim_takes(card, SIM_FN_nvmlDeviceSetApplicationsClocks);
 	const struct {
 		bool holds;
 		const char *law;
@@ -193,7 +193,8 @@ const char *sim_card_broken_law(const struct sim_card *card)
 		{card->load_static_power_mw <= card->load_power_mw, "load_static_power_mw <= load_power_mw"},
 		{card->memory_reserved_bytes + card->load_memory_used_bytes <= card->memory_total_bytes,
 			"memory_reserved_bytes + load_memory_used_bytes <= memory_total_bytes"},
-		{sim_takes(card, SIM_FN_nvmlDeviceSetApplicationsClocks) == clocks_given,
+		{(card->application_clock_memory_mhz > 0) == has_clocks &&
+				(card->application_clock_graphics_mhz > 0) == has_clocks,
 			"application clocks have a default exactly where they can be set"},
 	};
 

@@ -92,6 +92,12 @@ def test_contradictory_values_are_refused(refusal):
     assert said == ("error: FILE: gpu 0 breaks: power_limit_min_mw <= power_limit_default_mw <= power_limit_max_mw\n")
 
 
+def test_application_clocks_have_a_default_exactly_where_they_can_be_set(refusal):
+    law = "gpu 0 breaks: application clocks have a default exactly where they can be set\n"
+    assert refusal("application_clock_memory_mhz = 0", "application_clock_memory_mhz = 14001").endswith(law)
+    assert refusal("answer.nvmlDeviceSetApplicationsClocks", "# answer.nvmlDeviceSetApplicationsClocks").endswith(law)
+
+
 def test_every_fault_is_told_in_one_pass(refusal):
     said = refusal("name = NVIDIA", "nmae = NVIDIA")
     assert said.count("error: ") == 2
@@ -118,6 +124,8 @@ def test_what_one_card_says_replaces_what_its_family_says(bare, tmp_path):
     card = tmp_path / "card.txt"
     card.write_text("include family.txt\n" + GOOD)
     bare.do("init", card)
+    assert bare.settings()["power_limit_mw"] == 600_000
+    (bare.folder / "state").unlink()  # so does the text that is kept
     assert bare.settings()["power_limit_mw"] == 600_000
     card.write_text("include family.txt\n" + GOOD.replace(line + "\n", ""))
     bare.do("init", card)
