@@ -5,14 +5,16 @@ import pathlib
 import sys
 
 from ansible.errors import AnsibleFilterError
+from ansible.inventory.manager import InventoryManager
 from ansible.parsing.ajson import AnsibleJSONEncoder
+from ansible.parsing.dataloader import DataLoader
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from inferhost import catalogue, planner, table
 from inferhost.schema import document
 from inferhost.schema.plan import Dropin
-from inferhost.schema.problems import InputError
+from inferhost.schema.problems import InputError, Problem
 
 
 def inferhost_plan(wish, host):
@@ -30,6 +32,27 @@ def inferhost_plan_problems(wish, host):
     except InputError as error:
         return str(error)
     return ""
+
+
+def inferhost_shared_hosts(sources):
+    """Hosts that several inventories of one run define, as `error:` and `hint:` lines; empty where each has one."""
+    if len(sources) < 2:
+        return ""
+    homes = {}
+    for source in sources:
+        for host in InventoryManager(loader=DataLoader(), sources=[source]).get_hosts():
+            homes.setdefault(host.name, []).append(str(source))
+    problems = [
+        Problem(
+            "inventory",
+            f'found host "{name}" in {" and ".join(found)}, whose variables would be mixed',
+            "rename one of the two, or name one inventory with -i",
+            "shared-host",
+        )
+        for name, found in homes.items()
+        if len(found) > 1
+    ]
+    return str(InputError(problems)) if problems else ""
 
 
 def inferhost_plan_table(plan):
@@ -62,6 +85,7 @@ class FilterModule:
             for f in (
                 inferhost_plan,
                 inferhost_plan_problems,
+                inferhost_shared_hosts,
                 inferhost_plan_table,
                 inferhost_verdict_table,
                 inferhost_dropin_files,

@@ -105,6 +105,10 @@ def near_flag(flag: str, engine: EngineRow, catalogue: Catalogue, option_path: d
     `option_path` gives the variable of each option, for flags that the plan sets itself.
     """
     known = catalogue.flags_of(engine)
+    for other in catalogue.engines.values():
+        concept = concept_of(catalogue.flags_of(other).get(flag), other)
+        if concept in OPTION_OF:
+            return f"{other.engine} has it: use {option_path[OPTION_OF[concept]]}"
     hint = near(flag, [name for name, row in known.items() if row.status == "real" and not row.secret])
     meant = known.get(hint.partition('"')[2].partition('"')[0])
     concept = concept_of(meant, engine)

@@ -52,7 +52,10 @@ def form_problems(instance: Instance) -> list[Problem]:
         hint = "lower-case letters, digits, - and _, at most 31, for example inferhost"
         problems.append(Problem(instance.path("user"), f'found "{instance.text("user")}", wanted a user name', hint))
     if instance.text("user") == "root":
-        found, hint = 'found "root", wanted a user without privileges', "an engine reads strangers' input"
+        found, hint = (
+            'found "root", wanted a user without privileges',
+            "an engine reads strangers' input: inferhost is the default",
+        )
         problems.append(Problem(instance.path("user"), found, hint, "user-root"))
     for option, least, most, hint in RANGES:
         number = instance.integer(option)

@@ -95,7 +95,10 @@ def read_request(values: Mapping[str, Any]) -> Request:
         wish = read_wish(plain)
     except InputError as error:
         problems += error.problems
-    if isinstance(plain.get(HARDWARE), dict):
+    if not plain.get(HARDWARE):
+        hint = "inferhost discover USER@HOST writes it into host_vars/HOST/hardware.yml"
+        problems.append(Problem(HARDWARE, "is required and was not set", hint, "missing"))
+    elif isinstance(plain[HARDWARE], dict):
         try:
             hardware = document.read(Hardware, plain[HARDWARE])
         except InputError as error:

@@ -80,8 +80,6 @@ def read_wish(given: Mapping[str, Any]) -> Wish:
     for name, option in known.items():
         if name in given and given[name] is not None:
             values[name] = _converted(given[name], option, name, problems)
-        elif option.get("required"):
-            problems.append(Problem(name, "is required and was not set", option["description"], "missing"))
         else:
             values[name] = option["default"]
     if problems:
@@ -102,7 +100,8 @@ def read_instances(wish: Wish) -> dict[str, Wish]:
         for key, value in own.items():
             full = INSTANCE_PREFIX + str(key)
             if full not in known or key in HOST_WIDE:
-                names = [n.removeprefix(INSTANCE_PREFIX) for n in known if n.startswith(INSTANCE_PREFIX)]
+                offered = [n.removeprefix(INSTANCE_PREFIX) for n in known if n.startswith(INSTANCE_PREFIX)]
+                names = [n for n in offered if n not in HOST_WIDE]
                 hint = near(str(key), names) or "docs/options.md lists them, without inferhost_service_ here"
                 problems.append(Problem(f"{path}.{key}", "is not an option of an instance", hint))
             else:

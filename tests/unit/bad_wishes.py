@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from inferhost.schema.wish import options
+from inferhost.schema.wish import HOST_WIDE, options
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, wish
 
 CARD, MODEL, GGUF = "rtx-pro-6000-bw-ws", "llama-3.1-8b-instruct", "llama-2-7b-q4_k_m"
@@ -98,7 +98,7 @@ def misspelt_names() -> Iterator[Bad]:
 def misspelt_instance_options() -> Iterator[Bad]:
     for name in options():
         key = name.removeprefix(SERVICE)
-        if name.startswith(SERVICE) and key != "instances":
+        if name.startswith(SERVICE) and key not in HOST_WIDE:
             wrong = mistyped(key, 1)
             yield Bad(spoilt(service_instances={"main": {wrong: 1}}), f"{SERVICE}instances.main.{wrong}", key)
 

@@ -265,7 +265,7 @@ def test_an_engine_that_cannot_be_bound_to_loopback_is_refused_rather_than_opene
 def test_an_engine_never_runs_as_root():
     assert refusal(wish(PRO_6000, MISTRAL, service_user="root")) == (
         'error: inferhost_service_user: found "root", wanted a user without privileges\n'
-        "hint: an engine reads strangers' input"
+        "hint: an engine reads strangers' input: inferhost is the default"
     )
 
 
