@@ -74,6 +74,7 @@ def render_plan(host: str, wish: Mapping[str, Any], hardware: Mapping[str, Any],
         return "\n".join(lines) + "\n"
     lines = ["WOULD PLAN, and gain at most"]
     said = [r for r in made["reasons"] if r["setting"].startswith(TUNING)]
+    said = [r for r in said if r["value"] is not None or "at most" in r["gain"]]
     lines += [f"  {r['setting']} = {shown(r['value'])}: {r['gain']}" for r in said]
     lines.append(f"  and {len(made['reasons']) - len(said)} more, which the plan shows with their reasons")
     for name, speed in made["roofline"].items():
