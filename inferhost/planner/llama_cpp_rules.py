@@ -102,8 +102,24 @@ def cache_bytes(model: ModelRow, start: Start) -> int:
 
 
 def compute_bytes(model: ModelRow, start: Start) -> int:
-    """The compute buffers of the cards.
+    """The compute buffers of the cards together.
 
-    Source: formula `memory.llama_cpp_compute`.
+    The card with the output layer peaks at the logits. Compressed attention expands one layer's K and V for every
+    head on each card, or keeps its queries in several forms beside them. Further cards of a mixture of experts hold
+    the experts' outputs. Exact for one card without compressed attention; the rest depends on options that cut the
+    work smaller (`-amb`, `-fmoe`), which logs do not always show.
+    Source: formulas `memory.llama_cpp_compute` and `memory.llama_cpp_latent`.
     """
-    return 4 * start.micro_batch_tokens * (model.vocabulary_size + 2 * model.hidden_size)
+    micro = start.micro_batch_tokens
+    # llama.cpp normalises the last hidden states in place; the fork's fused norm keeps both, except for gemma's.
+    copies = 2 if start.fork and model.family != "gemma" else 1
+    output = 4 * micro * (model.vocabulary_size + copies * model.hidden_size)
+    if model.mla is not None and model.mla.qk_nope_head_dim and model.mla.v_head_dim and model.query_heads:
+        mla, key = model.mla, model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim
+        expanded = 2 * start.cells * model.query_heads * (key + model.mla.v_head_dim)
+        queries = 4 * micro * model.query_heads * (key + 2 * mla.kv_lora_rank + mla.qk_rope_head_dim)
+        return start.cards * max(output, expanded + queries + 2 * micro * start.cells)
+    if model.moe is None:
+        return output
+    further = 4 * micro * model.hidden_size * (2 * model.moe.experts_per_token + 2)
+    return output + (start.cards - 1) * further
