@@ -37,12 +37,14 @@ let
     };
 
   # What has no file: the same calls that the roles make. Stopping takes everything back, so that a generation without
-  # this module leaves nothing behind; a new plan reloads, which does not.
+  # this module leaves nothing behind; a new plan reloads, which does not. Without the default dependencies a shutdown
+  # does not stop it either: the record of what was here before stays.
   applyUnit = {
     description = "Apply the settings of the Inferhost plan that have no file";
     wantedBy = [ "multi-user.target" ];
     wants = [ "nvidia-persistenced.service" ];
-    after = [ "nvidia-persistenced.service" "systemd-modules-load.service" "systemd-sysctl.service" ];
+    unitConfig.DefaultDependencies = false;
+    after = [ "sysinit.target" "nvidia-persistenced.service" ];
     before = map (engine: engine.unit) engines;
     reloadIfChanged = true;
     restartTriggers = [ config.environment.etc."inferhost/plan.json".source ];

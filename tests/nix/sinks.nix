@@ -24,6 +24,7 @@ let
     before = texts;
     reloadIfChanged = flag;
     restartTriggers = option [ ] (types.listOf types.unspecified);
+    unitConfig = option { } (types.attrsOf types.unspecified);
     serviceConfig = option { } (types.attrsOf types.unspecified);
   };
   etcFile = group {

@@ -14,7 +14,7 @@ import pytest
 from inferhost import catalogue, planner
 from inferhost.schema import document
 from tests.golden import renew
-from tests.nix import placed_by_roles, tiers
+from tests.nix import placed_by_roles, reference, tiers
 from tests.nix.placed_by_roles import File
 
 pytestmark = pytest.mark.tier("T1")
@@ -286,3 +286,8 @@ def test_an_unbroken_copy_is_the_same(tmp_path, examples, monkeypatch):
     monkeypatch.setitem(MUTATIONS, "nothing", ("module.nix", "imports", "imports"))
     with pytest.raises(AssertionError):
         test_a_broken_copy_of_the_modules_is_noticed(tmp_path, examples, "nothing")
+
+
+def test_the_option_reference_is_what_the_module_says():
+    """Renewed by `NIXPKGS_LIB=DIR python -m tests.nix.reference`."""
+    assert reference.TARGET.read_text() == reference.text()

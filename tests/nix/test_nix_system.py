@@ -66,9 +66,10 @@ def test_units_are_as_nixos_writes_them(system):
     run = "@inferhost@ {} --section gpu --section cpu"
     assert settings(found["units"]["apply"]) == {
         "[Unit]": {
-            "After": ["nvidia-persistenced.service systemd-modules-load.service systemd-sysctl.service"],
+            "After": ["sysinit.target nvidia-persistenced.service"],
             "Before": ["inferhost-serve@main.service"],
             "Description": ["Apply the settings of the Inferhost plan that have no file"],
+            "DefaultDependencies": ["false"],
             "Wants": ["nvidia-persistenced.service"],
         },
         "[Service]": {
@@ -92,6 +93,16 @@ def test_the_driver_suits_the_cards(system):
     name, found = system
     assert found["driver"]["open"] == (plan_of(name)["driver"]["kernel_module"] == "open")
     assert settings(found["units"]["persistence"])["[Service]"]["Type"] == ["forking"]
+
+
+@pytest.mark.tier("T2")
+def test_the_machine_of_the_next_test_evaluates(tmp_path):
+    nixpkgs = pathlib.Path(os.environ["NIXPKGS"])
+    for part in ("before", "planned"):
+        found = tiers.evaluate(tiers.HERE / "machine.nix", part, store=tmp_path / "store", nixpkgs=nixpkgs)
+        assert found.endswith(".drv")
+    script = tiers.evaluate(tiers.HERE / "machine.nix", "script", store=tmp_path / "store", nixpkgs=nixpkgs)
+    compile(script, "testScript", "exec")
 
 
 @pytest.mark.tier("T3")

@@ -1,5 +1,5 @@
-# T3: a NixOS machine with the simulated GPU boots, applies its plan, proves it, and gives everything back when the
-# module goes. The engine is a stub that answers with a token; the library and its state are those of tests/simulator.
+# T3: a NixOS machine with the simulated GPU switches to its plan, proves it, and gives everything back when it switches
+# away. The engine is a stub that answers with a token; the library and its state are those of tests/simulator.
 { pkgs, lib, ... }:
 let
   simulator = pkgs.stdenv.mkDerivation {
@@ -32,11 +32,11 @@ in
   nodes.machine = {
     imports = [ ../../nix/module.nix ];
     services.inferhost = {
-      enable = true;
       planFile = ../golden/sandbox-gb200/plan.json;
       host = "sandbox-gb200";
       instances.main.package = engine;
     };
+    specialisation.planned.configuration.services.inferhost.enable = true;
     environment.systemPackages = [ simulator ];
     systemd.tmpfiles.rules = [ "L+ /run/opengl-driver/lib/libnvidia-ml.so.1 - - - - ${simulator}/lib/libnvidia-ml.so.1" ];
     systemd.services.simulated-gpu = {
@@ -51,7 +51,6 @@ in
         ${simulator}/bin/inferhost-sim set power_limit_mw 480000
       '';
     };
-    specialisation.without.configuration.services.inferhost.enable = lib.mkForce false;
   };
 
   testScript = ''
@@ -59,15 +58,19 @@ in
         return machine.succeed("inferhost-sim dump | tr -d ' ' | grep -o 'power_limit_mw\":[0-9]*'").split(":")[1].strip()
 
     machine.wait_for_unit("multi-user.target")
+    assert limit() == "480000", limit()
+    swappiness = machine.succeed("cat /proc/sys/vm/swappiness")
+
+    machine.succeed("/run/booted-system/specialisation/planned/bin/switch-to-configuration test")
     machine.succeed("systemctl is-active inferhost-apply.service")
     assert limit() == "${wanted}", limit()
     machine.succeed("inferhost gate --wait")
     machine.succeed("inferhost verify --section gpu --section cpu")
     machine.succeed("test $(cat /proc/sys/vm/swappiness) = ${plan.sysctl."vm.swappiness"}")
 
-    machine.succeed("/run/current-system/specialisation/without/bin/switch-to-configuration test")
+    machine.succeed("/run/booted-system/bin/switch-to-configuration test")
     assert limit() == "480000", limit()
-    machine.succeed("test $(cat /proc/sys/vm/swappiness) = 60")
+    assert machine.succeed("cat /proc/sys/vm/swappiness") == swappiness
     machine.fail("test -e /etc/inferhost/plan.json")
   '';
 }
