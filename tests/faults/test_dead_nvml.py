@@ -7,9 +7,12 @@ middle, which repeats itself, in steps.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from inferhost.host.nvml import Nvml, NvmlError
 from tests.faults.test_every_write import comparable
 from tests.unit.host.fake_host import UUID, FakeHost, with_gpu
 
@@ -62,20 +65,39 @@ def numbers(count: int) -> list[int]:
     return sorted({*range(1, WHOLE // 2), *range(1, count, STRIDE), *range(count - WHOLE // 4, count + 1)})
 
 
+@pytest.fixture
+def failed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The NVML functions that fail while a test runs, in order."""
+    names: list[str] = []
+    real: Callable[..., Any] = Nvml.call
+
+    def call(nvml: Nvml, function: str, *arguments: Any) -> Any:
+        try:
+            return real(nvml, function, *arguments)
+        except NvmlError:
+            names.append(function)
+            raise
+
+    monkeypatch.setattr(Nvml, "call", call)
+    return names
+
+
 @pytest.mark.parametrize(("code", "how"), FAILURES, ids=[f"{c} {h}" for c, h in FAILURES])
 @pytest.mark.parametrize("run", RUNS)
 def test_nvml_that_dies_at_any_call_is_told_and_nothing_stays_half_done(
-    host: FakeHost, run: str, code: int, how: str
+    host: FakeHost, failed: list[str], run: str, code: int, how: str
 ):
     count = calls(host, run)
     for number in numbers(count):
         prepared(host, run)
         bare = comparable(host.snapshot())
         host.sim("fail-nth", number, code, how)
+        failed.clear()
         answer = host.run(*RUNS[run])
-        where = f"{run}: call {number} of {count}: {answer.prose}"
+        where = f"{run}: call {number} of {count}, {failed}: {answer.prose}"
+        assert failed, where
         assert answer.code in {0, *SAYS_SO}, where
-        if code != UNSUPPORTED and number < count:  # the last call closes NVML; nobody misses its answer
+        if code != UNSUPPORTED and {*failed} != {"nvmlShutdown"}:  # nobody misses the answer to a farewell
             assert f"NVML error {code}" in answer.prose, where
         assert_nothing_held_that_is_not(host, answer, where)
         host.sim("fail-nth", "off")
