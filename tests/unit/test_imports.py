@@ -99,6 +99,12 @@ services:
     assert (found["model_path"], found["port"], "host" in found) == ("/data/gguf/y.gguf", 9000, False)
 
 
+def test_quotation_marks_in_composes_list_form_are_not_meant_as_part_of_the_value():
+    text = "services: {a: {image: vllm/x, command: --model /m/a, environment: ['NCCL_DEBUG=\"WARN\"']}}"
+    found = read_compose(text, "c.yml", lambda p: None)
+    assert (one(found).env, [m.verdict for m in found.mistakes]) == ({"NCCL_DEBUG": "WARN"}, ["harmful"])
+
+
 def test_two_compose_services_become_two_instances():
     text = "services: {a: {image: vllm/x, command: --model /m/a}, b: {image: sglang, command: --model-path /m/b}}"
     found = command.imported(read_compose(text, "c.yml", lambda p: None), "c.yml")
