@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -112,7 +113,8 @@ def read_baseline(machine: Machine) -> Baseline:
     """The record on disk, an empty one where there is none, or `RecordUnusable`."""
     content = _content(machine)
     if content is None:
-        if machine.exists(PLAN) and machine.exists(PROGRAM):
+        installed = machine.exists(PLAN) and not os.path.islink(machine.at(PLAN))  # NixOS places links
+        if installed and machine.exists(PROGRAM):
             found = "the file is gone, yet the plan and the program are installed"
             raise RecordUnusable(
                 Problem(

@@ -108,7 +108,9 @@ in
     systemd.services =
       lib.listToAttrs (map engineUnit engines)
       // optionalAttrs (placement.applied != [ ]) { inferhost-apply = applyUnit; };
-    systemd.tmpfiles.rules = concatMap engineLink engines;
+    # Units of the plan name the program where Ansible installs it.
+    systemd.tmpfiles.rules =
+      optional (engines != [ ]) "L+ /usr/local/bin/inferhost - - - - ${program}" ++ concatMap engineLink engines;
 
     users = mkIf cfg.createUsers {
       users = lib.genAttrs placement.users (name: {

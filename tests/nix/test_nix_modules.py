@@ -134,7 +134,10 @@ def test_the_user_is_made_as_the_role_makes_it(example):
 
 def test_an_engine_from_nixpkgs_stands_where_the_plan_looks_for_it(examples):
     executable = plan_of("c220g5")["service"][0]["argv"][0]
-    assert examples["c220g5"]["tmpfiles"] == [f"L+ {executable} - - - - /nix/store/llama-cpp-cuda/bin/llama-server"]
+    assert examples["c220g5"]["tmpfiles"] == [
+        "L+ /usr/local/bin/inferhost - - - - /nix/store/inferhost/bin/inferhost",
+        f"L+ {executable} - - - - /nix/store/llama-cpp-cuda/bin/llama-server",
+    ]
 
 
 def test_secrets_come_from_files_outside_the_store(examples):

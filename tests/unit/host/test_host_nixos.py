@@ -66,6 +66,13 @@ def test_files_that_are_links_into_the_store_are_held(nixos: FakeHost):
     assert {verdicts[file] for file in files} == {"held"}
 
 
+def test_plan_and_program_that_are_links_do_not_mean_a_lost_record(host: FakeHost):
+    for path in ("/etc/inferhost/plan.json", "/usr/local/bin/inferhost"):
+        host.at(path).parent.mkdir(parents=True, exist_ok=True)
+        host.at(path).symlink_to(host.program)
+    assert host.run("apply", *HARDWARE).code == 0
+
+
 def test_the_next_boot_records_nothing_anew(nixos: FakeHost):
     nixos.run("apply", *HARDWARE)
     before = nixos.baseline()
