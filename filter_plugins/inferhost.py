@@ -11,7 +11,8 @@ from ansible.parsing.dataloader import DataLoader
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from inferhost import catalogue, planner, table
+from inferhost import catalogue, explain, planner, table
+from inferhost.planner import power
 from inferhost.schema import document
 from inferhost.schema.plan import Dropin
 from inferhost.schema.problems import InputError, Problem
@@ -71,6 +72,38 @@ def inferhost_dropin_files(dropins):
     return [{"path": d.path, "content": d.content} for d in read]
 
 
+def inferhost_circuit_problems(hostvars, hosts):
+    """What is wrong with the power budgets of the hosts' circuits, as `error:` and `hint:` lines; empty when kept."""
+    named = {}
+    for host in hosts:
+        values = hostvars[host]
+        if values.get("__inferhost_plan") and values.get(power.CIRCUIT):
+            named[host] = {
+                "plan": _plain(values["__inferhost_plan"]),
+                "circuit": str(values[power.CIRCUIT]),
+                "budget_w": int(values.get(power.CIRCUIT_BUDGET, 0)),
+            }
+    problems = power.circuit_problems(named)
+    return str(InputError(problems)) if problems else ""
+
+
+def inferhost_explain(plan, setting=""):
+    """Why a setting of a plan is what it is, what else was possible and what would change it."""
+    try:
+        return explain.explained(_plain(plan), setting)
+    except InputError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def inferhost_endpoints(plan):
+    """Where the engines of a plan answer: name, address, port and model of each."""
+    services = _plain(plan)["service"]
+    return [
+        {"instance": s["instance"], "host": s["host"], "port": s["port"], "model": s["probe"]["body"]["model"]}
+        for s in services
+    ]
+
+
 def _plain(value):
     """The value without Ansible's tagged subclasses and lazy containers."""
     return json.loads(json.dumps(value, cls=AnsibleJSONEncoder))
@@ -89,5 +122,8 @@ class FilterModule:
                 inferhost_plan_table,
                 inferhost_verdict_table,
                 inferhost_dropin_files,
+                inferhost_circuit_problems,
+                inferhost_explain,
+                inferhost_endpoints,
             )
         }

@@ -17,11 +17,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from inferhost import cloudlab, estimate, table
+from inferhost import cloudlab, estimate, explain, table
 from inferhost.discover import command as discover
 from inferhost.imports import command as imports
 from inferhost.models import command as models
-from inferhost.schema.problems import InputError, Problem, near
+from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.result import EXIT_AS_WANTED, EXIT_BAD_INPUT
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -65,27 +65,6 @@ def planned(inventory: pathlib.Path, host: str) -> dict[str, Any]:
     raise PlaybookError(_failure(events, host))
 
 
-def explained(plan: Mapping[str, Any], setting: str) -> str:
-    """The reasons of a setting or of all settings below it; `InputError` where there is none."""
-    reasons = [r for r in plan["reasons"] if _names(setting, r["setting"])]
-    if not reasons:
-        known = [r["setting"] for r in plan["reasons"]]
-        hint = near(setting, known) or "inferhost plan lists the settings"
-        raise InputError([Problem(setting, "is no setting of this plan", hint, "unknown-setting")])
-    lines = []
-    for reason in reasons:
-        lines += [
-            f"{reason['setting']} = {table.shown(reason['value'])}",
-            f"  because: {reason['because']}",
-            f"  gain: {reason['gain']}",
-            f"  takes: {reason['disruption']}",
-            f"  source: {reason['source']}",
-        ]
-    pending = [p for p in plan["pending"] if _names(setting, p["setting"])]
-    lines += [f"{p['setting']} is pending: needs {p['needs']} ({p['because']})" for p in pending]
-    return "\n".join(lines) + "\n"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="inferhost", description="GPU inference hosts: what they shall be, and why."
@@ -116,17 +95,7 @@ def _run_plan(options: argparse.Namespace) -> str:
 
 
 def _run_explain(options: argparse.Namespace) -> str:
-    return explained(planned(options.inventory, options.host), options.setting)
-
-
-def _names(asked: str, setting: str) -> bool:
-    """Whether `asked` is a setting, one of its parents, or its last part."""
-    return (
-        not asked
-        or setting == asked
-        or setting.startswith((f"{asked}.", f"{asked}["))
-        or setting.endswith(f".{asked}")
-    )
+    return explain.explained(planned(options.inventory, options.host), options.setting)
 
 
 def _events(inventory: pathlib.Path, host: str) -> list[dict[str, Any]]:

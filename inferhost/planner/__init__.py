@@ -16,6 +16,7 @@ from inferhost.planner.cpu import CpuSection, cpu_section
 from inferhost.planner.driver import cards, driver
 from inferhost.planner.gpu import gpu_section
 from inferhost.planner.placement import placed_instances
+from inferhost.planner.power import within_budget
 from inferhost.planner.reasons import reason, resolve, setting_paths
 from inferhost.planner.request import Instance, Request, read_request
 from inferhost.planner.service import service_section
@@ -41,7 +42,7 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     problems: list[Problem] = []
     rows = _part(problems, lambda: cards(request.hardware, catalogue))
     drivers = None if rows is None else _part(problems, lambda: driver(rows, request.hardware))
-    gpus = None if rows is None else _part(problems, lambda: gpu_section(request, rows))
+    gpus = None if rows is None else _part(problems, lambda: within_budget(request, gpu_section(request, rows)))
     instances = _part(problems, lambda: placed_instances(request)) if request.manages("service") else ()
     cpu = _cpu(problems, request, instances or ())
     judged = request if drivers else _without_driver(request)

@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 import yaml
 
-from inferhost import cli
+from inferhost import cli, explain
 from inferhost.schema import document
+from inferhost.schema.wish import options
 from tests.unit.planner_wishes import gpu, hardware, planned, wish
 
 # Nothing listens there: a command that contacted the host would say "unreachable".
@@ -80,14 +82,35 @@ def test_explain_gives_the_reason_of_a_setting(inventory, capsys):
         "  gain: at most +4.8 % decode\n"
         "  takes: none\n"
         f"  source: catalogue:gpus/{CARD}#memory_clock_lock\n"
+        "  possible: clocks and power limit: cannot lift the ceiling: 0 from graphics clock and power while memory "
+        "is the bound; at most +4.8 % from the memory clock (ceiling 28.0 tok/s)\n"
+        "  changes with: inferhost_hardware.gpus: the model of the card; no option, because no lock was ever "
+        "measured to help\n"
     )
+
+
+def test_explain_prices_what_else_a_flag_could_be():
+    plan = document.plain(planned(wish(CARD, MODEL, service_engine="sglang")))
+    text = explain.explained(plan, "--max-running-requests")
+    assert "  possible: batching, 8 requests at once: " in text
+    assert "  changes with: inferhost_service_max_sequences (default 8)\n" in text
+    assert "a fp8 KV cache: 2.00 times the tokens" in explain.explained(plan, "--context-length")
+
+
+def test_every_setting_of_a_plan_is_explained_and_names_only_options_that_exist():
+    plan = document.plain(planned(wish(CARD, MODEL, cpu_sysctl={"net.core.somaxconn": 1})))
+    for reason in plan["reasons"]:
+        list(explain.possible(plan, reason))
+        for line in explain.changers(plan, reason):
+            name = re.split(r"[ .]", line)[0]
+            assert name in options(), line
 
 
 def test_explain_without_a_setting_explains_all_and_an_unknown_one_is_refused_with_the_nearest():
     plan = document.plain(planned({"inferhost_hardware": hardware(gpu(CARD)), "inferhost_manage": ["cpu"]}))
-    assert cli.explained(plan, "").count("because:") == len(plan["reasons"])
+    assert explain.explained(plan, "").count("because:") == len(plan["reasons"])
     with pytest.raises(cli.InputError) as refused:
-        cli.explained(plan, "sysctl.vm.swapiness")
+        explain.explained(plan, "sysctl.vm.swapiness")
     assert str(refused.value) == (
         'error: sysctl.vm.swapiness: is no setting of this plan\nhint: did you mean "sysctl.vm.swappiness"?'
     )
