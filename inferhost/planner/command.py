@@ -108,7 +108,8 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
     yield Told(
         "max_sequences",
         budget.sequences,
-        (f"{asked} asked for; " if fewer else "")
+        (f"{instance.origin('max_sequences')}; " if instance.by_workload("max_sequences") else "")
+        + (f"{asked} asked for; " if fewer else "")
         + f"memory holds {budget.kv_cache_tokens} tokens, {whole} requests of full length",
         formula if fewer else instance.source("max_sequences"),
         "the lever on throughput: see batching in the roofline",
@@ -137,6 +138,8 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
             because = (
                 f"less than the engine's own {parts.usual_batched_tokens}, which leaves too little room for the rest"
             )
+        if instance.workload.batched_tokens == parts.batched_tokens:
+            because, formula = instance.origin("batched_tokens"), instance.source("batched_tokens")
         yield Told("batched_tokens", parts.batched_tokens, because, formula, "prefill only")
     yield Told(
         "gpu_layers",

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from inferhost.planner.workload import WORKLOADS, Workload
 from inferhost.schema import document
 from inferhost.schema import wish as schema_wish
 from inferhost.schema.hardware import Hardware
@@ -62,10 +63,20 @@ class Instance:
         """Over how many cards the engine splits every layer."""
         return len(self.gpus)
 
+    @property
+    def workload(self) -> Workload:
+        return WORKLOADS[self.text("workload")]
+
+    def by_workload(self, option: str) -> bool:
+        """Whether the workload fills the option in, because the wish leaves it open."""
+        return getattr(self.workload, option, None) is not None and not self.sets(option)
+
     def text(self, option: str) -> str:
         return self.wish.text(INSTANCE_PREFIX + option)
 
     def integer(self, option: str) -> int:
+        if self.by_workload(option):
+            return int(getattr(self.workload, option))
         return self.wish.integer(INSTANCE_PREFIX + option)
 
     def path(self, option: str) -> str:
@@ -74,6 +85,7 @@ class Instance:
         return f"{INSTANCES}.{self.name}.{option}" if own else INSTANCE_PREFIX + option
 
     def source(self, option: str) -> str:
+        option = "workload" if self.by_workload(option) else option
         return f"wish:{INSTANCES if option in self.own else INSTANCE_PREFIX + option}"
 
     def sets(self, option: str) -> bool:
@@ -82,6 +94,8 @@ class Instance:
 
     def origin(self, option: str) -> str:
         """How a value came about, for a reason's text."""
+        if self.by_workload(option):
+            return f"workload {self.text('workload')}: {self.workload.because}"
         return "the wish sets it" if self.sets(option) else "the default; the wish does not set it"
 
 

@@ -232,7 +232,7 @@ def _demand(instance: Instance, model: ModelRow, extra: ExtraArguments, total_by
         context_tokens(instance, model),
         instance.integer("max_sequences"),
         extra.overrides.get("memory_fraction"),
-        extra.overrides.get("batched_tokens"),
+        extra.overrides.get("batched_tokens", instance.workload.batched_tokens),
         extra.overrides.get("micro_batch"),
         tensor_parallel_size=instance.tensor_parallel_size,
         used_bytes=total_bytes - math.floor(total_bytes * instance.share),
