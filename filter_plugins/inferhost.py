@@ -95,15 +95,6 @@ def inferhost_explain(plan, setting=""):
         raise AnsibleFilterError(str(error)) from error
 
 
-def inferhost_endpoints(plan):
-    """Where the engines of a plan answer: name, address, port and model of each."""
-    services = _plain(plan)["service"]
-    return [
-        {"instance": s["instance"], "host": s["host"], "port": s["port"], "model": s["probe"]["body"]["model"]}
-        for s in services
-    ]
-
-
 def _plain(value):
     """The value without Ansible's tagged subclasses and lazy containers."""
     return json.loads(json.dumps(value, cls=AnsibleJSONEncoder))
@@ -124,6 +115,5 @@ class FilterModule:
                 inferhost_dropin_files,
                 inferhost_circuit_problems,
                 inferhost_explain,
-                inferhost_endpoints,
             )
         }

@@ -20,7 +20,7 @@ HARDWARE = "inferhost_hardware"
 FACTS = {
     "power_limit_w": "gpus: power_min_w, power_default_w and power_max_w of the board",
     "kernel_module": "gpus: the model of each card",
-    "memory_clock_lock_mhz": "gpus: the model of the card; no option, because no lock was ever measured to help",
+    "memory_clock_lock_mhz": "gpus: the model of the card",
     "graphics_clock_lock_mhz": "gpus: the model of the card",
     "governor": "cpu: cpufreq",
     "kernel.numa_balancing": "cpu: numa_nodes, and numa_node of each card",

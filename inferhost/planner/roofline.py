@@ -113,14 +113,27 @@ class Speed:
         parts = self.parts()
         return parts.unpacking_s > CLOCKS_MATTER_FROM * parts.reading_s
 
+    # What every rate asks for again; a plan asks for some twenty.
+    @functools.cached_property
+    def _family(self) -> str:
+        return weight_family(self.model, self.model.linear_bits, self.catalogue)
+
+    @functools.cached_property
+    def _weights(self) -> int:
+        return linear_parameters(self.model, True)
+
+    @functools.cached_property
+    def _read_bytes(self) -> int:
+        return bytes_read_per_token(self.model)
+
     def _step(self, sequences: int, context_tokens: float, linear_bits: float | None) -> Step:
         model = self.model
         bits = model.linear_bits if linear_bits is None else linear_bits
-        weights = linear_parameters(model, True)
-        read = bytes_read_per_token(model) if linear_bits is None else weights * bits / 8 + head_bytes(model)
+        weights = self._weights
+        read = self._read_bytes if linear_bits is None else weights * bits / 8 + head_bytes(model)
         if model.active_parameters is not None and model.moe is not None:
             read += self._more_experts_bytes(sequences, bits)
-        family = weight_family(model, bits, self.catalogue)
+        family = self._family if linear_bits is None else weight_family(model, bits, self.catalogue)
         cached = sequences * context_tokens * self.kv_bytes_per_token
         return Step(read + cached, weights + model.vocabulary_size * model.hidden_size, family, model.layers)
 

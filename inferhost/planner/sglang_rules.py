@@ -7,6 +7,7 @@ graphs, is weights and cache. The share comes from a table of card sizes, which 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 from inferhost.catalogue.rows import ModelRow, VisionShape
@@ -61,6 +62,7 @@ def tier(run: SglangRun) -> Tier:
     return next(row for row in tiers if run.total_mib < row.below_mib)
 
 
+@functools.cache
 def prefill_graphs(chunk_tokens: int) -> int:
     """How many prefill graphs are captured for a chunk size.
 

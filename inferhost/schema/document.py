@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import json
 import typing
-from typing import Any, Tuple, TypeVar, Union
+from typing import Any, Dict, Tuple, TypeVar, Union
 
 from inferhost.schema.problems import InputError, Problem, near
 
@@ -57,7 +57,7 @@ def plain(document: object) -> Any:
     if isinstance(document, (list, tuple)):
         return [plain(v) for v in document]
     if dataclasses.is_dataclass(document) and not isinstance(document, type):
-        return {name: plain(getattr(document, name)) for name in _names(type(document))}
+        return {name: plain(getattr(document, name)) for name in _names(document.__class__)}
     return document
 
 
@@ -68,7 +68,13 @@ def text(document: object) -> str:
 
 def line(document: object) -> str:
     """The canonical bytes without line breaks and indentation."""
-    return json.dumps(plain(document), separators=(",", ": "), sort_keys=True, ensure_ascii=False)
+    separators = (",", ": ")
+    return json.dumps(document, default=_members, separators=separators, sort_keys=True, ensure_ascii=False)
+
+
+def _members(document: Any) -> Dict[str, Any]:
+    """The members of a document, for an encoder that walks the rest by itself."""
+    return {name: getattr(document, name) for name in _names(document.__class__)}
 
 
 def json_schema(hint: Any) -> dict[str, Any]:

@@ -43,3 +43,12 @@ def test_a_circuit_without_a_budget_is_refused_and_so_is_a_budget_without_a_circ
 
 def test_a_negative_budget_is_refused():
     assert refusal(two_cards("300", -1)).startswith(f"error: {BUDGET}: found -1, wanted watts\nhint: for example")
+
+
+def test_a_word_stays_a_word_until_this_boards_own_range_was_read():
+    unread = dict.fromkeys(("power_min_w", "power_default_w", "power_max_w"))
+    values = wish("l40s", "qwen3-4b", gpu_power_limit="max")
+    assert planned(values).gpus[0].power_limit_w == 350
+    plan = planned({**values, "inferhost_hardware": hardware(gpu("l40s", **unread))})
+    assert plan.gpus[0].power_limit_w == "max"
+    assert "gpus[0].power_limit_w" in [pending.setting for pending in plan.pending]

@@ -11,8 +11,9 @@ NAMES = sorted(options())
 CARDS = sorted(CATALOGUE.gpus)
 MODELS = sorted(CATALOGUE.models)
 SMALL = [key for key in MODELS if CATALOGUE.models[key].parameters < 9e9]
-FACTS = ("uuid", "power_min_w", "power_default_w", "power_max_w", "numa_node")
-"""What discovery may find out of a card later."""
+POWER = ("power_min_w", "power_default_w", "power_max_w")
+FACTS = (("uuid",), POWER, ("power_max_w",), ("numa_node",))
+"""What discovery may find out of a card later, as it finds it: a board's range mostly as a whole."""
 
 scalars = st.one_of(
     st.none(),
@@ -74,9 +75,9 @@ def hardwares(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def undiscovered(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same host twice: before discovery found something out, and after it."""
-    keys = draw(st.lists(st.sampled_from(CARDS), min_size=1, max_size=2))
+    keys = draw(st.lists(st.sampled_from(["rtx-pro-6000-bw-ws", "l40s", *CARDS]), min_size=1, max_size=2))
     after = [gpu(key, **draw(facts(number))) for number, key in enumerate(keys)]
-    hidden = draw(st.sets(st.sampled_from(FACTS), min_size=1))
+    hidden = [name for names in draw(st.sets(st.sampled_from(FACTS), min_size=1)) for name in names]
     before = [{**card, **dict.fromkeys(hidden)} for card in after]
     driver = draw(st.sampled_from(["580.95.05", "575.51.03", "595.99.02", None]))
     found = draw(st.booleans())
