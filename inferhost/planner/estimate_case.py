@@ -15,6 +15,7 @@ from typing import Any
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import MlaShape, ModelRow, SlidingShape
 from inferhost.planner.card_names import GIB, Card, named_card
+from inferhost.planner.names import Format, format_named
 from inferhost.planner.versions import Version, version
 from inferhost.planner.weights import linear_parameters
 
@@ -115,7 +116,7 @@ def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
     engine = ENGINES.get(asked)
     if engine is None:
         raise Refused(f"engine: found {asked[:40]!r}, wanted one of {', '.join(sorted(set(ENGINES.values())))}")
-    model = quantised(case_model(fields, catalogue), text(fields, "quant"))
+    model = quantised(case_model(fields, catalogue), text(fields, "quant"), catalogue)
     found = version(engine, text(fields, "engine_version"))
     return Case(engine, found, model, named_card(text(fields, "gpu"), number(fields, "vram_gib"), catalogue), fields)
 
@@ -232,21 +233,39 @@ def inline_model(arch: Mapping[str, Any], known: ModelRow | None) -> ModelRow:
     )
 
 
-def quantised(model: ModelRow, quant: str) -> ModelRow:
-    """The model with the bits of a checkpoint's quantisation; embeddings stay at 16 bit."""
+def quantised(model: ModelRow, quant: str, catalogue: Catalogue) -> ModelRow:
+    """The model with the bits of a checkpoint's quantisation; embeddings stay at 16 bit, except in a GGUF file."""
     words = quant.lower()
     gguf = re.search(r"([\d.]+)\s*gib", words)
     if gguf:
         return dataclasses.replace(model, weights_bytes=round(float(gguf[1]) * GIB), format="gguf")
-    if not words or words.startswith("gguf"):
+    if words.startswith("gguf"):
+        found = gguf_format(words, catalogue)
+        if found is None:
+            return model
+        bits = found.bits_per_weight
+        return dataclasses.replace(
+            model,
+            linear_bits=bits,
+            embedding_bits=found.embedding_bits,
+            head_bits=found.head_bits,
+            weights_bytes=None,
+        )
+    if not words:
         return model
-    found = [bits for part in words.split("/") for bits in _bits(part)[:1]]
-    if not found:
+    widths = [bits for part in words.split("/") for bits in _bits(part)[:1]]
+    if not widths:
         raise Refused(f"quant: found {quant[:40]!r}, whose bits per weight are not known")
-    bits = max(found)
+    bits = max(widths)
     if model.state is not None and bits < 8:
         bits = mixed_bits(model, bits)
     return dataclasses.replace(model, linear_bits=bits, weights_bytes=None)
+
+
+def gguf_format(words: str, catalogue: Catalogue) -> Format | None:
+    """The number format that the name of a GGUF file ends in, or nothing."""
+    names = re.findall(r"(?<![a-z0-9])(?:i?q\d\w*|tq\d\w*|mxfp4|bf16|f16|f32)", words)
+    return format_named(names[-1], catalogue) if names else None
 
 
 def _bits(words: str) -> list[float]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inferhost.catalogue import Catalogue
-from inferhost.planner import llama_cpp_rules, sglang_rules, vllm_rules
+from inferhost.planner import llama_cpp_buffers, llama_cpp_rules, sglang_rules, vllm_rules
 from inferhost.planner.card_names import GIB
 from inferhost.planner.estimate_case import KV_BYTES, Case, Refused, read_case, text
 from inferhost.planner.kv_cache import CacheLayout, cache_layout
@@ -62,7 +62,9 @@ def _allocated(case: Case) -> dict[str, Any]:
         raise Refused("n_ctx: is missing, and llama.cpp allocates its cache for it")
     start = llama_cpp_rules.read_start(case, cells)
     kv = llama_cpp_rules.cache_bytes(case.model, start)
-    compute = llama_cpp_rules.compute_bytes(case.model, start)
+    graph = llama_cpp_rules.graph(case.model, start, case)
+    compute = llama_cpp_buffers.compute_bytes(case.model, graph)
+    below, above = llama_cpp_buffers.spread(case.model, graph)
     weights = weights_bytes(case.model, embedding_on_host=True)
     return {
         "kv_tokens": start.cells,
@@ -72,6 +74,8 @@ def _allocated(case: Case) -> dict[str, Any]:
         "high": start.cells,
         "kv_total_mib": round(kv / MIB, 2),
         "gpu_compute_buffers_mib": round(compute / MIB, 2),
+        "gpu_compute_buffers_low_mib": round(below * compute / MIB, 2),
+        "gpu_compute_buffers_high_mib": round(above * compute / MIB, 2),
     }
 
 

@@ -12,9 +12,12 @@ import re
 from inferhost.catalogue.rows import ModelRow
 from inferhost.planner.estimate_case import KV_BYTES, Case, Refused, text
 from inferhost.planner.kv_cache import cache_layout
+from inferhost.planner.llama_cpp_buffers import Graph
+from inferhost.planner.weights import weights_bytes
 
 CELL_STEP = 256
 MICRO_BATCH_TOKENS = 512
+REPACKED = re.compile(r"_r[48]\b")
 FIRST_LATENT_BUILD, FIRST_LATENT_MONTH = 5143, (2025, 4)
 FIRST_WINDOWED_BUILD, FIRST_WINDOWED_MONTH = 5427, (2025, 6)
 
@@ -101,25 +104,27 @@ def cache_bytes(model: ModelRow, start: Start) -> int:
     return round(start.cells * model.kv_layers * model.query_heads * per_head)
 
 
-def compute_bytes(model: ModelRow, start: Start) -> int:
-    """The compute buffers of the cards together.
+def graph(model: ModelRow, start: Start, case: Case) -> Graph:
+    """What the compute buffers depend on."""
+    quant = text(case.fields, "quant").lower()
+    on_host = larger_than_cards(model, start, case)
+    return Graph(
+        fork=start.fork,
+        cells=start.cells,
+        micro_batch_tokens=start.micro_batch_tokens,
+        flash_attention=start.flash_attention,
+        cards=start.cards,
+        latent=start.latent and not (start.fork and start.v_named),
+        experts_on_host=on_host and model.moe is not None,
+        repacked=bool(REPACKED.search(quant)),
+        pipelined=start.cards > 1 and not on_host,
+        card_bytes=case.card.total_bytes if case.card is not None else None,
+    )
 
-    The card with the output layer peaks at the logits. Compressed attention expands one layer's K and V for every
-    head on each card, or keeps its queries in several forms beside them. Further cards of a mixture of experts hold
-    the experts' outputs. Exact for one card without compressed attention; the rest depends on options that cut the
-    work smaller (`-amb`, `-fmoe`), which logs do not always show.
-    Source: formulas `memory.llama_cpp_compute` and `memory.llama_cpp_latent`.
-    """
-    micro = start.micro_batch_tokens
-    # llama.cpp normalises the last hidden states in place; the fork's fused norm keeps both, except for gemma's.
-    copies = 2 if start.fork and model.family != "gemma" else 1
-    output = 4 * micro * (model.vocabulary_size + copies * model.hidden_size)
-    if model.mla is not None and model.mla.qk_nope_head_dim and model.mla.v_head_dim and model.query_heads:
-        mla, key = model.mla, model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim
-        expanded = 2 * start.cells * model.query_heads * (key + model.mla.v_head_dim)
-        queries = 4 * micro * model.query_heads * (key + 2 * mla.kv_lora_rank + mla.qk_rope_head_dim)
-        return start.cards * max(output, expanded + queries + 2 * micro * start.cells)
-    if model.moe is None:
-        return output
-    further = 4 * micro * model.hidden_size * (2 * model.moe.experts_per_token + 2)
-    return output + (start.cards - 1) * further
+
+def larger_than_cards(model: ModelRow, start: Start, case: Case) -> bool:
+    """Whether weights and cache are more than the cards hold: layers, or experts, are then in host memory."""
+    if case.card is None:
+        return False
+    needed = weights_bytes(model, embedding_on_host=True) + cache_bytes(model, start)
+    return needed > start.cards * case.card.total_bytes

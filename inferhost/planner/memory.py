@@ -120,9 +120,38 @@ def memory_budget(
     raise refused
 
 
+def _most_context(total_bytes: int, model: ModelRow, engine: EngineRow, layout: CacheLayout, demand: Demand) -> int:
+    """The longest context that fits, in tokens, where the buffers grow with the context asked for.
+
+    The room beside the buffers of too long a context fits; that beside the buffers of this shorter one may not.
+    """
+    rule = RULES[engine.memory_rule]
+
+    def room_tokens(context_tokens: int) -> int:
+        tried = dataclasses.replace(demand, context_tokens=context_tokens)
+        room = rule.divide(total_bytes, model, engine, tried).kv_room_bytes
+        return rounded_down((room - layout.fixed_bytes) // max(1, layout.bytes_per_token), rule.step_tokens)
+
+    fits = room_tokens(demand.context_tokens)
+    most = room_tokens(max(fits, 0))
+    while fits > 0 and fits + rule.step_tokens <= most:
+        middle = rounded_down((fits + most) // 2 + rule.step_tokens // 2, rule.step_tokens)
+        if room_tokens(middle) >= middle:
+            fits = middle
+        else:
+            most = middle - rule.step_tokens
+    return fits
+
+
 def _demands(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Iterator[Demand]:
-    """What is asked, then the same with ever smaller prefill chunks where the planner may choose them."""
+    """What is asked, then the same with ever less beside the cache, where the planner may choose that.
+
+    Smaller prefill chunks, or fewer slots, whose masks the compute buffers hold.
+    """
     yield demand
+    if RULES[engine.memory_rule].slot_per_sequence:
+        for fewer in (demand.sequences >> shift for shift in range(1, demand.sequences.bit_length())):
+            yield dataclasses.replace(demand, sequences=fewer)
     smaller = RULES[engine.memory_rule].smaller_chunks
     if smaller is not None and demand.batched_tokens is None:
         for chunk in smaller(total_bytes, model, engine, demand):
@@ -152,6 +181,8 @@ def _fitted(
         step,
     )
     if room_tokens < demand.context_tokens:
+        if rule.allocated_as_asked and sequences == 1:
+            room_tokens = _most_context(total_bytes, model, engine, layout, demand)
         raise InputError([_context_problem(room_tokens, demand, model, engine, instance)])
     tokens, whole = room_tokens, room_tokens // demand.context_tokens
     if layout.fixed_bytes:

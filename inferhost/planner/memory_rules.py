@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner import sglang_rules, vllm_rules
+from inferhost.planner.llama_cpp_buffers import Graph, largest_card_bytes
 from inferhost.planner.sglang_rules import SglangRun
 from inferhost.planner.versions import version
 from inferhost.planner.vllm_rules import VllmRun
@@ -247,7 +248,10 @@ def llama_cpp(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Dema
     Source: formulas `memory.llama_cpp_pool` and `memory.llama_cpp_compute`.
     """
     micro = demand.micro_batch_tokens or round(engine.memory["micro_batch_tokens"])
-    compute = 4 * micro * (model.vocabulary_size + 2 * model.hidden_size)
+    cells = demand.sequences * -(-demand.context_tokens // LLAMA_CPP_STEP_TOKENS) * LLAMA_CPP_STEP_TOKENS
+    cards = demand.tensor_parallel_size
+    graph = Graph(False, cells, micro, flash_attention=True, cards=cards, latent=True, pipelined=cards > 1)
+    compute = largest_card_bytes(model, graph)
     weights, margin = weights_bytes(model, True, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
     context = round(engine.memory["context_bytes"])
     room = total_bytes - demand.used_bytes - weights - compute - context - margin

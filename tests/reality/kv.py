@@ -157,6 +157,7 @@ class Buffers:
     compute_cases: int
     compute_exact: int
     compute_median_percent: float
+    compute_within: int
     compute_inexact: tuple[str, ...]
 
 
@@ -165,6 +166,7 @@ def buffers(rows: list[dict[str, str]]) -> Buffers:
     kv: list[bool] = []
     errors: dict[str, float] = {}
     exact: dict[str, bool] = {}
+    within = 0
     for row in rows:
         found = estimate_kv(question(row), CATALOGUE)
         if row["kv_total_mib"]:
@@ -172,6 +174,8 @@ def buffers(rows: list[dict[str, str]]) -> Buffers:
         if row["gpu_compute_buffers_mib"]:
             printed = number(row, "gpu_compute_buffers_mib")
             exact[row["id"]] = abs(found["gpu_compute_buffers_mib"] - printed) <= 0.1
+            low, high = found["gpu_compute_buffers_low_mib"], found["gpu_compute_buffers_high_mib"]
+            within += low <= printed <= high
             errors[row["id"]] = 100 * abs(found["gpu_compute_buffers_mib"] / printed - 1)
     return Buffers(
         len(kv),
@@ -179,6 +183,7 @@ def buffers(rows: list[dict[str, str]]) -> Buffers:
         len(exact),
         sum(exact.values()),
         statistics.median(errors.values()),
+        within,
         tuple(name for name, is_exact in exact.items() if not is_exact),
     )
 

@@ -87,7 +87,7 @@ def test_the_terms_add_up_to_the_card_and_none_is_negative(engine, model, memory
 def test_quantising_never_raises_the_weights(model, cards):
     row = dataclasses.replace(CATALOGUE.models[model], weights_bytes=None)
     steps = ("fp32", "bf16", "fp8", "nvfp4", "awq", "bnb-4bit")
-    sizes = [weights_bytes(quantised(row, quant), False, cards) for quant in steps]
+    sizes = [weights_bytes(quantised(row, quant, CATALOGUE), False, cards) for quant in steps]
     assert sizes == sorted(sizes, reverse=True)
 
 
