@@ -24,6 +24,8 @@ SAME_MODEL_RATIO = 1.03
 SHOWN_PER_KIND = 2
 FAST = {"fp8": "fp8", "nvfp4": "fp4", "mxfp4": "fp4"}
 """Formats that want a number format of the card's tensor cores."""
+EXPERTS_ONLY = ("mxfp4",)
+"""Formats that engines read for the experts of a mixture and for nothing else."""
 
 
 def fitting_hint(
@@ -64,6 +66,8 @@ def _formats(model: ModelRow, card: GpuRow, catalogue: Catalogue) -> Iterator[Mo
     }
     found = []
     for kind, name in sorted(read):
+        if name in EXPERTS_ONLY and model.moe is None:
+            continue
         row, needs = format_named(name, catalogue), FAST.get(name)
         if row is not None and row.bits_per_weight < model.linear_bits and (needs is None or getattr(card, needs)):
             found.append(

@@ -33,8 +33,8 @@ QUANT_SUFFIX = re.compile(
 TUNED_SUFFIX = re.compile(r"-(instruct|chat|it|base|thinking)$")
 LINEAR_BITS: tuple[tuple[str, float], ...] = (
     (r"bnb|nf4|bitsandbytes", 4.128),  # 4 bit and doubly quantised scales per 64: 0.516 bytes printed
-    (r"nvfp4|fp4", 4.5),
     (r"mxfp4", 4.25),
+    (r"nvfp4|fp4", 4.5),
     (r"awq|gptq|int4|w4a|4-?bit|autoround", 4.15625),
     (r"fp8|int8|w8a|8-?bit|q8", 8.0),
     (r"fp32|f32", 32.0),
@@ -251,7 +251,7 @@ def quantised(model: ModelRow, quant: str, catalogue: Catalogue) -> ModelRow:
             head_bits=found.head_bits,
             weights_bytes=None,
         )
-    if not words:
+    if not words or words == model.quantisation:
         return model
     widths = [bits for part in words.split("/") for bits in _bits(part)[:1]]
     if not widths:
@@ -278,6 +278,7 @@ def mixed_bits(model: ModelRow, bits: float) -> float:
 
     That is how 4 bit checkpoints of hybrid models are made.
     """
-    feed_forward = 3 * model.layers * model.hidden_size * (model.intermediate_size or 0)
+    experts = 1 if model.moe is None else model.moe.experts + model.moe.shared_experts
+    feed_forward = 3 * model.layers * experts * model.hidden_size * (model.intermediate_size or 0)
     linear = linear_parameters(model, active_only=False)
     return (feed_forward * bits + (linear - feed_forward) * 8) / linear

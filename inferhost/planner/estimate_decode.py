@@ -29,6 +29,8 @@ GIB = 2**30
 GB = 1e9
 KV_BYTES_PER_ELEMENT = 2
 UNKNOWN_BITS = 4.5
+UNFITTED_LOW_RATIO = 0.5
+"""No mixture of experts was fitted: its many small matrices are read slower, by how much is not known."""
 MOST = 1e12
 """No quantity of a case is larger; more is a typing error."""
 
@@ -55,6 +57,7 @@ class Case:
     speed: SpeedRow
     client_average: bool  # the rate was taken over whole requests
     windows: bool
+    mixture: bool  # of experts
 
 
 def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, 
         "id": number,
         "ceiling_tok_s": round(ceiling, 3),
         "expected_tok_s": round(expected, 3),
-        "low": round(expected * ready.speed.low_ratio, 3),
+        "low": round(expected * (UNFITTED_LOW_RATIO if ready.mixture else ready.speed.low_ratio), 3),
         "high": round(min(expected * ready.speed.high_ratio, ceiling), 3),
     }
 
@@ -115,6 +118,7 @@ def read_case(case: Mapping[str, Any], catalogue: Catalogue) -> Case:
         speed_row(engine, version, catalogue.speeds.values()),
         "chat" in context.lower(),
         any(WINDOWS.search(_text(case, key)) for key in ("engine", "engine_version", "note", "context")),
+        shape is not None and shape.active_parameters < shape.parameters,
     )
 
 

@@ -131,7 +131,7 @@ def kv_element_bytes(words: str) -> float:
 def _tokens(case: Case, layout: CacheLayout, room_bytes: float) -> int:
     """Tokens as the engine prints them."""
     if case.engine == "vllm" and case.model.state is not None:
-        return vllm_rules.hybrid_tokens(case.model, layout, room_bytes, case.integer("max_model_len"))
+        return vllm_rules.hybrid_tokens(case.model, layout, room_bytes, case.integer("max_model_len"), case.version)
     if case.engine == "sglang" and case.model.state is not None:
         room_bytes /= 1 + sglang_rules.STATE_TO_CACHE_RATIO
     step = vllm_rules.BLOCK_TOKENS if case.engine == "vllm" else 1
@@ -163,7 +163,7 @@ def _vllm_room(case: Case) -> Room:
         eager=bool(case.number("eager")) if case.text("eager") in ("", "0", "1") else "rue" in case.text("eager"),
     )
     fraction = case.number("mem_fraction") or vllm_rules.default_fraction(case.version)
-    weights = _weights(case) + vllm_rules.absorbed_bytes(case.model, run)
+    weights = _weights(case) + vllm_rules.absorbed_bytes(case.model, run) + vllm_rules.padding_bytes(case.model, run)
     taken = weights + vllm_rules.activation_bytes(case.model, run) + vllm_rules.non_torch_bytes(case.model, run)
     room = math.ceil(case.card.total_bytes * fraction) - taken - vllm_rules.graph_bytes(run)
     spread = vllm_rules.spread_bytes(case.model, run, weights)

@@ -205,7 +205,8 @@ def vllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -
     run = _vllm_run(total_bytes, engine, demand, batch)
     fraction = demand.memory_fraction or vllm_fraction(total_bytes, model, run, demand.used_bytes)
     requested = math.ceil(total_bytes * fraction)
-    weights = round(weights_bytes(model, False, demand.tensor_parallel_size) + vllm_rules.absorbed_bytes(model, run))
+    kept = vllm_rules.absorbed_bytes(model, run) + vllm_rules.padding_bytes(model, run)
+    weights = round(weights_bytes(model, False, demand.tensor_parallel_size) + kept)
     activation, graphs = vllm_rules.activation_bytes(model, run), vllm_rules.graph_bytes(run)
     non_torch, margin = vllm_rules.non_torch_bytes(model, run), round(engine.memory["margin_bytes"])
     return Division(

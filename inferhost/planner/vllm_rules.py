@@ -26,6 +26,10 @@ FIRST_PROFILER: Version = (0, 6, 4)
 """Before it, what torch holds in reserve after the run was counted, used or not."""
 FIRST_V1: Version = (0, 8, 0)
 FIRST_COUNTED_GRAPHS: Version = (0, 21, 0)
+FIRST_PRINTED_CAPACITY: Version = (0, 21, 0)
+"""Since it the printed size of a hybrid model's cache is what requests of the full context find room in."""
+PADDED_INNER, PADDED_HIDDEN = 128, 256
+"""Multiples that vLLM's kernels for MXFP4 experts round the two sides of an expert's matrices up to."""
 UNSURE_BITS_SHARE = 0.15
 """4 bit checkpoints of hybrid models leave different parts at 8 or 16 bit."""
 LONG_CONTEXT_TOKENS = 32768
@@ -200,11 +204,26 @@ def expert_bytes(model: ModelRow) -> float:
     return layers * model.moe.experts * each
 
 
-def hybrid_tokens(model: ModelRow, layout: CacheLayout, room_bytes: float, context_tokens: int | None) -> int:
-    """What vLLM prints as cache size for a hybrid model: concurrency times context, not bytes over bytes per token.
+def padding_bytes(model: ModelRow, run: VllmRun) -> float:
+    """What experts in MXFP4 take beyond their checkpoint, on one card: their sides are rounded up for the kernels.
+
+    Source: formula `memory.vllm_padding`.
+    """
+    inner, hidden = (model.intermediate_size or 0) / run.tensor_parallel_size, model.hidden_size
+    if model.quantisation != "mxfp4" or not inner:
+        return 0.0
+    padded = math.ceil(inner / PADDED_INNER) * PADDED_INNER * math.ceil(hidden / PADDED_HIDDEN) * PADDED_HIDDEN
+    return expert_bytes(model) / run.tensor_parallel_size * (padded / (inner * hidden) - 1)
+
+
+def hybrid_tokens(
+    model: ModelRow, layout: CacheLayout, room_bytes: float, context_tokens: int | None, version: Version
+) -> int:
+    """What vLLM prints as cache size for a hybrid model, which is not bytes over bytes per token.
 
     Pages of attention are made as large as a state; layers of both kinds share one pool in groups of equal size, and
-    a request takes one page per group of states beside those of its tokens.
+    a request takes one page per group of states beside those of its tokens. Old versions print the tokens of a
+    group's share of the pages, new ones concurrency times context.
     Source: formula `memory.vllm_hybrid`.
     """
     if model.state is None:
@@ -215,7 +234,10 @@ def hybrid_tokens(model: ModelRow, layout: CacheLayout, room_bytes: float, conte
     page_tokens = BLOCK_TOKENS * math.ceil(layer_state_bytes / layer_token_bytes / BLOCK_TOKENS)
     page_bytes = page_tokens * layer_token_bytes
     pages = math.floor(room_bytes / (page_bytes * model.kv_layers))
-    each = math.ceil(context / page_tokens) + math.ceil(model.state.layers / model.kv_layers)
+    state_groups = math.ceil(model.state.layers / model.kv_layers)
+    if version < FIRST_PRINTED_CAPACITY:
+        return pages // (1 + state_groups) * page_tokens
+    each = math.ceil(context / page_tokens) + state_groups
     return math.floor(pages / each * context)
 
 

@@ -7,7 +7,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-from tests.reality import decode, kv
+from tests.reality import decode, holdout, kv
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "accuracy.md"
 
@@ -70,7 +70,7 @@ def memory_section() -> list[str]:
     return [*lines, "", f"Not met for the compute buffers of: {inexact}."]
 
 
-SECTIONS: list[Callable[[], list[str]]] = [memory_section, decode.section]
+SECTIONS: list[Callable[[], list[str]]] = [memory_section, decode.section, holdout.section]
 
 
 def page() -> str:

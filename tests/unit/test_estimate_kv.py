@@ -7,7 +7,7 @@ import pytest
 
 from inferhost import estimate
 from inferhost.planner.card_names import named_card
-from inferhost.planner.estimate_case import named_model
+from inferhost.planner.estimate_case import named_model, quantised
 from inferhost.planner.estimate_kv import estimate_kv
 from inferhost.planner.versions import version
 from tests.unit.planner_wishes import CATALOGUE
@@ -130,3 +130,34 @@ def test_every_line_gets_one_answer_in_order_and_no_traceback():
     found = [json.loads(line) for line in target.getvalue().splitlines()]
     assert [answer["id"] for answer in found] == ["vllm-06", None, None, None, None, {"a": [1]}, None]
     assert all("refused" in answer for answer in found[1:])
+
+
+# vLLM 0.10.2 and 0.19.1 print blocks // groups * tokens per block, 0.21.0 what requests of the whole context find.
+QWEN3_NEXT = {"engine": "vllm", "gpu": "NVIDIA H200", "gpu_count": 2, "tp": 2, "max_model_len": 262144} | {
+    "arch_model": "Qwen/Qwen3-Next-80B-A3B-Instruct"
+}
+
+
+@pytest.mark.parametrize("version", ["0.10.2", "0.19.1"])
+def test_old_versions_print_a_groups_share_of_a_hybrid_cache(version):
+    old, new = (estimate_kv(QWEN3_NEXT | {"engine_version": v}, CATALOGUE) for v in (version, "0.21.0"))
+    # 36 layers of states and 12 of attention are four groups.
+    assert 3.9 < new["kv_tokens"] / new["kv_gib"] / (old["kv_tokens"] / old["kv_gib"]) < 4
+
+
+def test_experts_in_mxfp4_are_padded_for_vllms_kernels():
+    # 0.10.2 printed 65.9651 GiB on one card with the Marlin kernels (vllm-project/vllm#23278).
+    found = estimate_kv(
+        {"engine": "vllm", "engine_version": "0.10.2", "gpu": "NVIDIA H200", "arch_model": "gpt-oss-120b"}, CATALOGUE
+    )
+    assert found["weights_gib"] == pytest.approx(65.97, rel=0.01)
+
+
+def test_the_bits_of_mxfp4_are_not_those_of_nvfp4():
+    bits = {q: quantised(CATALOGUE.models["qwen3-30b-a3b"], q, CATALOGUE).linear_bits for q in ("mxfp4", "nvfp4")}
+    assert bits == {"mxfp4": 4.25, "nvfp4": 4.5}
+
+
+def test_the_experts_of_a_hybrid_model_are_its_feed_forward():
+    # Nearly all of it is experts, so a 4 bit checkpoint of it is nearly at 4 bit.
+    assert 4.5 < quantised(CATALOGUE.models["qwen3.6-35b-a3b"], "nvfp4", CATALOGUE).linear_bits < 4.8

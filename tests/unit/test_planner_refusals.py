@@ -208,8 +208,10 @@ def test_an_unknown_model_is_refused_with_the_nearest_one():
 
 
 def test_a_model_of_another_size_is_not_called_near():
-    found = refusal(wish(PRO_6000, "llama-3.3-70b-instruct"))
-    assert found.endswith(f"hint: near it: qwen2.5-vl-72b-instruct; {LISTED.format('models')}")
+    found = refusal(wish(PRO_6000, "llama-3.3-20b-instruct"))
+    near = found[found.index("near it: ") : found.index(LISTED.format("models"))]
+    assert near
+    assert not any(other in near for other in ("llama-3.1-8b", "llama-3.2-3b", "llama-3.3-70b"))
 
 
 def test_a_default_context_stops_at_the_models_training_and_says_so():
