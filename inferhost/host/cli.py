@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from inferhost import __version__
-from inferhost.host import discover, facts, gate, load, revert, verbs
+from inferhost.host import boot, discover, facts, gate, journal, load, revert, verbs, watch
 from inferhost.host import sample as sampling
 from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.report import HostError, NothingTouched, Report, reason
@@ -41,6 +41,8 @@ VERBS = {
     "discover": "say what this host is made of, how it is set and what serves on it now; writes nothing",
     "facts": "say what this host is made of; works without a driver",
     "apply": "write what has no file (NVML, kernel, governor) and prove it",
+    "boot": "wait for the cards and apply again what they forgot; what the boot unit runs",
+    "watch": "look for drift, and apply again what a driver reload took; what the timer runs",
     "verify": "compare this host with its plan, setting by setting",
     "gate": "ask every engine of the plan for a token",
     "sample": "show what the GPUs do over some seconds; creates no load",
@@ -53,6 +55,10 @@ OBSERVERS = {"discover": discover.observe_host, "facts": facts.observe_facts}
 """Verbs that need no plan and write nothing."""
 
 
+JOURNALLED = ("boot", "watch")
+"""Verbs that no person waits for: their prose is one line per card, for the journal."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Bad usage is bad input like any other: told in the same shape, with the same code."""
 
@@ -62,10 +68,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str], machine: Callable[[str], Machine] = machine_at) -> int:
     """Runs one verb and returns its exit code."""
-    report = Report(check=False)
+    report, verb = Report(check=False), ""
     try:
         options = parse(arguments)
-        report.check = options.check
+        report.check, verb = options.check, options.verb
         _run(options, machine(options.root), report)
         code = report.exit_code()
     except InputError as error:
@@ -74,7 +80,7 @@ def main(arguments: Sequence[str], machine: Callable[[str], Machine] = machine_a
     except HostError as error:
         report.stopped([error.problem])
         code = error.exit_code
-    for line in report.prose():
+    for line in report.prose() if verb not in JOURNALLED else journal.lines(report):
         print(line, file=sys.stderr)
     print(document.text(report.result()), end="", flush=True)
     return code
@@ -110,7 +116,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                 "--under-load", action="store_true", help="sample the GPUs too, under whatever load there is"
             )
             command.add_argument("--seconds", type=float, metavar="S", help=f"how long (default: {load.SECONDS:g})")
-        if verb in ("record", "apply", "verify", "revert"):
+        if verb == "boot":
+            most = "at most so many seconds for the cards (default: 0)"
+            command.add_argument("--wait", type=float, default=0.0, metavar="S", help=most)
+        if verb in ("record", "apply", "boot", "verify", "revert"):
             command.add_argument(
                 "--section", action="append", choices=SECTIONS, help="only this section; may be given several times"
             )
@@ -128,20 +137,48 @@ def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
         revert.revert(machine, options.section or SECTIONS, report)
     else:
         content = _plan_content(options, machine)
-        plan = _read(content, options.plan or PLAN)
-        if options.verb == "install":
-            verbs.install(machine, plan, content, _program(options.program), report)
-        elif options.verb == "gate":
-            if not options.check:
-                gate.prove_tokens(machine, plan, options.wait, report, only=options.instance)
-        else:
-            sections = options.section or SECTIONS
-            if options.verb == "record":
-                verbs.record(machine, plan, sections, report)
-            elif options.verb == "apply":
-                verbs.apply(machine, plan, sections, report)
-            else:
-                verbs.verify(machine, plan, sections, report, _load_s(options))
+        FOLLOWERS[options.verb](options, machine, _read(content, options.plan or PLAN), content, report)
+
+
+def _install(options: argparse.Namespace, machine: Machine, plan: Plan, content: bytes, report: Report) -> None:
+    verbs.install(machine, plan, content, _program(options.program), report)
+
+
+def _record(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    verbs.record(machine, plan, options.section or SECTIONS, report)
+
+
+def _apply(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    verbs.apply(machine, plan, options.section or SECTIONS, report)
+
+
+def _boot(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    boot.boot(machine, plan, options.section, options.wait, report)
+
+
+def _watch(_options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    watch.watch(machine, plan, report)
+
+
+def _verify(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    verbs.verify(machine, plan, options.section or SECTIONS, report, _load_s(options))
+
+
+def _gate(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    if not options.check:
+        gate.prove_tokens(machine, plan, options.wait, report, only=options.instance)
+
+
+FOLLOWERS = {
+    "install": _install,
+    "record": _record,
+    "apply": _apply,
+    "boot": _boot,
+    "watch": _watch,
+    "verify": _verify,
+    "gate": _gate,
+}
+"""Verbs that follow a plan."""
 
 
 def _load_s(options: argparse.Namespace) -> float | None:

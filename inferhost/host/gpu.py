@@ -115,6 +115,18 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob
     return found
 
 
+def missing_cards(plan: Plan, nvml: Nvml) -> dict[int, Problem]:
+    """The plan's cards that this host does not have now, by their number in the plan."""
+    cards = nvml.cards()
+    gone = (number for number, gpu in enumerate(plan.gpus) if _selected(gpu, cards) is None)
+    return {number: _missing(plan.gpus[number], number, cards, nvml) for number in gone}
+
+
+def selected_cards(plan: Plan, cards: list[Card]) -> list[Card]:
+    """The cards that the plan means, as far as they are there."""
+    return [card for card in (_selected(gpu, cards) for gpu in plan.gpus) if card is not None]
+
+
 def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: Any) -> Knob | None:
     """The knob of one baseline key, to put `wanted` back; None for a key that this version does not know."""
     for lock in LOCK_WISHES:
@@ -129,7 +141,7 @@ def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: A
 def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
     """The verdicts while no driver answers: every setting waits, and nothing else fails."""
     for gpu in plan.gpus:
-        name = gpu.select.uuid or f"{gpu.select.pci_device_id}[{gpu.select.ordinal}]"
+        name = card_name(gpu)
         wanted = {
             "persistence_mode": gpu.persistence_mode,
             "power_limit_w": gpu.power_limit_w,
@@ -143,6 +155,11 @@ def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
                 report.verdicts.append(
                     Verdict(f"gpu.{name}.{setting}", value, None, "pending", error.cause, error.evidence)
                 )
+
+
+def card_name(gpu: Gpu) -> str:
+    """A card of the plan in verdicts, while nobody has asked it who it is."""
+    return gpu.select.uuid or f"{gpu.select.pci_device_id}[{gpu.select.ordinal}]"
 
 
 def span(clocks_mhz: tuple[int, ...] | None) -> str | None:

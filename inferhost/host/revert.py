@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from inferhost.host import account, adopt, gpu, placed
+from inferhost.host import account, adopt, base_units, gpu, placed
 from inferhost.host.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
 from inferhost.host.clock_lock import ClockLock
 from inferhost.host.clock_record import CLOCKS
@@ -21,8 +21,9 @@ from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
 from inferhost.host.nvml import NO_DRIVER, Nvml, NvmlError, open_nvml
 from inferhost.host.report import HostError, Report
 from inferhost.host.sysctl import restore_sysctl
-from inferhost.host.verbs import BASE, lock_unless_check
-from inferhost.schema.plan import SECTIONS
+from inferhost.host.verbs import lock_unless_check
+from inferhost.host.watched import WATCHED
+from inferhost.schema.plan import BASE, SECTIONS
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
@@ -41,6 +42,7 @@ def revert(machine: Machine, sections: Sequence[str], report: Report) -> None:
     with lock_unless_check(machine, report):
         baseline = read_baseline(machine)
         everything = set(sections) >= set(SECTIONS)
+        base_units.remember_reverts(sections, baseline, report)
         _restore_gpus(machine, baseline.of("gpu", sections), baseline, report)
         restore_sysctl(machine, baseline.of("sysctl", sections), baseline, report)
         restore_frequency(machine, baseline.of("cpu", sections), baseline, report)
@@ -128,6 +130,9 @@ def _finish(machine: Machine, baseline: Baseline, gone: set[str], report: Report
         report.note(f"still on record, so plan and program stay: {', '.join(kept)}")
         return
     if baseline.on_disk:
+        base_units.switch_off(machine, baseline, report)
+        gone.update(placed.restore_files(machine, baseline.of("file", [BASE]), baseline, report))
+        base_units.reload(machine, baseline, report)
         for path in (PLAN, PROGRAM):
             _remove_own(machine, path, gone, report)
         left = placed.restore_directories(machine, baseline.of("dir", [BASE]), gone, baseline, report)
@@ -135,6 +140,7 @@ def _finish(machine: Machine, baseline: Baseline, gone: set[str], report: Report
     present = baseline.on_disk
     if not report.check:
         machine.remove_file(CLOCKS)
+        machine.remove_file(WATCHED)
         machine.remove_file(BASELINE)
         _remove_state_directory(machine)
     if present:

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from inferhost.host import account, adopt, cpufreq, engine, gpu, load, placed, service, sysctl
+from inferhost.host import account, adopt, base_units, cpufreq, engine, gpu, load, placed, service, sysctl
 from inferhost.host.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.card_knob import CardKnob
 from inferhost.host.clock_lock import ClockLock, GraphicsClockLock
@@ -23,12 +23,10 @@ from inferhost.host.machine import CONFIG_DIRECTORY, PLAN, PROGRAM, Machine
 from inferhost.host.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.report import HostError, Report
 from inferhost.host.sample import Series, checked_period, take_samples
+from inferhost.host.watched import read_watched, remember_applied
 from inferhost.schema import document
-from inferhost.schema.plan import SECTIONS, Plan
+from inferhost.schema.plan import BASE, SECTIONS, Plan
 from inferhost.schema.problems import InputError, Problem
-
-BASE = "base"
-"""The section of what belongs to Inferhost itself; it goes with a full revert only."""
 
 
 def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, report: Report) -> None:
@@ -43,6 +41,9 @@ def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, r
             report.facts["users_absent"] = [u for u in users if account.uid_of(machine, u) is None]
         _place(machine, PROGRAM, program, 0o755, report)
         _place(machine, PLAN, plan_content, 0o640, report)
+        for file in placed.placed_files(plan, [BASE]):
+            _place(machine, file.path, file.content, file.mode, report)
+        base_units.switch_on(machine, plan, baseline, report)
 
 
 def record(machine: Machine, plan: Plan, sections: Sequence[str], report: Report) -> None:
@@ -77,10 +78,13 @@ def apply(machine: Machine, plan: Plan, sections: Sequence[str], report: Report)
     chosen = _chosen(plan, sections, report)
     with lock_unless_check(machine, report):
         baseline = read_baseline(machine)
+        base_units.forget_reverts(chosen, baseline, report)
         if "gpu" in chosen:
             with gpu_knobs(machine, plan, report) as knobs:
                 _record(knobs, baseline, report)
                 apply_knobs(knobs, baseline, report)
+                if not report.check:
+                    remember_applied(machine, knobs, report)
         if "cpu" in chosen:
             knobs = sysctl.knobs(machine, plan.sysctl)
             _record(knobs + cpufreq.touched(machine, plan.cpu), baseline, report)
@@ -111,7 +115,10 @@ def verify(
     if "cpu" in chosen:
         verify_knobs(sysctl.knobs(machine, plan.sysctl), report)
         cpufreq.verify_frequency(machine, plan.cpu, report)
-    placed.verify_files(machine, placed.placed_files(plan, chosen), report)
+    whole = set(chosen) >= set(plan.manage)
+    placed.verify_files(machine, placed.placed_files(plan, [*chosen, BASE] if whole else chosen), report)
+    if whole:
+        base_units.verify_switches(machine, plan, report)
     if "service" in chosen:
         adopt.verify_adoption(machine, plan, report)
         for entry in plan.service:
@@ -173,6 +180,7 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
             "simulated": plan.host.simulated if plan else None,
             "manage": list(plan.manage) if plan else [],
             "recorded": recorded,
+            "not_held": list(read_watched(machine).not_held),
             "units": units,
             "unit_states": {unit: service.unit_state(machine, unit).get("ActiveState", "unknown") for unit in units},
         }
@@ -222,7 +230,7 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     for folder in (CONFIG_DIRECTORY, os.path.dirname(PROGRAM)):
         found.update(placed.directory_records(machine, folder, BASE))
     found.update(_knob_records(machine, plan, plan.manage, baseline, report))
-    files = [(f.path, f.section) for f in placed.placed_files(plan, plan.manage)]
+    files = [(f.path, f.section) for f in placed.placed_files(plan, [*plan.manage, BASE])]
     found.update(placed.file_records(machine, files))
     if "service" in plan.manage:
         found.update(account.account_records(machine, [s.user for s in plan.service]))

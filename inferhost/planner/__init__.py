@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from inferhost.catalogue import Catalogue
 from inferhost.planner.adoption import adopted_units
+from inferhost.planner.base_units import base_units
 from inferhost.planner.cpu import CpuSection, cpu_section
 from inferhost.planner.driver import cards, driver
 from inferhost.planner.gpu import gpu_section
@@ -53,7 +54,9 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     reasons = [*drivers[1], *_untouched(request), *gpus[1]]
     pending = [*drivers[2], *gpus[2], *(cpu.pending if cpu else ()), *service.pending]
     reasons += [*(cpu.reasons if cpu else ()), *service.reasons, *adopted[1]]
-    files = [*(cpu.files if cpu else ()), *service.files]
+    own_files, own_reasons = base_units(request)
+    reasons += own_reasons
+    files = [*(cpu.files if cpu else ()), *service.files, *own_files]
     return identified(
         Plan(
             schema=SCHEMA,

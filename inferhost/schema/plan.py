@@ -21,6 +21,9 @@ READABLE_SCHEMAS = (1, 2)
 SECTIONS = ("gpu", "cpu", "service")
 """What `inferhost_manage` may name, in the order in which it is placed."""
 
+BASE = "base"
+"""The section of what belongs to Inferhost itself: placed with the first of the others, gone with the last."""
+
 DISRUPTIONS = ("none", "engine restart", "reboot")
 
 PERFORMANCE = "performance"

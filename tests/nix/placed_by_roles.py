@@ -14,7 +14,10 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader
 from ansible.template import Templar
 
+from inferhost.schema.plan import BASE
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+UNITS = ROOT / "inferhost/host/units"
 COPY = "ansible.builtin.copy"
 COMPARED = {COPY, "inferhost_host", "ansible.builtin.user", "ansible.builtin.file"}
 """Modules whose effect is compared: files, the host program's sections, users; a folder comes with its file."""
@@ -40,7 +43,15 @@ def files(plan: dict[str, Any]) -> list[File]:
     for role, task in tasks():
         if COPY in task:
             found += list(_copies(role, task, plan))
+    found += _installed(plan)
     return sorted(found, key=lambda file: file.path)
+
+
+def _installed(plan: dict[str, Any]) -> Iterator[File]:
+    """What the host program's own `install` places beside the plan: the units of Inferhost itself."""
+    for file in plan["files"]:
+        if file["section"] == BASE:
+            yield File(file["path"], file["mode"], (UNITS / file["package_file"]).read_text())
 
 
 def applied_sections() -> set[str]:

@@ -56,3 +56,27 @@ def test_the_baseline_holds_what_was_there_before_us(host):
     assert [v["found"] for v in limits.values()] == [480_000]
     assert host.file(DROPIN).exists
     assert records[f"file:{DROPIN}"]["found"] is None
+
+
+def test_the_boot_unit_brings_back_what_a_new_driver_forgot(host):
+    assert host.service("inferhost-apply").is_enabled
+    host.check_output("inferhost-sim reload")
+    (gpu,) = json.loads(host.check_output("inferhost-sim dump"))["gpus"]
+    assert (gpu["graphics_clock_lock_mhz"], gpu["persistence"]) == (None, 0)
+    host.check_output("systemctl start inferhost-apply.service")
+    (gpu,) = json.loads(host.check_output("inferhost-sim dump"))["gpus"]
+    assert (gpu["graphics_clock_lock_mhz"], gpu["persistence"]) == ([2100, 2100], 1)
+    journal = host.check_output("journalctl --no-pager -o cat -u inferhost-apply.service -t inferhost")
+    assert journal.count("power_limit_w 600 held") == 1
+
+
+def test_the_timer_looks_and_drift_is_a_failed_unit_until_it_is_gone(host):
+    assert host.service("inferhost-verify.timer").is_enabled
+    assert host.service("inferhost-verify.timer").is_running
+    host.check_output("systemctl start inferhost-verify.service")
+    host.check_output("inferhost-sim set power_limit_mw 480000")
+    assert host.run("systemctl start inferhost-verify.service").rc != 0
+    assert "inferhost-verify.service" in host.check_output("systemctl --failed --plain --no-legend")
+    host.check_output("systemctl start inferhost-apply.service")
+    host.check_output("systemctl start inferhost-verify.service")
+    assert "inferhost" not in host.check_output("systemctl --failed --plain --no-legend")

@@ -26,6 +26,7 @@ from inferhost.host.machine import Clock, Finished, Machine
 from inferhost.host.placed import placed_files
 from inferhost.schema import document
 from inferhost.schema.plan import (
+    BASE,
     SCHEMA,
     Cpu,
     Driver,
@@ -57,6 +58,7 @@ DROPIN = f"/etc/systemd/system/{UNIT}.d/10-inferhost.conf"
 SYSCTL_FILE = "/etc/sysctl.d/90-inferhost.conf"
 ENGINE = ("/usr/local/bin/llama-server", "--model", "/srv/m.gguf", "--port", "30000")
 PID = "4242"
+OWN_UNITS = ("inferhost-apply.", "inferhost-verify.")
 INACTIVE = "LoadState=loaded\nActiveState=inactive\nSubState=dead\nMainPID=0\n"
 PREFERENCES = "default performance balance_performance balance_power power"
 
@@ -115,6 +117,12 @@ def plan(**changes: Any) -> Plan:
         pending=(),
     )
     return identified(dataclasses.replace(whole, **changes))
+
+
+def own_units() -> tuple[File, ...]:
+    """The units of Inferhost itself, as the planner names them."""
+    names = ("inferhost-apply.service", "inferhost-verify.service", "inferhost-verify.timer")
+    return tuple(File(f"/etc/systemd/system/{name}", BASE, "0644", None, name, "none") for name in names)
 
 
 def with_gpu(**changes: Any) -> Plan:
@@ -179,6 +187,7 @@ class FakeHost:
         self.enabled = "disabled"
         self.passed_s = 0.0
         self.systemctl = INACTIVE
+        self.own_units: dict[str, dict[str, bool]] = {}  # enabled, active
         self.others: dict[str, dict[str, bool]] = {}  # units of somebody else: active, enabled
         text = PERSONALITY.read_text() + SECOND_CARD * (cards - 1)
         (folder / "personality.txt").write_text(text)
@@ -243,6 +252,8 @@ class FakeHost:
             return Finished(self.userdel_code, "", "userdel: it is not wanted today")
         if argv[0] == "systemctl" and argv[-1] in self.others:
             return self._other_unit(self.others[argv[-1]], argv)
+        if argv[0] == "systemctl" and argv[-1].startswith(OWN_UNITS):
+            return self._own_unit(argv[-1], argv)
         if argv[0] == "systemctl":
             return self._systemctl(argv[1])
         return Finished(127, "", f"{argv[0]}: not found")
@@ -256,6 +267,17 @@ class FakeHost:
         elif verb == "disable":
             self.enabled, self.systemctl = "disabled", INACTIVE
         return Finished(0, {"show": self.systemctl, "is-enabled": self.enabled}.get(verb, ""), "")
+
+    def _own_unit(self, unit: str, argv: Sequence[str]) -> Finished:
+        """systemd for a unit of Inferhost itself, whose file has to be there first."""
+        if not self.at(f"/etc/systemd/system/{unit}").exists():
+            return Finished(1, "", f"Failed to get unit file state for {unit}: No such file or directory")
+        if argv[1] in ("enable", "disable"):
+            is_on = argv[1] == "enable"
+            self.own_units[unit] = {"enabled": is_on, "active": is_on and "--now" in argv}
+        found = self.own_units.get(unit, {"enabled": False, "active": False})
+        enabled, active = "enabled" if found["enabled"] else "disabled", "active" if found["active"] else "inactive"
+        return Finished(0, {"is-enabled": enabled, "is-active": active}.get(argv[1], ""), "")
 
     def _other_unit(self, unit: dict[str, bool], argv: Sequence[str]) -> Finished:
         """systemd for a unit that was here before us."""
@@ -282,7 +304,7 @@ class FakeHost:
     def run(self, verb: str, *arguments: str, before_write: Callable[[str], None] = lambda _: None) -> Answer:
         """One verb of the host program below the root, with the plan where it wants one."""
         given = [verb, "--root", str(self.root), *arguments]
-        if verb in ("install", "record", "apply", "verify", "gate") and "--plan" not in arguments:
+        if verb in ("install", "record", "apply", "boot", "watch", "verify", "gate") and "--plan" not in arguments:
             path = self.folder / "plan.json"
             path.write_text(document.text(self.plan))
             given += ["--plan", str(path)]

@@ -1,0 +1,43 @@
+"""The units of Inferhost itself: what brings settings back that have no file, and what looks for drift.
+
+They belong to no section: they stay until the last one is taken back.
+"""
+
+from __future__ import annotations
+
+from inferhost.planner.reasons import reason
+from inferhost.planner.request import Request
+from inferhost.schema.plan import BASE, UNIT_DIRECTORY, File, Reason
+
+UNITS = (
+    (
+        "inferhost-apply.service",
+        ("gpu", "cpu"),
+        "brings back at boot, and after a suspend, what the card and the processor forget",
+        "formula:gpu.forgotten",
+    ),
+    (
+        "inferhost-verify.service",
+        ("gpu", "cpu", "service"),
+        "compares the host with its plan; drift makes it a failed unit",
+        "formula:gpu.other_writers",
+    ),
+    (
+        "inferhost-verify.timer",
+        ("gpu", "cpu", "service"),
+        "looks every few minutes, because other programs write the same settings",
+        "formula:gpu.other_writers",
+    ),
+)
+"""Unit, the sections of which one has to be managed, why it is there, and the source."""
+
+
+def base_units(request: Request) -> tuple[tuple[File, ...], list[Reason]]:
+    """The unit files for what this host manages, with their reasons; none where it only observes."""
+    rows = [row for row in UNITS if any(request.manages(section) for section in row[1])]
+    files = tuple(File(f"{UNIT_DIRECTORY}/{unit}", BASE, "0644", None, unit, "none") for unit, *_ in rows)
+    reasons = [
+        reason(f"files.{file.path}", unit, because, source, gain="none: what was set stays set")
+        for file, (unit, _, because, source) in zip(files, rows, strict=True)
+    ]
+    return files, reasons

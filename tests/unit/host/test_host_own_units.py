@@ -1,0 +1,98 @@
+"""The units of Inferhost itself: placed and switched on with the plan, proven by verify, gone with the last of ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.host.fake_host import FakeHost, own_units, plan
+
+APPLY, TIMER = "inferhost-apply.service", "inferhost-verify.timer"
+FOLDER = "/etc/systemd/system"
+
+
+@pytest.fixture
+def booted(host: FakeHost) -> FakeHost:
+    """A host that systemd runs, with a plan that brings our units."""
+    host.at("/run/systemd/system").mkdir(parents=True)
+    host.plan = plan(files=(*plan().files, *own_units()))
+    return host
+
+
+def test_install_places_the_units_and_switches_them_on(booted: FakeHost):
+    assert booted.run("install").code == 0
+    assert "ExecStart=/usr/local/bin/inferhost boot --wait 60" in booted.read(f"{FOLDER}/{APPLY}")
+    assert booted.own_units == {
+        APPLY: {"enabled": True, "active": False},
+        TIMER: {"enabled": True, "active": True},
+    }
+
+
+def test_check_mode_foretells_the_units_and_a_second_install_changes_nothing(booted: FakeHost):
+    foretold = booted.run("install", "--check")
+    assert booted.own_units == {}
+    assert booted.run("install").said == foretold.said
+    assert {"setting": f"unit.{TIMER}", "before": "disabled", "after": "enabled"} in foretold.document["diff"]
+    assert booted.run("install").said == (False, [])
+
+
+def test_the_record_comes_before_the_first_unit(booted: FakeHost):
+    order: list[str] = []
+    booted.run("install", before_write=order.append)
+    first_unit = next(n for n, step in enumerate(order) if "/inferhost-apply.service" in step)
+    assert order.index("rename /var/lib/inferhost/baseline.json") < first_unit
+    assert booted.baseline()[f"file:{FOLDER}/{APPLY}"] == {"section": "base", "found": None, "context": {}}
+
+
+def test_a_unit_that_somebody_switched_off_is_drift_and_the_next_install_repairs_it(booted: FakeHost):
+    booted.converge()
+    assert booted.run("verify").verdict(f"unit.{APPLY}") == ("held", "none")
+    booted.own_units[APPLY] = {"enabled": False, "active": False}
+    booted.own_units[TIMER] = {"enabled": True, "active": False}
+    answer = booted.run("verify")
+    assert answer.code == 3
+    assert (answer.verdict(f"unit.{TIMER}"), answer.verdict(f"unit.{APPLY}")) == (("overridden", "other_writer"),) * 2
+    assert booted.run("install").changed
+    assert booted.run("verify").code == 0
+
+
+def test_a_unit_of_ours_that_was_edited_is_drift(booted: FakeHost):
+    booted.converge()
+    booted.write(f"{FOLDER}/{TIMER}", "[Timer]\n")
+    assert booted.run("verify").verdict(f"file:{FOLDER}/{TIMER}") == ("overridden", "other_writer")
+
+
+def test_the_units_go_with_the_last_section_and_not_before(booted: FakeHost):
+    before = booted.snapshot()
+    booted.converge()
+    booted.stop_engine()
+    for section in ("service", "cpu", "gpu"):
+        assert booted.run("revert", "--section", section).code == 0
+        assert booted.own_units[APPLY]["enabled"]
+    assert booted.run("revert").code == 0
+    assert not any(found["enabled"] or found["active"] for found in booted.own_units.values())
+    assert booted.snapshot() == before
+
+
+def test_a_unit_file_that_was_there_before_us_comes_back(booted: FakeHost):
+    booted.write(f"{FOLDER}/{APPLY}", "[Unit]\nDescription=somebody else's\n")
+    before = booted.snapshot()
+    booted.converge()
+    booted.stop_engine()
+    assert booted.run("revert").code == 0
+    assert booted.snapshot() == before
+
+
+def test_units_that_the_plan_no_longer_has_are_taken_back(booted: FakeHost):
+    booted.converge()
+    booted.plan = plan()
+    assert booted.run("install").code == 0
+    assert not booted.at(f"{FOLDER}/{TIMER}").exists()
+    assert not booted.own_units[TIMER]["active"]
+    assert not [key for key in booted.baseline() if "inferhost-verify" in key]
+
+
+def test_a_machine_that_systemd_does_not_run_gets_the_files_and_an_honest_verdict(host: FakeHost):
+    host.plan = plan(files=(*plan().files, *own_units()))
+    host.converge()
+    assert host.own_units == {}
+    assert host.run("verify").verdict(f"unit.{APPLY}") == ("unverified", "no_interface")

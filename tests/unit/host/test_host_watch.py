@@ -1,0 +1,130 @@
+"""The drift timer's look: what drifted fails, a driver reload is repaired, no card is woken, nobody is fought over."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, plan, with_gpu
+
+
+@pytest.fixture
+def placed(host: FakeHost) -> FakeHost:
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100))
+    host.wait(60)  # the energy counter counts
+    host.converge()
+    return host
+
+
+def test_a_host_as_planned_is_quiet_and_a_look_changes_nothing(placed: FakeHost):
+    assert placed.run("watch").code == 0
+    before = placed.snapshot()
+    answer = placed.run("watch")
+    assert (answer.code, answer.changed) == (0, False)
+    assert {p: v for p, v in placed.snapshot().items() if p != "/run/inferhost/watched.json"} == {
+        p: v for p, v in before.items() if p != "/run/inferhost/watched.json"
+    }
+
+
+def test_what_somebody_else_wrote_fails_the_unit_and_is_not_fought_over(placed: FakeHost):
+    placed.sim("set", "power_limit_mw", 300000)
+    for _ in range(2):
+        answer = placed.run("watch")
+        assert (answer.code, answer.verdict("power_limit_w")) == (3, ("overridden", "other_writer"))
+    assert placed.card()["power_limit_mw"] == 300000
+    assert placed.run("status").document["facts"]["not_held"] == [
+        f"gpu.{UUID}.power_limit_w: overridden (other_writer)"
+    ]
+
+
+def test_a_driver_reload_is_noticed_and_repaired_once(placed: FakeHost):
+    assert placed.run("watch").code == 0
+    placed.sim("reload")
+    assert placed.card()["power_limit_mw"] == 600000
+    answer = placed.run("watch")
+    assert (answer.code, answer.changed) == (0, True)
+    assert "the energy counter fell" in answer.prose
+    card = placed.card()
+    assert (card["power_limit_mw"], card["persistence"], card["graphics_clock_lock_mhz"]) == (450000, 1, [2100, 2100])
+    assert not placed.run("watch").changed
+
+
+def test_a_reload_before_the_first_look_is_noticed_too(placed: FakeHost):
+    placed.sim("reload")
+    assert placed.run("watch").changed
+    assert placed.card()["power_limit_mw"] == 450000
+
+
+def test_a_reload_is_not_repaired_in_a_section_that_was_taken_back(placed: FakeHost):
+    assert placed.run("revert", "--section", "gpu").code == 0
+    placed.sim("reload")
+    assert placed.run("watch").code == 0
+    assert placed.card()["power_limit_mw"] == 600000
+
+
+def test_check_mode_says_so_and_writes_nothing(placed: FakeHost):
+    placed.sim("reload")
+    before = placed.snapshot()
+    assert placed.run("watch", "--check").changed
+    assert placed.snapshot() == before
+
+
+@pytest.mark.parametrize("persistence", [False, True], ids=["by plan", "by somebody else"])
+def test_nvml_stays_closed_where_persistence_is_off(placed: FakeHost, persistence: bool):
+    if not persistence:
+        placed.plan = with_gpu(persistence_mode=False)
+        placed.run("install")
+        placed.run("apply")
+        wanted = (0, ("unverified", "none"))
+    else:
+        placed.sim("load", "on")  # an engine keeps the driver loaded
+        placed.sim("set", "persistence", 0)
+        assert placed.run("watch").verdict("persistence_mode") == ("overridden", "other_writer")
+        wanted = (3, ("overridden", "other_writer"))
+    placed.sim("fail", "nvmlInitWithFlags", 999)  # whoever opens it now is caught
+    answer = placed.run("watch")
+    assert (answer.code, answer.verdict("persistence_mode")) == wanted
+    assert "nvmlInit" not in answer.prose
+
+
+def test_a_card_that_was_asleep_is_looked_at_again_after_an_apply(placed: FakeHost):
+    placed.sim("load", "on")
+    placed.sim("set", "persistence", 0)
+    assert placed.run("watch").code == 3
+    assert placed.run("apply", "--section", "gpu").code == 0
+    assert placed.run("watch").code == 0
+
+
+def test_a_missing_card_does_not_hide_what_its_neighbour_holds(pair: FakeHost):
+    pair.converge()
+    pair.sim("lost", 1)
+    pair.sim("set", "power_limit_mw", 300000, "--gpu", 0)
+    answer = pair.run("watch")
+    assert answer.verdict(f"{UUID}.power_limit_w") == ("overridden", "other_writer")
+
+
+def test_a_card_without_an_energy_counter_is_reported_and_left(host: FakeHost):
+    host.sim("init", P4)
+    host.sim("set", "persistence", 1)
+    host.plan = p4_plan(compute_mode="exclusive_process")
+    host.converge()
+    assert host.run("watch").code == 0
+    host.sim("reload")
+    host.sim("set", "persistence", 1)
+    answer = host.run("watch")
+    assert (answer.code, answer.changed) == (3, False)
+    assert answer.verdict(f"{P4_UUID}.compute_mode")[0] == "overridden"
+
+
+def test_a_drifted_file_and_an_edited_sysctl_are_drift_as_well(placed: FakeHost):
+    placed.write("/proc/sys/vm/swappiness", "60\n")
+    answer = placed.run("watch")
+    assert (answer.code, answer.verdict("vm.swappiness")) == (3, ("overridden", "other_writer"))
+    assert "sysctl.vm.swappiness 10 overridden (other_writer), found 60" in answer.prose
+
+
+def test_without_a_plan_for_a_card_nothing_is_opened(host: FakeHost):
+    host.plan = plan(manage=("cpu",), gpus=(), files=(), dropins=(), service=(), env={})
+    assert host.run("install").code == 0
+    assert host.run("apply").code == 0
+    host.sim("fail", "nvmlInitWithFlags", 999)
+    assert host.run("watch").code == 0
