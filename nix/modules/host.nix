@@ -60,6 +60,11 @@ in
       # The host program sets the governor, and knows the one to go back to.
       powerManagement.cpuFreqGovernor = mkIf (governor != null) (overDefaults null);
 
+      # The unit stays active here, so its own tie to suspend.target would start nothing.
+      powerManagement.resumeCommands = mkIf (placement.applied != [ ]) (
+        "systemctl --no-block reload inferhost-apply.service\n"
+      );
+
       # Before systemd reads sysctl.d, at boot and at the first switch: what is live now is the original. Without a
       # machine id (the first boot of an image) there is nothing to record: the host never was without its plan.
       system.activationScripts.inferhost-record = mkIf (lib.elem "cpu" placement.applied) {

@@ -36,25 +36,23 @@ let
       serviceConfig = optionalAttrs (environmentFiles != [ ]) { EnvironmentFile = environmentFiles; };
     };
 
-  # What has no file: the same calls that the roles make. Stopping takes everything back, so that a generation without
-  # this module leaves nothing behind; a new plan reloads, which does not. Without the default dependencies a shutdown
-  # does not stop it either: the record of what was here before stays.
+  # What has no file: the packaged unit, under NixOS' own rules. Stopping takes everything back, so that a generation
+  # without this module leaves nothing behind; a new plan reloads, which does not. Sections are named, because one that
+  # was taken back would stay so. Without the default dependencies a shutdown does not stop it: the record stays.
   applyUnit = {
-    description = "Apply the settings of the Inferhost plan that have no file";
+    overrideStrategy = "asDropin";
     wantedBy = [ "multi-user.target" ];
     wants = [ "nvidia-persistenced.service" ];
     unitConfig.DefaultDependencies = false;
-    after = [ "sysinit.target" "nvidia-persistenced.service" ];
+    after = [ "sysinit.target" ];
     before = map (engine: engine.unit) engines;
     reloadIfChanged = true;
     restartTriggers = [ config.environment.etc."inferhost/plan.json".source ];
     serviceConfig = {
-      Type = "oneshot";
       RemainAfterExit = true;
-      ExecStart = "${program} apply ${sections}";
-      ExecReload = "${program} apply ${sections}";
+      ExecStart = [ "" "${program} boot --wait 60 ${sections}" ];
+      ExecReload = "${program} boot ${sections}";
       ExecStop = "${program} revert ${sections}";
-      SuccessExitStatus = 7; # something is pending, e.g. a driver that answers after the next boot only
     };
   };
 
@@ -108,9 +106,16 @@ in
     systemd.services =
       lib.listToAttrs (map engineUnit engines)
       // optionalAttrs (placement.applied != [ ]) { inferhost-apply = applyUnit; };
+    # NixOS reads no [Install] of a packaged unit.
+    systemd.timers = optionalAttrs (placement.units ? "inferhost-verify.timer") {
+      inferhost-verify = {
+        overrideStrategy = "asDropin";
+        wantedBy = [ "timers.target" ];
+      };
+    };
     # Units of the plan name the program where Ansible installs it.
     systemd.tmpfiles.rules =
-      optional (engines != [ ]) "L+ /usr/local/bin/inferhost - - - - ${program}" ++ concatMap engineLink engines;
+      optional (placement.units != { }) "L+ /usr/local/bin/inferhost - - - - ${program}" ++ concatMap engineLink engines;
 
     users = mkIf cfg.createUsers {
       users = lib.genAttrs placement.users (name: {

@@ -37,6 +37,8 @@ in
   unitScripts = map (p: p.script) config.systemd.packages;
   services = lib.mapAttrs (_: service: removeAttrs service [ "restartTriggers" ]) config.systemd.services;
   triggers = lib.mapAttrs (_: service: map (trigger: "${trigger}") service.restartTriggers) config.systemd.services;
+  inherit (config.systemd) timers;
+  resume = config.powerManagement.resumeCommands;
   tmpfiles = config.systemd.tmpfiles.rules;
   activation = lib.mapAttrs (_: script: script.text) config.system.activationScripts;
   limits = config.security.pam.loginLimits;

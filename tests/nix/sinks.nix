@@ -63,6 +63,7 @@ in
     networking.hostName = option "nixos" types.str;
     networking.firewall.allowedTCPPorts = option [ ] (types.listOf types.port);
     programs.nix-ld.enable = flag;
+    powerManagement.resumeCommands = option "" types.lines;
     powerManagement.cpuFreqGovernor = option null (types.nullOr types.str);
     security.pam.loginLimits = option [ ] (types.listOf limit);
     services.xserver.videoDrivers = option [ "modesetting" "fbdev" ] (types.listOf types.str);
@@ -74,6 +75,7 @@ in
     nixpkgs.config = option { } (types.attrsOf types.anything);
     systemd.packages = option [ ] (types.listOf types.package);
     systemd.services = option { } (types.attrsOf service);
+    systemd.timers = option { } (types.attrsOf service);
     systemd.tmpfiles.rules = texts;
     users.groups = option { } (types.attrsOf (group { }));
     users.users = option { } (

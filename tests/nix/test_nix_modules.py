@@ -94,12 +94,21 @@ def test_the_host_program_applies_and_takes_back_what_has_no_file(example):
     _, found = example
     service = found["services"]["inferhost-apply"]
     run = service["serviceConfig"]
-    assert run["ExecStart"].endswith("/bin/inferhost apply --section gpu --section cpu")
-    assert run["ExecReload"] == run["ExecStart"]
+    assert service["overrideStrategy"] == "asDropin"
+    assert run["ExecStart"][0] == ""
+    assert run["ExecStart"][1].endswith("/bin/inferhost boot --wait 60 --section gpu --section cpu")
+    assert run["ExecReload"].endswith("/bin/inferhost boot --section gpu --section cpu")
     assert run["ExecStop"].endswith("/bin/inferhost revert --section gpu --section cpu")
     assert service["reloadIfChanged"]
     assert set(service["before"]) <= set(found["services"]) | {"inferhost-serve@main.service"}
     assert "record --section cpu --plan /nix/store/" in found["activation"]["inferhost-record"]
+
+
+def test_settings_come_back_after_a_suspend_and_the_timer_looks_for_drift(example):
+    _, found = example
+    assert found["resume"] == "systemctl --no-block reload inferhost-apply.service\n"
+    assert found["timers"]["inferhost-verify"]["wantedBy"] == ["timers.target"]
+    assert any("L+ /usr/local/bin/inferhost " in rule for rule in found["tmpfiles"])
 
 
 def test_an_engine_starts_at_boot_and_again_when_its_files_change(example):

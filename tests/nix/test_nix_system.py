@@ -66,19 +66,16 @@ def test_units_are_as_nixos_writes_them(system):
     run = "@inferhost@ {} --section gpu --section cpu"
     assert settings(found["units"]["apply"]) == {
         "[Unit]": {
-            "After": ["sysinit.target nvidia-persistenced.service"],
+            "After": ["sysinit.target"],
             "Before": ["inferhost-serve@main.service"],
-            "Description": ["Apply the settings of the Inferhost plan that have no file"],
             "DefaultDependencies": ["false"],
             "Wants": ["nvidia-persistenced.service"],
         },
         "[Service]": {
-            "ExecReload": [run.format("apply")],
-            "ExecStart": [run.format("apply")],
+            "ExecReload": [run.format("boot")],
+            "ExecStart": ["", run.format("boot --wait 60")],
             "ExecStop": [run.format("revert")],
             "RemainAfterExit": ["true"],
-            "SuccessExitStatus": ["7"],
-            "Type": ["oneshot"],
         },
         "[Install]": {"WantedBy": ["multi-user.target"]},
     }
