@@ -146,5 +146,7 @@ def _systemctl(machine: Machine, arguments: Sequence[str], report: Report) -> No
     if done.code != 0:
         said = done.stderr.strip().splitlines() or [f"exit status {done.code}"]
         report.problems.append(
-            Problem(setting(arguments[-1]), f"systemctl {arguments[0]}: {said[0]}", "see: systemctl status", "systemctl")
+            Problem(
+                setting(arguments[-1]), f"systemctl {arguments[0]}: {said[0]}", "see: systemctl status", "systemctl"
+            )
         )

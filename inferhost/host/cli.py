@@ -116,6 +116,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                 "--under-load", action="store_true", help="sample the GPUs too, under whatever load there is"
             )
             command.add_argument("--seconds", type=float, metavar="S", help=f"how long (default: {load.SECONDS:g})")
+        if verb == "watch":
+            where = "folder for metrics (default: the node exporter's, where it has one)"
+            command.add_argument("--metrics", metavar="DIR", help=where)
         if verb == "boot":
             most = "at most so many seconds for the cards (default: 0)"
             command.add_argument("--wait", type=float, default=0.0, metavar="S", help=most)
@@ -156,8 +159,8 @@ def _boot(options: argparse.Namespace, machine: Machine, plan: Plan, _content: b
     boot.boot(machine, plan, options.section, options.wait, report)
 
 
-def _watch(_options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
-    watch.watch(machine, plan, report)
+def _watch(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    watch.watch(machine, plan, options.metrics, report)
 
 
 def _verify(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:

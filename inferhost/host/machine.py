@@ -165,13 +165,20 @@ class Machine:
 
     def remove_file(self, path: str) -> None:
         """No such file, nor what a crash while writing it may have left beside it."""
+        self.remove_leftover(path)
+        self._remove(path)
+
+    def remove_leftover(self, path: str) -> None:
+        """No half-written copy beside the file, as a crash may have left it."""
+        self._remove(_aside(path))
+
+    def _remove(self, path: str) -> None:
         try:
-            for each in (_aside(path), path):
-                if self.exists(each):
-                    self.before_write(f"remove {each}")
-                    os.unlink(self.at(each))
-                    self._sync_parent(each)
-                    _seen(not self.exists(each))
+            if self.exists(path):
+                self.before_write(f"remove {path}")
+                os.unlink(self.at(path))
+                self._sync_parent(path)
+                _seen(not self.exists(path))
         except OSError as error:
             raise WriteFailed(path, error) from error
 

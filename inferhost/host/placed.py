@@ -108,8 +108,10 @@ def restore_files(machine: Machine, records: Mapping[str, Record], baseline: Bas
     gone: set[str] = set()
     for path, record in records.items():
         before = observe_file(machine, path)
-        if before != record.found and not report.check:
-            _restore(machine, path, record.found)
+        if not report.check:
+            machine.remove_leftover(path)
+            if before != record.found:
+                _restore(machine, path, record.found)
         found = record.found if report.check else observe_file(machine, path)
         if found != before:
             report.change(f"file:{path}", shown(before), shown(found))

@@ -10,11 +10,13 @@ never fought over.
 from __future__ import annotations
 
 import dataclasses
+import time
 
 from inferhost.host import base_units, boot, gpu, verbs
 from inferhost.host.baseline import read_baseline
 from inferhost.host.clock_record import Loaded
 from inferhost.host.machine import Machine
+from inferhost.host.metrics import write_metrics
 from inferhost.host.nvml import NvmlError, open_nvml
 from inferhost.host.report import Report
 from inferhost.host.watched import Watched, drivers_now, read_watched, write_watched
@@ -24,8 +26,9 @@ from inferhost.schema.result import DRIFT, Verdict
 NOT_LOOKED_AT = "looking would load the driver and unload it again; inferhost verify looks all the same"
 
 
-def watch(machine: Machine, plan: Plan, report: Report) -> None:
-    """One look at every section that stands."""
+def watch(machine: Machine, plan: Plan, metrics_folder: str | None, report: Report) -> None:
+    """One look at every section that stands; what it found goes to the node exporter as well."""
+    whole = plan
     before = read_watched(machine)
     now = dataclasses.replace(before, time_s=machine.clock.now_s())
     sections = base_units.standing(plan, read_baseline(machine))
@@ -43,6 +46,7 @@ def watch(machine: Machine, plan: Plan, report: Report) -> None:
     if not report.check:
         not_held = tuple(f"{v.setting}: {v.verdict} ({v.cause})" for v in report.verdicts if v.verdict in DRIFT)
         write_watched(machine, dataclasses.replace(now, not_held=not_held))
+        write_metrics(machine, whole, report.verdicts, metrics_folder, time.time())
 
 
 def _unseen(plan: Plan, before: Watched) -> list[Verdict]:

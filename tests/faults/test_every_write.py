@@ -22,7 +22,9 @@ from tests.unit.host.fake_host import (
     UUID,
     Answer,
     FakeHost,
+    own_units,
     p4_plan,
+    plan,
     simulator_state,
     with_gpu,
 )
@@ -49,7 +51,15 @@ def with_modes(host: FakeHost) -> None:
     host.sim("set", "compute_mode", 2)
 
 
-@pytest.fixture(params=[with_locks, with_modes], ids=["locks", "modes"])
+def with_units(host: FakeHost) -> None:
+    """A host that systemd runs, and a plan that brings units of its own."""
+    host.at("/run/systemd/system").mkdir(parents=True)
+    host.plan = plan(files=(*plan().files, *own_units()))
+    host.sim("set", "power_limit_mw", 480000)
+    host.sim("set", "persistence", 1)
+
+
+@pytest.fixture(params=[with_locks, with_modes, with_units], ids=["locks", "modes", "units"])
 def fresh(
     request: pytest.FixtureRequest, tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path
 ):

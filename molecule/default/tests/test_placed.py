@@ -66,7 +66,7 @@ def test_the_boot_unit_brings_back_what_a_new_driver_forgot(host):
     host.check_output("systemctl start inferhost-apply.service")
     (gpu,) = json.loads(host.check_output("inferhost-sim dump"))["gpus"]
     assert (gpu["graphics_clock_lock_mhz"], gpu["persistence"]) == ([2100, 2100], 1)
-    journal = host.check_output("journalctl --no-pager -o cat -u inferhost-apply.service -t inferhost")
+    journal = host.check_output("journalctl --no-pager -o cat -u inferhost-apply.service")
     assert journal.count("power_limit_w 600 held") == 1
 
 

@@ -1,4 +1,4 @@
-"""The units of Inferhost itself: placed and switched on with the plan, proven by verify, gone with the last of ours."""
+"""The units of Inferhost itself: placed and switched on with the plan, proven, gone with the last of ours."""
 
 from __future__ import annotations
 

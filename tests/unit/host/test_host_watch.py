@@ -1,4 +1,4 @@
-"""The drift timer's look: what drifted fails, a driver reload is repaired, no card is woken, nobody is fought over."""
+"""The drift timer's look: what drifted fails, a driver reload is repaired, no card is woken, nobody fought."""
 
 from __future__ import annotations
 

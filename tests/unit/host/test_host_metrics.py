@@ -1,0 +1,125 @@
+"""What the drift timer tells Prometheus: declared, measured, verdict, in a file that promtool accepts."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shutil
+import stat
+import subprocess
+
+import pytest
+
+from inferhost.host.metrics import text
+from inferhost.schema.result import Verdict
+from tests.unit.host.fake_host import UUID, FakeHost, plan, with_gpu
+
+FOLDER = "/var/lib/prometheus/node-exporter"
+FILE = f"{FOLDER}/inferhost.prom"
+SAMPLE = re.compile(r'([a-z_]+)(\{([a-z_]+="(?:[^"\\\n]|\\[\\"n])*",?)*\})? (-?[0-9.e+]+|NaN)')
+
+
+@pytest.fixture
+def exported(host: FakeHost) -> FakeHost:
+    """A placed host with Debian's node exporter."""
+    host.at(FOLDER).mkdir(parents=True)
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2400))
+    host.converge()
+    return host
+
+
+def samples(content: str) -> dict[str, float]:
+    lines = [line for line in content.splitlines() if not line.startswith("#")]
+    assert all(SAMPLE.fullmatch(line) for line in lines), lines
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def test_declared_measured_and_verdict_of_each_setting(exported: FakeHost):
+    exported.sim("set", "power_limit_mw", 300000)
+    assert exported.run("watch").code == 3
+    found, card = samples(exported.read(FILE)), f'{{gpu="{UUID}"}}'
+    assert found[f"inferhost_gpu_power_limit_declared_watts{card}"] == 450
+    assert found[f"inferhost_gpu_power_limit_measured_watts{card}"] == 300
+    assert found[f"inferhost_gpu_graphics_clock_lock_declared_min_hertz{card}"] == 2.1e9
+    assert found[f"inferhost_gpu_graphics_clock_lock_declared_max_hertz{card}"] == 2.4e9
+    assert f"inferhost_gpu_graphics_clock_lock_measured_hertz{card}" not in found  # nobody sampled it
+    assert found[f'inferhost_setting_drift{{gpu="{UUID}",setting="power_limit_w"}}'] == 1
+    assert found[f'inferhost_setting_drift{{gpu="{UUID}",setting="persistence_mode"}}'] == 0
+    info = 'setting="cpu.governor",verdict="held",cause="none",declared="performance",measured="performance"'
+    assert found[f"inferhost_setting_info{{{info}}}"] == 1
+    assert found[f'inferhost_plan_info{{plan_id="{exported.plan.plan_id}"}}'] == 1
+
+
+def test_promtool_accepts_the_file(exported: FakeHost):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("SKIPPED: no promtool on PATH (Debian package prometheus)")
+    exported.run("watch")
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=exported.read(FILE), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_each_metric_is_told_once_and_stands_together(exported: FakeHost):
+    exported.run("watch")
+    lines = exported.read(FILE).splitlines()
+    names = [line.partition(" ")[0].partition("{")[0] for line in lines if not line.startswith("#")]
+    groups = [name for number, name in enumerate(names) if number == 0 or names[number - 1] != name]
+    assert len(groups) == len(set(groups))
+    assert [line.split()[2] for line in lines if line.startswith("# TYPE")] == groups
+
+
+def test_the_exporter_may_read_the_file_and_sees_it_whole_or_not_at_all(exported: FakeHost):
+    order: list[str] = []
+    exported.run("watch", before_write=order.append)
+    assert order.index(f"fill {FILE}") < order.index(f"rename {FILE}")
+    assert stat.S_IMODE(exported.at(FILE).stat().st_mode) == 0o644
+
+
+def test_it_is_on_record_before_it_is_written_and_goes_with_the_last_of_ours(exported: FakeHost):
+    order: list[str] = []
+    exported.run("watch", before_write=order.append)
+    assert order.index("rename /var/lib/inferhost/baseline.json") < order.index(f"create {FILE}")
+    assert "baseline.json" not in str(steps_of_another_look(exported))
+    exported.stop_engine()
+    assert exported.run("revert").code == 0
+    assert not exported.at(FILE).exists()
+    assert exported.at(FOLDER).exists()
+
+
+def steps_of_another_look(host: FakeHost) -> list[str]:
+    order: list[str] = []
+    host.run("watch", before_write=order.append)
+    return order
+
+
+def test_without_an_exporter_nothing_is_written(host: FakeHost):
+    host.converge()
+    before = set(host.snapshot())
+    assert host.run("watch").code == 0
+    assert set(host.snapshot()) - before <= {"/run/inferhost/watched.json"}
+
+
+def test_a_folder_that_is_asked_for_is_made_and_goes_again(host: FakeHost):
+    host.converge()
+    assert host.run("watch", "--metrics", "/var/lib/textfile").code == 0
+    assert host.at("/var/lib/textfile/inferhost.prom").exists()
+    host.stop_engine()
+    assert host.run("revert").code == 0
+    assert not host.at("/var/lib/textfile").exists()
+
+
+def test_values_that_would_break_a_line_are_escaped_and_what_an_engine_is_told_stays_out():
+    odd = Verdict("sysctl.x", 'a"b\\c\nd', None, "held", "none", "")
+    told = Verdict("service.main.env.HF_HOME", "/secret/place", "/secret/place", "held", "none", "")
+    content = text(plan(), [odd, told, odd], 1.5)
+    assert r'declared="a\"b\\c\nd"' in content
+    assert content.count('setting="sysctl.x"') == 2  # drift and info, each once
+    assert "secret" not in content
+    samples(content)
+
+
+def test_check_mode_writes_no_metrics(exported: FakeHost):
+    exported.run("watch", "--check")
+    assert not pathlib.Path(exported.at(FILE)).exists()
