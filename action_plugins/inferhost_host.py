@@ -15,6 +15,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from inferhost.host.writers import WARNING
 from inferhost.host.zipapp_build import build
 from inferhost.schema import document, result
 
@@ -125,7 +126,7 @@ def _answer(ran: dict, verb: str) -> dict:
         f"{v['setting']}: wanted {v['wanted']}, found {v['found']}: {v['verdict']}; {v['evidence']}"
         for v in found.get("verdicts", [])
         if v["verdict"] in result.DRIFT
-    ]
+    ] + [note for note in found.get("notes", []) if note.startswith(WARNING)]
     answer["summary"] = _summary(found.get("verdicts", []), code)
     said = "\n".join(line for line in ran["stderr"].splitlines() if line.startswith(("error:", "hint:")))
     if said:

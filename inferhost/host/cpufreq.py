@@ -18,6 +18,7 @@ from inferhost.host.kernel_knob import KernelKnob, restore_kernel_knobs
 from inferhost.host.knob import Knob, Unusable, apply_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.report import Report
+from inferhost.host.writers import Writer, frequency_owner
 from inferhost.schema.plan import FORCING_DRIVERS, PERFORMANCE, Cpu
 from inferhost.schema.result import Verdict
 
@@ -37,6 +38,7 @@ class CpuFrequencyKnob(KernelKnob):
         path, setting = f"{self.folder}/{self.attribute}", f"cpu.{self.key_name}"
         super().__init__(machine, path, setting, f"cpu:{cpu}:{self.key_name}", wanted)
         self.place = f"{ROOT}/cpu*/cpufreq/{self.attribute}"
+        self.owner: Writer | None = None  # never written beside a daemon that does
 
     def observe(self) -> str:
         found = self.machine.read_text(self.path)
@@ -46,6 +48,9 @@ class CpuFrequencyKnob(KernelKnob):
         return found.strip()
 
     def obstacle(self) -> Unusable | None:
+        if self.owner is not None:
+            evidence = f"{self.owner.shown()} runs and writes it: stop and disable it, or leave this setting to it"
+            return Unusable("refused", "other_writer", evidence, True)
         known = self.machine.read_text(f"{self.folder}/{self.offered}")
         if known is not None and self.wanted not in known.split() and not self.wanted.isdigit():
             return Unusable("unsupported", "no_interface", f"this kernel offers {known.strip()}", False)
@@ -72,6 +77,8 @@ class Preference(CpuFrequencyKnob):
         self.governor = governor
 
     def obstacle(self) -> Unusable | None:
+        if self.owner is not None:
+            return super().obstacle()
         driver = (self.machine.read_text(f"{self.folder}/scaling_driver") or "").strip()
         governor = self.governor or (self.machine.read_text(f"{self.folder}/{Governor.attribute}") or "").strip()
         if driver in FORCING_DRIVERS and governor == PERFORMANCE and self.wanted not in (PERFORMANCE, "0"):
@@ -93,8 +100,12 @@ def cpus(machine: Machine) -> list[int]:
 def knobs(machine: Machine, wanted: Cpu) -> list[Knob]:
     """One knob per CPU and planned word; none for what the plan leaves alone."""
     governor, preference, found = wanted.governor, wanted.energy_performance_preference, cpus(machine)
-    governors = [Governor(machine, cpu, governor) for cpu in found if governor is not None]
-    return [*governors, *(Preference(machine, cpu, preference, governor) for cpu in found if preference is not None)]
+    planned: list[CpuFrequencyKnob] = [Governor(machine, cpu, governor) for cpu in found if governor is not None]
+    planned += [Preference(machine, cpu, preference, governor) for cpu in found if preference is not None]
+    owner = frequency_owner(machine) if planned else None
+    for knob in planned:
+        knob.owner = owner
+    return list(planned)
 
 
 def touched(machine: Machine, wanted: Cpu) -> list[Knob]:

@@ -6,6 +6,7 @@ nothing is guessed from a name.
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from typing import Any
 
@@ -14,6 +15,7 @@ from inferhost.host.gpu import watts
 from inferhost.host.machine import Machine
 from inferhost.host.nvml import Card, Nvml, NvmlError, open_nvml
 from inferhost.host.report import Report
+from inferhost.host.writers import other_writers
 
 PCI = "/sys/bus/pci/devices"
 CPU = "/sys/devices/system/cpu"
@@ -43,6 +45,7 @@ def observe_facts(machine: Machine, report: Report) -> None:
             "os": os_name(machine),
             "kernel": platform.release(),
             "python": platform.python_version(),
+            "other_writers": [dataclasses.asdict(writer) for writer in other_writers(machine)],
         }
     )
 

@@ -24,6 +24,7 @@ from inferhost.host.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.report import HostError, Report
 from inferhost.host.sample import Series, checked_period, take_samples
 from inferhost.host.watched import read_watched, remember_applied
+from inferhost.host.writers import name_writers, warn
 from inferhost.schema import document
 from inferhost.schema.plan import BASE, SECTIONS, Plan
 from inferhost.schema.problems import InputError, Problem
@@ -62,6 +63,7 @@ def _remember(found: Mapping[str, Record], baseline: Baseline, report: Report) -
 
 def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
     """Refuses, before anything is placed, an engine that is not there, has no model, or finds its place taken."""
+    warn(machine, plan, report)
     problems = adopt.conflicts(machine, plan, report)
     for entry in plan.service if "service" in plan.manage else ():
         for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):
@@ -123,6 +125,7 @@ def verify(
         adopt.verify_adoption(machine, plan, report)
         for entry in plan.service:
             service.verify_service(machine, entry, plan.env.get(entry.instance, {}), report)
+    name_writers(machine, report)
 
 
 def verify_under_load(machine: Machine, knobs: Sequence[Knob], seconds: float, report: Report) -> None:

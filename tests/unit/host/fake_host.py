@@ -286,8 +286,8 @@ class FakeHost:
         if argv[1] in ("enable", "disable"):
             unit["enabled"] = argv[1] == "enable"
         shown = f"LoadState=loaded\nActiveState={'active' if unit['active'] else 'inactive'}\n"
-        enabled = "enabled" if unit["enabled"] else "disabled"
-        return Finished(0, {"show": shown, "is-enabled": enabled}.get(argv[1], ""), "")
+        enabled, active = "enabled" if unit["enabled"] else "disabled", "active" if unit["active"] else "inactive"
+        return Finished(0, {"show": shown, "is-enabled": enabled, "is-active": active}.get(argv[1], ""), "")
 
     def process(self, pid: int, words: Sequence[str], unit: str) -> None:
         """A process of somebody else in a unit."""

@@ -1,0 +1,183 @@
+"""Other programs that write what the plan sets: daemons, and commands in units, cron jobs, boot and Slurm scripts.
+
+Read-only, and from tables. A daemon counts while it runs, a script wherever it stands: nobody can tell when it runs.
+What is found names the writer where a setting is not as planned, and warns before anything is placed. Beside a
+daemon that owns the processor's frequency nothing of it is written at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+
+from inferhost.host.machine import Machine
+from inferhost.host.report import Report
+from inferhost.schema.plan import Plan
+from inferhost.schema.result import Verdict
+
+GOVERNOR, PREFERENCE = "cpu.governor", "cpu.energy_performance_preference"
+POWER, GRAPHICS, MEMORY = "power_limit_w", "graphics_clock_lock_mhz", "memory_clock_lock_mhz"
+
+DAEMONS = {
+    "lactd.service": ("LACT", (POWER, GRAPHICS, MEMORY)),
+    "nvidia-powerd.service": ("NVIDIA Dynamic Boost", (POWER,)),
+    "tuned.service": ("TuneD", (GOVERNOR, PREFERENCE, "sysctl.vm.swappiness")),
+    "power-profiles-daemon.service": ("power-profiles-daemon", (GOVERNOR, PREFERENCE)),
+    "tlp.service": ("TLP", (GOVERNOR, PREFERENCE)),
+    "auto-cpufreq.service": ("auto-cpufreq", (GOVERNOR, PREFERENCE)),
+}
+"""Units and what they write. Source: anchors-ansible.md 2 and 3; facts-nvml.md E.1."""
+
+NVIDIA_SMI = {
+    POWER: ("-pl", "--power-limit"),
+    GRAPHICS: ("-lgc", "--lock-gpu-clocks", "-rgc", "--reset-gpu-clocks"),
+    MEMORY: ("-lmc", "--lock-memory-clocks", "-rmc", "--reset-memory-clocks"),
+    "application_clocks_mhz": ("-ac", "--applications-clocks", "-rac", "--reset-applications-clocks"),
+    "persistence_mode": ("-pm", "--persistence-mode"),
+    "compute_mode": ("-c", "--compute-mode"),
+}
+"""Options of nvidia-smi that write a setting. Source: nvidia-smi(1) of 595.99.02."""
+
+WORDS = {
+    GOVERNOR: re.compile(r"\b(cpupower(\s+\S+)*\s+frequency-set|cpufreq-set)\b|/scaling_governor\b"),
+    PREFERENCE: re.compile(r"\bx86_energy_perf_policy\b|/energy_performance_preference\b"),
+}
+"""Commands and files that write a setting of the processor."""
+
+UNIT_FOLDERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
+"""Where people put units; packages put theirs elsewhere, and the daemons among those are in the table."""
+PACKAGED = ("/usr/lib/systemd/system", "/lib/systemd/system")
+SCRIPTS = ("/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab")
+SCRIPT_FOLDERS = (
+    "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/slurm", "/etc/slurm/prolog.d", "/etc/slurm/epilog.d",
+)  # fmt: skip
+SLURM_CONFIGURATION = "/etc/slurm/slurm.conf"
+SLURM_SCRIPT = re.compile(r"^\s*(?:Task)?(?:Prolog|Epilog)\s*=\s*(/\S+)", re.IGNORECASE | re.MULTILINE)
+STARTED = re.compile(r"^Exec\w+=[-+!@:]*(/\S+)", re.MULTILINE)
+LONGEST = 200_000
+"""A longer file is no script that a person wrote."""
+OURS = "inferhost-"
+WARNING = "other writer:"
+"""How a remark begins that a playbook shows as a warning."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """Who writes which settings; `where` is a unit or a file."""
+
+    who: str
+    where: str
+    settings: tuple[str, ...]
+
+    def shown(self) -> str:
+        return self.where if self.who == self.where else f"{self.who} ({self.where})"
+
+
+def daemons(machine: Machine) -> list[Writer]:
+    """The known daemons that run now."""
+    found = []
+    for unit, (name, settings) in DAEMONS.items():
+        if any(machine.exists(f"{folder}/{unit}") for folder in (*UNIT_FOLDERS, *PACKAGED)):
+            active = machine.command(["systemctl", "is-active", "--", unit]).stdout.strip()
+            if active == "active":
+                found.append(Writer(name, unit, settings))
+    return found
+
+
+def other_writers(machine: Machine) -> list[Writer]:
+    """Everybody who writes a setting of ours, daemons first."""
+    found = daemons(machine)
+    for path in dict.fromkeys(_scripts(machine)):
+        settings = tuple(_written_by(_text(machine, path)))
+        if settings:
+            found.append(Writer(path, path, settings))
+    return found
+
+
+def frequency_owner(machine: Machine) -> Writer | None:
+    """The daemon that owns the governor and its preference here, if one runs."""
+    return next((writer for writer in daemons(machine) if GOVERNOR in writer.settings), None)
+
+
+def warn(machine: Machine, plan: Plan, report: Report) -> None:
+    """A remark on each that writes a setting of the plan, before anything is placed."""
+    planned = planned_settings(plan)
+    for writer in other_writers(machine):
+        shared = [setting for setting in writer.settings if setting in planned]
+        if shared:
+            report.note(f"{WARNING} {writer.shown()} writes {', '.join(shared)} too; one of the two has to give way")
+
+
+def planned_settings(plan: Plan) -> set[str]:
+    """What the plan sets without a file, by the names that the tables here use."""
+    found = {f"sysctl.{name}" for name in plan.sysctl} if "cpu" in plan.manage else set()
+    if "cpu" in plan.manage:
+        words = {GOVERNOR: plan.cpu.governor, PREFERENCE: plan.cpu.energy_performance_preference}
+        found |= {name for name, value in words.items() if value is not None}
+    if "gpu" in plan.manage:
+        found |= {name for gpu in plan.gpus for name in NVIDIA_SMI if getattr(gpu, name) is not None}
+    return found
+
+
+def name_writers(machine: Machine, report: Report) -> None:
+    """The verdicts on what another program wrote, with the programs that may have done it."""
+    if not any(v.cause == "other_writer" for v in report.verdicts):
+        return
+    known = other_writers(machine)
+    report.verdicts = [_named(verdict, known) for verdict in report.verdicts]
+
+
+def setting_name(setting: str) -> str:
+    """A setting without its card: `gpu.GPU-1.power_limit_w` is `power_limit_w`."""
+    return setting.rpartition(".")[2] if setting.startswith("gpu.") else setting
+
+
+def _named(verdict: Verdict, known: Iterable[Writer]) -> Verdict:
+    name = setting_name(verdict.setting)
+    who = [writer.shown() for writer in known if name in writer.settings]
+    if verdict.cause != "other_writer" or not who:
+        return verdict
+    return dataclasses.replace(verdict, evidence=f"{verdict.evidence}; it is written by {', '.join(who)}")
+
+
+def _scripts(machine: Machine) -> Iterator[str]:
+    """The files to read: units and what they start, boot and cron scripts, Slurm's prologs and epilogs."""
+    for folder in UNIT_FOLDERS:
+        for name in machine.entries(folder):
+            if name.endswith(".service") and not name.startswith(OURS):
+                yield f"{folder}/{name}"
+                yield from STARTED.findall(_text(machine, f"{folder}/{name}"))
+    yield from SCRIPTS
+    for folder in SCRIPT_FOLDERS:
+        yield from (f"{folder}/{name}" for name in machine.entries(folder))
+    yield from SLURM_SCRIPT.findall(_text(machine, SLURM_CONFIGURATION))
+
+
+def _text(machine: Machine, path: str) -> str:
+    """A file's text without comments; empty where it is no short text file."""
+    try:
+        with open(machine.at(path), "rb") as file:
+            content = file.read(LONGEST + 1)
+    except OSError:
+        return ""
+    if len(content) > LONGEST or b"\0" in content:
+        return ""
+    lines = content.decode("utf-8", "replace").replace("\\\n", " ").splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+
+
+def _written_by(text: str) -> Iterator[str]:
+    """The settings that commands in this text write."""
+    words = {
+        word.partition("=")[0]
+        for line in text.splitlines()
+        if "nvidia-smi" in line
+        for word in line.partition("nvidia-smi")[2].split()
+    }
+    for setting, options in NVIDIA_SMI.items():
+        if words & set(options):
+            yield setting
+    for setting, pattern in WORDS.items():
+        if pattern.search(text):
+            yield setting

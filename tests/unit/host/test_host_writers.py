@@ -1,0 +1,128 @@
+"""Other programs that write our settings: found, named where a setting drifted, warned of, and not fought beside."""
+
+from __future__ import annotations
+
+import pytest
+
+from inferhost.schema.plan import Cpu
+from tests.unit.host.fake_host import UUID, FakeHost, plan, with_gpu
+
+UNITS = "/etc/systemd/system"
+GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+
+
+def runs(host: FakeHost, unit: str, active: bool = True) -> None:
+    """A packaged daemon, running or not."""
+    host.write(f"/usr/lib/systemd/system/{unit}", "[Service]\n")
+    host.others[unit] = {"active": active, "enabled": active}
+
+
+def writers(host: FakeHost) -> dict[str, list[str]]:
+    found = host.run("facts").document["facts"]["other_writers"]
+    return {writer["where"]: list(writer["settings"]) for writer in found}
+
+
+def test_a_host_of_its_own_has_none_and_our_own_units_are_none(host: FakeHost):
+    host.write(f"{UNITS}/inferhost-x.service", "ExecStart=nvidia-smi -pl 300\n")
+    assert writers(host) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "settings"),
+    [
+        (f"{UNITS}/limit.service", "[Service]\nExecStart=/usr/bin/nvidia-smi -i 0 -pl 300\n", ["power_limit_w"]),
+        (f"{UNITS}/x.service", "ExecStart=-nvidia-smi --lock-gpu-clocks=2100,2400\n", ["graphics_clock_lock_mhz"]),
+        ("/etc/rc.local", "#!/bin/sh\nnvidia-smi -pm 1\nnvidia-smi -lmc 7001\n",
+         ["memory_clock_lock_mhz", "persistence_mode"]),
+        ("/etc/slurm/prolog.d/10-gpu.sh", "cpupower -c all frequency-set -g performance\n", ["cpu.governor"]),
+        ("/etc/cron.d/gpu", "@reboot root nvidia-smi -ac 3003,1531\n", ["application_clocks_mhz"]),
+        ("/etc/rc.local", "echo performance > /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor\n",
+         ["cpu.governor"]),
+        ("/etc/cron.daily/q", "nvidia-smi \\\n  -q; nvidia-smi \\\n  -c EXCLUSIVE_PROCESS\n", ["compute_mode"]),
+    ],
+)  # fmt: skip
+def test_a_command_is_found_where_it_stands(host: FakeHost, path: str, text: str, settings: list[str]):
+    host.write(path, text)
+    assert writers(host) == {path: settings}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# nvidia-smi -pl 300\n", "nvidia-smi -q -d CLOCK\n", "other-tool -pl 300\n", "nvidia-smi -pl 300\n\0"],
+    ids=["comment", "query", "another tool", "binary"],
+)
+def test_what_only_looks_like_a_writer_is_none(host: FakeHost, text: str):
+    host.write("/etc/rc.local", text)
+    assert writers(host) == {}
+
+
+def test_the_script_that_a_unit_starts_and_those_that_slurm_names_are_read(host: FakeHost):
+    host.write(f"{UNITS}/tune.service", "ExecStart=/opt/tune.sh --all\n")
+    host.write("/opt/tune.sh", "nvidia-smi -pl 300\n")
+    host.write("/etc/slurm/slurm.conf", "ClusterName=x\nProlog=/opt/prolog.sh\n#Epilog=/opt/no.sh\n")
+    host.write("/opt/prolog.sh", "nvidia-smi -rgc\n")
+    assert writers(host) == {"/opt/tune.sh": ["power_limit_w"], "/opt/prolog.sh": ["graphics_clock_lock_mhz"]}
+
+
+def test_a_drifted_setting_names_who_writes_it_and_a_held_one_does_not(host: FakeHost):
+    host.converge()
+    runs(host, "lactd.service")
+    assert "LACT" not in host.run("verify").prose
+    host.sim("set", "power_limit_mw", 300000)
+    answer = host.run("verify")
+    assert answer.evidence("power_limit_w").endswith("it is written by LACT (lactd.service)")
+    assert "LACT" not in answer.evidence(f"{UUID}.persistence_mode")
+
+
+def test_a_daemon_that_does_not_run_is_nobody(host: FakeHost):
+    host.converge()
+    runs(host, "lactd.service", active=False)
+    host.sim("set", "power_limit_mw", 300000)
+    assert "LACT" not in host.run("verify").evidence("power_limit_w")
+
+
+def test_install_warns_of_those_who_write_what_the_plan_sets_and_of_no_others(host: FakeHost):
+    runs(host, "nvidia-powerd.service")
+    host.write("/etc/rc.local", "nvidia-smi -c EXCLUSIVE_PROCESS\n")  # the plan leaves the compute mode alone
+    for arguments in (("--check",), ()):
+        notes = host.run("install", *arguments).document["notes"]
+        assert [n for n in notes if n.startswith("other writer:")] == [
+            "other writer: NVIDIA Dynamic Boost (nvidia-powerd.service) writes power_limit_w too; "
+            "one of the two has to give way"
+        ]
+
+
+@pytest.mark.parametrize("unit", ["tuned.service", "power-profiles-daemon.service", "tlp.service"])
+def test_nothing_of_the_frequency_is_written_beside_a_daemon_that_owns_it(host: FakeHost, unit: str):
+    host.run("install")
+    host.place()
+    runs(host, unit)
+    answer = host.run("apply", "--section", "cpu")
+    assert answer.code == 3
+    assert answer.verdict("cpu.governor") == ("refused", "other_writer")
+    assert answer.verdict("energy_performance_preference") == ("refused", "other_writer")
+    assert unit in answer.evidence("cpu.governor")
+    assert host.read(GOVERNOR).strip() == "powersave"
+
+
+def test_what_the_daemon_set_as_planned_is_held_and_what_the_plan_leaves_alone_is_not_asked(host: FakeHost):
+    host.converge()
+    runs(host, "tuned.service")
+    assert host.run("verify").verdict("cpu.governor") == ("held", "none")
+    host.plan = plan(cpu=Cpu(None))
+    assert host.run("apply", "--section", "cpu").code == 0
+
+
+def test_revert_gives_the_governor_back_even_beside_such_a_daemon(host: FakeHost):
+    host.converge()
+    runs(host, "tuned.service")
+    assert host.run("revert", "--section", "cpu").code == 0
+    assert host.read(GOVERNOR).strip() == "powersave"
+
+
+def test_what_a_lock_drifted_to_is_blamed_on_no_writer_of_something_else(host: FakeHost):
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100))
+    host.converge()
+    host.write("/etc/rc.local", "nvidia-smi -lgc 1200\n")
+    host.sim("set", "power_limit_mw", 300000)
+    assert "rc.local" not in host.run("verify").evidence("power_limit_w")
