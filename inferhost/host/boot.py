@@ -49,14 +49,15 @@ def apply_sections(machine: Machine, plan: Plan, sections: Sequence[str], report
 
 def with_cards_that_are_here(machine: Machine, plan: Plan, wait_s: float, report: Report) -> Plan:
     """The plan for the cards that answer; each of the others is a problem of its own, told once."""
-    start_s = machine.clock.now_s()
+    start_s, slept = machine.clock.now_s(), False
     while True:
         missing, mended_by_waiting = _missing(machine, plan)
         waited_s = machine.clock.now_s() - start_s
         if not missing or not mended_by_waiting or waited_s >= wait_s:
             break
         machine.clock.sleep(min(POLL_S, wait_s - waited_s))
-    if waited_s > 0:
+        slept = True
+    if slept:
         report.note(f"waited {waited_s:.1f} s for the cards")
     if len(missing) == len(plan.gpus):  # no driver, or none of them: apply says which
         return plan
