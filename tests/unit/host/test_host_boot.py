@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from inferhost.host.boot import boot
+from inferhost.host.machine import Clock
+from inferhost.host.report import Report
 from inferhost.schema.plan import GpuSelector
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 
@@ -131,3 +134,12 @@ def test_check_mode_writes_nothing(host: FakeHost):
     before = host.snapshot()
     assert host.run("boot", "--check").changed
     assert host.snapshot() == before
+
+
+def test_looking_takes_time_and_is_no_waiting(host: FakeHost):
+    host.converge()
+    moments = iter(range(1000))
+    machine = dataclasses.replace(host.machine(str(host.root)), clock=Clock(lambda: next(moments), host.wait))
+    report = Report(check=False)
+    boot(machine, host.plan, None, 60, report)
+    assert not [note for note in report.notes if note.startswith("waited")]
