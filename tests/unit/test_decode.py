@@ -277,3 +277,10 @@ def test_the_command_answers_decode_cases_line_by_line():
     first, second = map(json.loads, target.getvalue().splitlines())
     assert set(first) == {"id", "ceiling_tok_s", "expected_tok_s", "low", "high"}
     assert second == {"id": None, "refused": "this line is no JSON object but list"}
+
+
+def test_a_mixture_of_experts_may_be_half_as_fast_for_none_was_fitted():
+    case = {"engine": "llama.cpp", "gpu": "RTX 4090", "quant": "Q4_0"}
+    dense, mixture = (estimate_decode(case | {"model": m}, CATALOGUE) for m in ("Qwen3-8B", "Qwen3-30B-A3B"))
+    assert mixture["low"] == pytest.approx(mixture["expected_tok_s"] / 2, abs=0.001)
+    assert dense["low"] > 0.8 * dense["expected_tok_s"]

@@ -344,3 +344,9 @@ def test_auto_passes_over_an_engine_that_does_not_hold_the_model():
     because = next(r.because for r in plan.reasons if r.setting == "service.main.engine")
     assert 'sglang 0.5.23: found "qwen2.5-3b-instruct" with 5.75 GiB of weights, but sglang has ' in because
     assert refusal({**values, "inferhost_service_engine": "sglang"}).startswith("error: inferhost_service_model: ")
+
+
+def test_mxfp4_is_offered_to_mixtures_of_experts_alone():
+    # vLLM 0.33.0 and SGLang 0.5.23 have no code for other matrices in MXFP4.
+    assert "mxfp4" not in refusal(wish(PRO_6000, "llama-3.3-70b-instruct"))
+    assert "mxfp4" in refusal(wish(PRO_6000, "glm-4.5-air"))
