@@ -55,6 +55,9 @@ def imported(source: Source, where: str, engine: str | None = None) -> str:
     if engine is not None and engine not in {row.engine for row in known.engines.values()}:
         names = ", ".join(sorted({row.engine for row in known.engines.values()}))
         raise InputError([Problem("--engine", f'found "{engine}", wanted one of {names}')])
+    gpu = {f"inferhost_gpu_{key}": value for key, value in source.gpu.items()}
+    if not launches and gpu:
+        return commented(render_findings(where, [], source.mistakes)) + "---\n" + render_wish(gpu)
     if not launches:
         text = commented(render_findings(where, [], source.mistakes)) if source.mistakes else ""
         hint = "name the file that starts the engine; where it names no program, --engine says whose flags these are"
@@ -69,7 +72,7 @@ def imported(source: Source, where: str, engine: str | None = None) -> str:
         whole = {f"{PREFIX}{key}": value for wish in instances.values() for key, value in wish.items()}
     else:
         whole = {f"{PREFIX}instances": instances}
-    return "\n".join(parts) + "---\n" + render_wish(whole)
+    return "\n".join(parts) + "---\n" + render_wish({**whole, **gpu})
 
 
 def source_of(kind: str, where: str) -> Source:

@@ -82,6 +82,7 @@ class Source:
     mistakes: tuple[Mistake, ...] = ()
     env: dict[str, str] = dataclasses.field(default_factory=dict)  # variables that no launch was found for
     words: tuple[str, ...] = ()  # arguments that no launch was found for
+    gpu: dict[str, str | int | bool] = dataclasses.field(default_factory=dict)  # what nvidia-smi sets
 
 
 def recognised(words: Sequence[str], place: str, directory: str = "") -> Launch | None:

@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
+from inferhost.imports.card import card_settings
 from inferhost.imports.containers import read_docker_run
 from inferhost.imports.launch import ASSIGNMENT, Launch, Mistake, Source, recognised, wrong_module
 
@@ -48,6 +49,7 @@ class _Reader:
         self.launches: list[Launch] = []
         self.mistakes: list[Mistake] = []
         self.words: list[str] = []
+        self.gpu: dict[str, str | int | bool] = {}
         self.open_launch = False  # the line before was a launch, and could have gone on here
         self.foreground: Launch | None = None
 
@@ -65,7 +67,7 @@ def read_script(text: str, name: str, env: Mapping[str, str] | None = None, dire
         for words, background in _commands(line.text):
             _command(words, background, line.number, reader)
     own = {key: value for key, value in reader.exported.items() if key not in (env or {})}
-    return Source(tuple(reader.launches), tuple(reader.mistakes), own, tuple(reader.words))
+    return Source(tuple(reader.launches), tuple(reader.mistakes), own, tuple(reader.words), reader.gpu)
 
 
 def _logical_lines(text: str, reader: _Reader) -> Iterator[Line]:
@@ -184,6 +186,10 @@ def _run(words: list[str], background: bool, number: int, reader: _Reader) -> No
     if words[0].startswith("-"):
         _orphan(words, number, reader)
         return
+    settings, told = card_settings(words, f"{reader.name}:{number}")
+    if reader.foreground is None:
+        reader.gpu.update(settings)
+        reader.mistakes += told
     module = wrong_module(words)
     if module:
         because = f'there is no Python module "{module}" that quantises or serves'

@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 
+from inferhost.imports.card import card_settings
 from inferhost.imports.launch import ASSIGNMENT, Launch, Mistake, Source, read_environment_file, recognised
 from inferhost.imports.shell import CONTAINERS, read_script
 
@@ -30,13 +31,20 @@ def read_unit(texts: Iterable[str], name: str, read: Read) -> Source:
     directory = values.get("WorkingDirectory", [""])[-1].lstrip("-")
     launches: list[Launch] = []
     words: list[str] = []
+    gpu: dict[str, str | int | bool] = {}
+    for line in (one for key in ("ExecStartPre", "ExecStart", "ExecStartPost") for one in values.get(key, [])):
+        settings, told = card_settings(_split(line.lstrip("@-:+!")), name)
+        gpu.update(settings)
+        mistakes += told
     for line in values.get("ExecStart", []):
         found = _started(line, name, env=env, directory=directory, read=read)
         launches += found.launches
         mistakes += found.mistakes
         words += found.words
+        gpu.update(found.gpu)
     user = values.get("User", [""])[-1]
-    return Source(tuple(dataclasses.replace(one, user=user) for one in launches), tuple(mistakes), env, tuple(words))
+    started = tuple(dataclasses.replace(one, user=user) for one in launches)
+    return Source(started, tuple(mistakes), env, tuple(words), gpu)
 
 
 def _values(texts: Iterable[str]) -> dict[str, list[str]]:

@@ -103,6 +103,9 @@ def _sizes(kept: Kept, engine: EngineRow, findings: list[Finding]) -> dict[str, 
         found["context_tokens"] = numbers["pool_tokens"] // (sequences if sequences and not unified else 1)
         if sequences is None and engine.engine == "llama.cpp":
             sequences = LLAMA_SLOTS
+        if sequences and found["context_tokens"] != numbers["pool_tokens"]:
+            because = f"{sequences} requests at once share it: {found['context_tokens']} tokens each"
+            findings.append(Finding("context", str(numbers["pool_tokens"]), "kept", because))
     if sequences:
         found["max_sequences"] = sequences
     dtype = kept.concepts.get("kv_cache_dtype")

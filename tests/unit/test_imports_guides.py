@@ -90,3 +90,9 @@ def test_what_starts_no_engine_is_refused(case):
     with pytest.raises(InputError) as refused:
         command.imported(source, "source")
     assert case["refused"] in str(refused.value)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "gpu" in case.values[0]])
+def test_what_sets_the_cards_becomes_a_wish_for_them(case):
+    source, _ = read(case)
+    assert source.gpu == case["gpu"]

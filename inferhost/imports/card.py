@@ -1,0 +1,84 @@
+"""What `nvidia-smi` in a script or a unit sets on the cards, as `inferhost_gpu_*` variables.
+
+Source of the options: nvidia-smi(1), "Device modification options" and "Clocks".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from inferhost.imports.launch import Mistake
+
+OPTIONS = {
+    "-pl": "power_limit",
+    "--power-limit": "power_limit",
+    "-pm": "persistence_mode",
+    "--persistence-mode": "persistence_mode",
+    "-lgc": "graphics_clock_lock",
+    "--lock-gpu-clocks": "graphics_clock_lock",
+    "-lmc": "memory_clock_lock",
+    "--lock-memory-clocks": "memory_clock_lock",
+    "-ac": "application_clocks",
+    "--applications-clocks": "application_clocks",
+    "-c": "compute_mode",
+    "--compute-mode": "compute_mode",
+}
+RESETS = {
+    "-rgc": "graphics_clock_lock",
+    "--reset-gpu-clocks": "graphics_clock_lock",
+    "-rmc": "memory_clock_lock",
+    "--reset-memory-clocks": "memory_clock_lock",
+}
+NOT_TAKEN = ("-e", "--ecc-config", "-mig", "--multi-instance-gpu", "-lmcd", "--lock-memory-clocks-deferred")
+"""Options that set something for which a wish has no option."""
+RANGE = re.compile(r"(\d+)(?:,(\d+))?")
+MODES = {"0": "default", "2": "prohibited", "3": "exclusive_process"}
+
+
+def card_settings(words: Sequence[str], place: str) -> tuple[dict[str, str | int | bool], list[Mistake]]:
+    """The options of a wish that a command line amounts to, without `inferhost_gpu_`, and a line on each."""
+    start = next((n for n, w in enumerate(words[:3]) if w.rpartition("/")[2] == "nvidia-smi"), len(words))
+    if not words[start + 1 : start + 2] or not words[start + 1].startswith("-"):
+        return {}, []  # no call, or one of a subcommand, whose options mean other things
+    found: dict[str, str | int | bool] = {}
+    told = []
+    flat = [part for w in words for part in (w.split("=", 1) if w.startswith("--") else [w])]
+    chosen = any(w in ("-i", "--id") for w in flat)
+    for name, value in zip(flat, [*flat[1:], ""], strict=True):
+        option = OPTIONS.get(name) or RESETS.get(name)
+        taken = "unlocked" if name in RESETS else _value(option, value) if option else None
+        text = f"nvidia-smi {name}" + ("" if name in RESETS else f" {value}")
+        if option and taken is not None:
+            found[option] = taken
+            because = (
+                "the wish speaks of every card of the host, not of the one after -i"
+                if chosen
+                else "an option of the wish"
+            )
+            told.append(Mistake(place, "kept", text, because, f"inferhost_gpu_{option}: {_shown(taken)}"))
+        elif option:
+            because = "its value is not known here, so it is not in the wish"
+            told.append(Mistake(place, "harmful", text, because, f"write inferhost_gpu_{option} by hand"))
+        elif name in NOT_TAKEN:
+            because = "a wish has no option for it, so it is not in the wish"
+            told.append(Mistake(place, "harmful", text, because, "keep this command in a script of your own"))
+    return found, told
+
+
+def _value(option: str, value: str) -> str | int | bool | None:
+    if option == "power_limit":
+        return round(float(value)) if re.fullmatch(r"\d+(\.\d+)?", value) else None
+    if option == "persistence_mode":
+        return {"1": True, "enabled": True, "0": False, "disabled": False}.get(value.lower())
+    if option == "compute_mode":
+        mode = MODES.get(value, value.lower())
+        return mode if mode in MODES.values() else None
+    found = RANGE.fullmatch(value)
+    if found is None or (option == "application_clocks" and not found[2]):
+        return None
+    return value if option == "application_clocks" else value.replace(",", "-")
+
+
+def _shown(value: str | int | bool) -> str:
+    return str(value).lower()
