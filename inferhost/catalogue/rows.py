@@ -166,6 +166,7 @@ class KvCacheFormat:
 
     argument: Optional[str]
     bytes_per_element: float
+    block_elements: int  # that share a scale; a head has to be made of whole blocks
 
 
 @dataclasses.dataclass(frozen=True)

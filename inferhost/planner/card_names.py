@@ -11,8 +11,10 @@ import re
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import GpuRow
+from inferhost.planner.names import chip_named
 
 GIB = 2**30
+LABEL = re.compile(r"(\d+)\s*gb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ def named_card(name: str, given: float | None, catalogue: Catalogue) -> Card | N
     elif seen is not None:
         card = Card(name, round(seen.under_cuda_gib * GIB), seen.total_mib, seen.compute_capability)
     else:
-        label = re.search(r"(\d+)\s*gb", words)
+        label = LABEL.search(words)
         if given is None and label is None:
             return None
         total_mib = float(label[1]) * 1024 if label else (given or 0) * 1024
@@ -74,13 +76,11 @@ def named_card(name: str, given: float | None, catalogue: Catalogue) -> Card | N
     return card if given is None else dataclasses.replace(card, total_bytes=round(given * GIB))
 
 
-def catalogue_card(words: str, catalogue: Catalogue) -> GpuRow | None:
-    """The catalogue's card of this name, if one name contains the other's model number and memory."""
-    wanted = set(re.findall(r"[a-z0-9]+", words)) - {"nvidia", "geforce", "tesla"}
-    if not wanted:
+def catalogue_card(name: str, catalogue: Catalogue) -> GpuRow | None:
+    """The catalogue's card of this name; nothing where the name has another size than that card is sold with."""
+    chip = chip_named(name, catalogue)
+    row = catalogue.gpus.get(chip.key) if chip is not None else None
+    size = LABEL.search(name)
+    if row is None or (size and row.memory_label_gb is not None and float(size[1]) != row.memory_label_gb):
         return None
-    for row in catalogue.gpus.values():
-        have = set(re.findall(r"[a-z0-9]+", row.name.lower())) - {"nvidia", "geforce", "tesla"}
-        if have == wanted:
-            return row
-    return None
+    return row

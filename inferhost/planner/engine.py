@@ -63,6 +63,17 @@ def obstacles(
     if dtype not in engine.kv_cache:
         known = ", ".join(sorted(engine.kv_cache))
         found.append(("kv_cache_dtype", f"{name} has no {dtype} KV cache (it has: {known})"))
+    elif model.mla is None and (model.head_dim or 0) % engine.kv_cache[dtype].block_elements:
+        block, whole = engine.kv_cache[dtype].block_elements, f"heads of {model.head_dim} in {model.key}"
+        fitting = " or ".join(
+            key for key, f in engine.kv_cache.items() if not (model.head_dim or 0) % f.block_elements
+        )
+        found.append(
+            (
+                "kv_cache_dtype",
+                f"{name} keeps {dtype} in blocks of {block}, which do not divide {whole}; use {fitting}",
+            )
+        )
     return found
 
 

@@ -75,7 +75,7 @@ def card_bandwidth_gb_s(chip: ChipRow, catalogue: Catalogue) -> float | None:
 
 def shape_named(name: str, catalogue: Catalogue) -> Shape | None:
     """The shape of a model: from the catalogue where it is known, else from the size in its name, else nothing."""
-    words = _model_words(name)
+    words = model_words(name)
     best: tuple[int, ShapeRow | ModelRow] | None = None
     for shape in catalogue.shapes.values():
         for alias in shape.names:
@@ -151,7 +151,7 @@ def _known_shape(row: ShapeRow | ModelRow) -> Shape:
 def _longer(
     best: tuple[int, ShapeRow | ModelRow] | None, words: frozenset[str], alias: str, row: ShapeRow | ModelRow
 ) -> tuple[int, ShapeRow | ModelRow] | None:
-    wanted = _model_words(alias)
+    wanted = model_words(alias)
     if wanted <= words and (best is None or len(wanted) > best[0]):
         return len(wanted), row
     return best
@@ -165,5 +165,5 @@ def _card_words(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"[a-z0-9]+", text)) - CARD_NOISE
 
 
-def _model_words(name: str) -> frozenset[str]:
+def model_words(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"[a-z0-9.]+", name.lower().rpartition("/")[2])) - MODEL_NOISE

@@ -46,10 +46,10 @@ def planned(values: dict[str, Any], host: str = "host") -> Plan:
     return planner.plan(values, host, CATALOGUE)
 
 
-def refusal(values: dict[str, Any]) -> str:
+def refusal(values: dict[str, Any], known: catalogue.Catalogue = CATALOGUE) -> str:
     """The whole text with which a wish is refused."""
     try:
-        planned(values)
+        planner.plan(values, "host", known)
     except InputError as error:
         return str(error)
     raise AssertionError("the wish was planned")

@@ -90,7 +90,14 @@ def test_a_models_name_is_known_without_organisation_case_and_quantisation(name,
 
 
 @pytest.mark.parametrize(
-    ("name", "gib"), [("Tesla T4", 14.58), ("NVIDIA GeForce RTX 5090", 31.4), ("24GB class GPU", 23.16), ("?", None)]
+    ("name", "gib"),
+    [
+        ("Tesla T4", 14.58),
+        ("NVIDIA GeForce RTX 5090", 31.4),
+        ("24GB class GPU", 23.16),
+        ("4090 48GB", 46.32),
+        ("?", None),
+    ],
 )
 def test_a_cards_name_says_what_cuda_reports_on_it(name, gib):
     found = named_card(name, None, CATALOGUE)
@@ -161,3 +168,15 @@ def test_the_bits_of_mxfp4_are_not_those_of_nvfp4():
 def test_the_experts_of_a_hybrid_model_are_its_feed_forward():
     # Nearly all of it is experts, so a 4 bit checkpoint of it is nearly at 4 bit.
     assert 4.5 < quantised(CATALOGUE.models["qwen3.6-35b-a3b"], "nvfp4", CATALOGUE).linear_bits < 4.8
+
+
+@pytest.mark.parametrize("field", ["vram_gib", "max_model_len", "pre_load_avail_gib", "n_ctx", "gpu_count"])
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp"])
+def test_numbers_that_overflow_are_refused_and_not_raised(engine, field):
+    found = estimate_kv({**VLLM, "engine": engine, "engine_version": "", "n_ctx": 4096, field: 1e308}, CATALOGUE)
+    assert "refused" in found or found["kv_tokens"] >= 0
+
+
+def test_a_size_beyond_all_numbers_says_so():
+    found = estimate_kv({**VLLM, "vram_gib": 1e308}, CATALOGUE)
+    assert found["refused"].startswith("the numbers of this case cannot be used: ")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from inferhost.planner import memory_rules, sglang_rules, vllm_rules, weights
+from inferhost.planner import memory, memory_rules, sglang_rules, vllm_rules, weights
 from inferhost.planner.kv_cache import cache_layout
 from inferhost.planner.sglang_rules import SglangRun
 from inferhost.planner.vllm_rules import VllmRun
@@ -171,3 +171,29 @@ def test_fewer_bits_never_take_more_memory():
     rows = [CATALOGUE.models[key] for key in ("llama-2-7b-q4_k_m", "llama-2-7b-hf")]
     sizes = [weights.weights_bytes(row, embedding_on_host=False) for row in rows]
     assert sizes == sorted(sizes)
+
+
+def test_the_states_of_a_hybrid_model_get_their_share_of_sglangs_pool_and_no_more():
+    """kv-cases.csv sglang-12: 22.2 GiB of states in 46.9 GiB, which is 0.9 to 1."""
+    row, engine = CATALOGUE.models["qwen3.5-9b"], CATALOGUE.engines["sglang"]
+    layout = cache_layout(row, "sglang", 2.0)
+    division = memory_rules.sglang(48 * GIB, row, engine, memory_rules.Demand(1024, 4096))
+    assert division.state_pool_bytes == pytest.approx(22.2 / 46.9 * division.kv_room_bytes, rel=0.002)
+    asked = memory_rules.Demand(64, 4096)
+    most = division.state_pool_bytes // layout.fixed_bytes
+    assert most < division.kv_room_bytes // (layout.fixed_bytes + 64 * layout.bytes_per_token)
+    assert memory._sequences(division, layout, asked) == most
+
+
+@pytest.mark.parametrize(
+    ("total_mib", "cards", "graphs"), [(16384, 4, 8), (24576, 4, 160), (24576, 2, 48), (49140, 8, 160)]
+)
+def test_sglangs_graphs_by_size_and_number_of_cards(total_mib, cards, graphs):
+    """planner-anchors.md 1.2: two MiB per graph, an eighth of a GiB per card."""
+
+    def reserve(sequences, several):
+        run = SglangRun((0, 5, 23), total_mib, several, sequences=sequences)
+        return sglang_rules.needed_mib(run, CATALOGUE.models["llama-3.1-8b-instruct"])
+
+    assert reserve(None, cards) - reserve(1, cards) == 2 * (graphs - 1)
+    assert reserve(1, cards) - reserve(1, 1) == 128 * (cards - 1)

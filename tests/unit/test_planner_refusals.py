@@ -350,3 +350,14 @@ def test_mxfp4_is_offered_to_mixtures_of_experts_alone():
     # vLLM 0.33.0 and SGLang 0.5.23 have no code for other matrices in MXFP4.
     assert "mxfp4" not in refusal(wish(PRO_6000, "llama-3.3-70b-instruct"))
     assert "mxfp4" in refusal(wish(PRO_6000, "glm-4.5-air"))
+
+
+def test_a_quantised_cache_needs_heads_of_whole_blocks():
+    """llama.cpp's context creation: the block size has to divide the size of a head of K and of V."""
+    values = wish("tesla-p4", LLAMA_GGUF, service_engine="llama.cpp", service_kv_cache_dtype="q8_0")
+    assert planned(values).service[0].engine == "llama.cpp"
+    row = dataclasses.replace(CATALOGUE.models[LLAMA_GGUF], head_dim=80)
+    found = refusal(values, dataclasses.replace(CATALOGUE, models={**CATALOGUE.models, LLAMA_GGUF: row}))
+    assert (
+        "keeps q8_0 in blocks of 32, which do not divide heads of 80 in llama-2-7b-q4_k_m; use auto or f16" in found
+    )
