@@ -24,7 +24,6 @@ from inferhost.planner.weights import weights_bytes
 MIB = 2**20
 TOLERATED_EXCESS = 1.1
 """A promise this many times too high is the error that must stay rare."""
-NARROWEST_SHARE = 0.005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +181,6 @@ def _sglang_room(case: Case) -> Room:
     fraction = asked or sglang_rules.default_fraction(run, case.model)
     if free is None:
         free = (case.card.total_bytes if case.card is not None else 0) / GIB - (0.45 if cards == 1 else 1.2)
-    spread = NARROWEST_SHARE * weights + (
-        0.0 if case.number("pre_load_avail_gib") else (0.2 + 0.3 * (cards > 1)) * GIB
-    )
+    spread = sglang_rules.spread_bytes(weights, cards, bool(case.number("pre_load_avail_gib")))
     spread += 0.0 if asked else 0.02 * free * GIB
     return Room(free * GIB * fraction - weights, spread, spread, weights)

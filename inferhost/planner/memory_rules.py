@@ -130,7 +130,8 @@ def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand)
     static = max(0, math.floor((usable - context) * fraction))
     told = _told_fraction(fraction, static, usable - context, demand)
     weights = weights_bytes(model, False, demand.tensor_parallel_size)
-    margin = round(engine.memory["margin_bytes"])
+    spread = sglang_rules.spread_bytes(weights, demand.tensor_parallel_size, free_measured=False)
+    margin = round(max(engine.memory["margin_bytes"], spread))
     graphs = usual.graph_sequences_tp4 if demand.tensor_parallel_size >= 4 else usual.graph_sequences
     pool = static - weights - margin
     ratio = sglang_rules.STATE_TO_CACHE_RATIO
@@ -208,7 +209,8 @@ def vllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -
     kept = vllm_rules.absorbed_bytes(model, run) + vllm_rules.padding_bytes(model, run)
     weights = round(weights_bytes(model, False, demand.tensor_parallel_size) + kept)
     activation, graphs = vllm_rules.activation_bytes(model, run), vllm_rules.graph_bytes(run)
-    non_torch, margin = vllm_rules.non_torch_bytes(model, run), round(engine.memory["margin_bytes"])
+    non_torch = vllm_rules.non_torch_bytes(model, run)
+    margin = round(max(engine.memory["margin_bytes"], vllm_rules.spread_bytes(model, run, weights)[0]))
     return Division(
         weights_bytes=weights,
         activation_bytes=activation,

@@ -141,7 +141,7 @@ def test_sglang_gets_smaller_chunks_where_its_own_leave_no_room():
 
 def test_weights_that_do_not_fit_are_refused_with_both_sizes():
     assert refusal(wish("rtx-5090", MISTRAL)) == (
-        f'error: inferhost_service_model: found "{MISTRAL}" with 60.44 GiB of weights, but sglang has 26.71 GiB for '
+        f'error: inferhost_service_model: found "{MISTRAL}" with 60.44 GiB of weights, but sglang has 26.54 GiB for '
         "weights and KV cache on a card of 31.40 GiB\nhint: a smaller model, or a card with more memory"
     )
 
@@ -197,3 +197,14 @@ def test_sglangs_graphs_by_size_and_number_of_cards(total_mib, cards, graphs):
 
     assert reserve(None, cards) - reserve(1, cards) == 2 * (graphs - 1)
     assert reserve(1, cards) - reserve(1, 1) == 128 * (cards - 1)
+
+
+def test_the_margin_is_the_estimators_spread_where_that_is_larger():
+    row, demand = CATALOGUE.models["qwq-32b"], memory_rules.Demand(4096, 8, tensor_parallel_size=2)
+    for name, divide in (("vllm", memory_rules.vllm), ("sglang", memory_rules.sglang)):
+        engine = CATALOGUE.engines[name]
+        division = divide(80 * GIB, row, engine, demand)
+        # Over two cards: 0.7 and 0.5 GiB, and a share of the weights.
+        assert division.margin_bytes > 1.1 * engine.memory["margin_bytes"]
+        small = divide(24 * GIB, CATALOGUE.models["qwen2.5-0.5b-instruct"], engine, memory_rules.Demand(4096, 8))
+        assert small.margin_bytes == round(engine.memory["margin_bytes"])
