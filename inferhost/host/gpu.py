@@ -67,6 +67,10 @@ class PowerLimit(CardKnob):
             return self.verdict(found, "clamped", "power_cap", evidence)
         return self.verdict(found, "ignored", "unexplained", evidence)
 
+    def is_back(self, verdict: Verdict) -> bool:
+        """The getter is enough: whatever is stricter than the request was so before us, or is not ours."""
+        return bool(verdict.found == verdict.wanted)
+
     def under_load(self, verdict: Verdict, samples: Sequence[Sample]) -> Verdict:
         """The getter's verdict, unless the card draws more than it is allowed."""
         if verdict.verdict != "held":

@@ -137,6 +137,10 @@ def restore_knobs(knobs: Iterable[Knob], baseline: Baseline, report: Report) -> 
         verdict = report.verdicts[-1]
         if knob.is_back(verdict) or (report.check and verdict.verdict == "unverified"):
             proven.append(knob.key)
+        elif verdict.verdict in ("unsupported", "unverified"):  # told as no drift; but it is not put back either
+            message = f"not put back: {verdict.evidence}"
+            hint = "kept on record; repair the cause and revert again"
+            report.problems.append(Problem(knob.setting, message, hint, "not-restored"))
     baseline.drop(proven, report.check)
 
 

@@ -19,7 +19,7 @@ from inferhost.host.cpufreq import restore_frequency
 from inferhost.host.knob import Knob, restore_knobs
 from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
 from inferhost.host.nvml import NO_DRIVER, Nvml, NvmlError, open_nvml
-from inferhost.host.report import HostError, Report
+from inferhost.host.report import Report
 from inferhost.host.sysctl import restore_sysctl
 from inferhost.host.verbs import lock_unless_check
 from inferhost.host.watched import WATCHED
@@ -65,14 +65,11 @@ def _restore_gpus(machine: Machine, records: Mapping[str, Record], baseline: Bas
             knobs = _gpu_knobs(machine, nvml, records, report)
             _say_what_to_know(knobs, records, boot_id(machine), report)
             restore_knobs(knobs, baseline, report)
-    except NvmlError as error:
+    except NvmlError as error:  # files and kernel settings go back all the same
         if error.code not in NO_DRIVER:
-            raise HostError(Problem("nvml", error.evidence, "", "nvml")) from error
+            report.problems.append(Problem("nvml", error.evidence, "", "nvml"))
         for name, record in records.items():
-            setting = f"gpu:{name}"
-            report.verdicts.append(
-                Verdict(setting, record.found, None, "pending", error.cause, f"{error.evidence}; kept on record")
-            )
+            _keep(name, record, error, report)
 
 
 def _gpu_knobs(machine: Machine, nvml: Nvml, records: Mapping[str, Record], report: Report) -> list[Knob]:
@@ -82,7 +79,11 @@ def _gpu_knobs(machine: Machine, nvml: Nvml, records: Mapping[str, Record], repo
     for name in sorted(records, key=lambda n: (_rank(n), n)):
         uuid, _, key_name = name.rpartition(":")
         wanted = records[name].found
-        knob = gpu.card_knob(key_name, machine, nvml, cards[uuid], wanted) if uuid in cards else None
+        try:
+            knob = gpu.card_knob(key_name, machine, nvml, cards[uuid], wanted) if uuid in cards else None
+        except NvmlError as error:  # of this card; its neighbours go back all the same
+            _keep(name, records[name], error, report)
+            continue
         if knob is not None:
             found.append(knob)
             continue
@@ -96,6 +97,15 @@ def _gpu_knobs(machine: Machine, nvml: Nvml, records: Mapping[str, Record], repo
             Verdict(f"gpu:{name}", wanted, None, "unverified", "none", f"{message}; kept on record")
         )
     return found
+
+
+def _keep(name: str, record: Record, error: NvmlError, report: Report) -> None:
+    """The key stays on record, and why."""
+    setting, evidence = f"gpu:{name}", f"{error.evidence}; kept on record"
+    report.verdicts.append(Verdict(setting, record.found, None, error.verdict, error.cause, evidence))
+    if error.verdict != "pending":
+        hint = "repair the cause and revert again"
+        report.problems.append(Problem(setting, f"not put back: {error.evidence}", hint, "not-restored"))
 
 
 def _say_what_to_know(knobs: Sequence[Knob], records: Mapping[str, Record], boot: str, report: Report) -> None:

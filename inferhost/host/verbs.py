@@ -163,7 +163,11 @@ def _keep(machine: Machine, knobs: Sequence[CardKnob], series: dict[str, Series]
         natural = natural_clock_mhz(one.samples)
         if natural is not None and one.error is None and uuid not in read_clocks(machine).asked:
             nvml = knobs[0].nvml
-            loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(one.card))
+            try:
+                loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(one.card))
+            except NvmlError as error:  # without them nobody could say later whether the clock is still this driver's
+                report.note(f"gpu.{uuid}: its clock without a lock is not kept; {error.evidence}")
+                continue
             remember_natural(machine, uuid, Natural(*natural, loaded))
             report.note(f"gpu.{uuid}: {natural[0]} to {natural[1]} MHz under load without a lock of ours; kept")
 
