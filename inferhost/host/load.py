@@ -28,12 +28,14 @@ SAMPLES_MIN = 10
 SHARE = 0.95
 """Clocks flicker between neighbouring steps, and a single step of another kind is no verdict."""
 
-UNLIMITED_RATIO = 0.8
+UNLIMITED_RATIO = 0.7
 """An unlocked card that nothing limits runs at no less than this share of its highest clock.
 
-The lowest known: 0.81, the boost that is promised for an RTX 4090 (2520 of 3105 MHz); seen under load 0.90 on an RTX
-PRO 6000 (guide 003). Source: catalogue gpus/rtx-4090, facts-nvml.md C and B.1. A natural clock that was sampled on
-the card itself is used instead where there is one.
+The lowest boost clock that is promised for a known card is 0.73 of it (Tesla P4, 1114 of 1531 MHz), next 0.78 (RTX
+5090, 2407 of 3090); seen under load 0.90 on an RTX PRO 6000 (guide 003). A higher share would call a lock held on a
+card that runs there by itself. A natural clock that was sampled on the card itself is used instead where there is
+one.
+Source: catalogue gpus, facts-nvml.md C and B.1.
 """
 
 POWER_TOLERANCE = 1.05
