@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from inferhost.host.knob import Knob
+from inferhost.host.knob import Knob, Unusable
 from inferhost.host.nvml import Card, Nvml, NvmlError
 from inferhost.host.sample import Sample
 from inferhost.schema.result import Verdict
@@ -25,9 +25,14 @@ class CardKnob(Knob):
         self.nvml = nvml
         self.card = card
         self._context = {"uuid": card.uuid, "name": card.name, **context}
+        self.held_back: Callable[[], Unusable | None] = lambda: None
 
     def context(self) -> dict[str, str]:
         return self._context
+
+    def obstacle(self) -> Unusable | None:
+        """A card that the guard holds is left alone; a revert does not ask."""
+        return self.held_back()
 
     def boots_with(self) -> Any:
         """What the card has after a boot, where there is such a value; raises `NvmlError`."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from inferhost import __version__
-from inferhost.host import boot, discover, facts, gate, journal, load, revert, verbs, watch
+from inferhost.host import boot, discover, facts, gate, guard, journal, load, revert, verbs, watch
 from inferhost.host import sample as sampling
 from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.report import HostError, NothingTouched, Report, reason
@@ -46,6 +46,7 @@ VERBS = {
     "verify": "compare this host with its plan, setting by setting",
     "gate": "ask every engine of the plan for a token",
     "sample": "show what the GPUs do over some seconds; creates no load",
+    "guard": "bring a GPU that gets too hot down to the safe state of the plan, and give it back when it is cool",
     "revert": "put back what was here before, from the record alone",
     "status": "say which plan is installed and what is on record",
 }
@@ -122,6 +123,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if verb == "boot":
             most = "at most so many seconds for the cards (default: 0)"
             command.add_argument("--wait", type=float, default=0.0, metavar="S", help=most)
+        if verb == "guard":
+            command.add_argument(
+                "--after-end", action="store_true", help="what systemd runs when the guard has ended, however it did"
+            )
         if verb in ("record", "apply", "boot", "verify", "revert"):
             command.add_argument(
                 "--section", action="append", choices=SECTIONS, help="only this section; may be given several times"
@@ -172,6 +177,14 @@ def _gate(options: argparse.Namespace, machine: Machine, plan: Plan, _content: b
         gate.prove_tokens(machine, plan, options.wait, report, only=options.instance)
 
 
+def _guard(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    if options.after_end:
+        guard.after_the_end(machine, plan, os.environ.get("SERVICE_RESULT", guard.NORMAL_END), guard.journal)
+        return
+    with guard.stopping() as stopped:
+        guard.watch(machine, plan, report, stopped, guard.journal)
+
+
 FOLLOWERS = {
     "install": _install,
     "record": _record,
@@ -180,6 +193,7 @@ FOLLOWERS = {
     "watch": _watch,
     "verify": _verify,
     "gate": _gate,
+    "guard": _guard,
 }
 """Verbs that follow a plan."""
 

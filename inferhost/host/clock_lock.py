@@ -22,6 +22,7 @@ from inferhost.host.clock_record import (
     read_clocks,
     remember_asked,
 )
+from inferhost.host.guard_latch import taken_back_s
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
 from inferhost.host.nvml import AMPERE, VOLTA, Card, Nvml, NvmlError
@@ -31,6 +32,7 @@ from inferhost.schema.result import Verdict
 
 UNKNOWN, UNLOCKED = "unknown", "unlocked"
 NO_GETTER = "no call reads a lock back"
+TAKEN_BACK = "taken back by the guard, which found the card too hot, and not asked for again yet"
 NOT_ON_RECORD = "not on record in this boot: not applied yet, or lost when the machine or the driver started again"
 
 
@@ -53,7 +55,7 @@ class ClockLock(CardKnob):
         self.steps_mhz: Sequence[int] = ()
         self.loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(card))
         self.record = read_clocks(machine).asked.get(self.record_key(card.uuid))
-        self.gone = _gone(self.record, self.loaded)
+        self.gone = _gone(self.record, self.loaded, taken_back_s(machine, card.uuid))
         self.doubt = _doubt(self.record, nvml.persistence_mode(card))
         self._believed = UNKNOWN
         if self.record is not None and not self.gone and not self.doubt:
@@ -115,7 +117,8 @@ class ClockLock(CardKnob):
             return self.verdict(None, "unverified", "needs_load", f"asked for, and {NO_GETTER}{again}")
         record = self.record
         if record is None or self.gone:
-            return self.verdict(None, "overridden", "driver_reload", self.gone)
+            cause = "thermal" if self.gone == TAKEN_BACK else "driver_reload"
+            return self.verdict(None, "overridden", cause, self.gone)
         if not self._is_asked():
             on_record = shown(record.low_mhz, record.high_mhz)
             evidence = f"the request on record is for {on_record}" if record.confirmed else self.doubt
@@ -241,10 +244,12 @@ def snapped_mhz(wanted_mhz: int, steps_mhz: Sequence[int], most_mhz: int) -> int
     return nearest if abs(nearest - wanted_mhz) <= most_mhz else None
 
 
-def _gone(record: Asked | None, now: Loaded) -> str:
+def _gone(record: Asked | None, now: Loaded, taken_s: float | None) -> str:
     """How it shows that no request of ours stands; empty where one may."""
     if record is None:
         return NOT_ON_RECORD
+    if taken_s is not None and record.time_s <= taken_s:
+        return TAKEN_BACK
     signs = record.loaded.reload_signs(now)
     return f"lost with the driver: {', '.join(signs)} since it was asked for" if signs else ""
 

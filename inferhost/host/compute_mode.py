@@ -32,8 +32,9 @@ class ComputeMode(CardKnob):
         return COMPUTE_MODES[0]
 
     def obstacle(self) -> Unusable | None:
-        if self.programs_end_first:
-            return None
+        held_back = super().obstacle()
+        if held_back is not None or self.programs_end_first:
+            return held_back
         try:
             running = self.nvml.compute_process_ids(self.card)
         except NvmlError as error:

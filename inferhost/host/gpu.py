@@ -7,6 +7,7 @@ limit outside the card's own range. A word (`default`, `max`) is resolved by the
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from inferhost.host.card_knob import CardKnob
 from inferhost.host.clock_lock import UNLOCKED, ClockLock, GraphicsClockLock, MemoryClockLock, shown, snapped_mhz
 from inferhost.host.clock_record import read_clocks
 from inferhost.host.compute_mode import ComputeMode
+from inferhost.host.guard_latch import held_back
 from inferhost.host.knob import Knob, Unusable
 from inferhost.host.machine import Machine
 from inferhost.host.nvml import Card, Nvml, NvmlError
@@ -102,18 +104,22 @@ def watts(limit_mw: int) -> Any:
 
 def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob]:
     """The plan's GPU settings as knobs in the order of writing, or `InputError` with every refusal."""
-    problems = _simulation_problems(plan, nvml)
+    problems = simulation_problems(plan, nvml)
     if problems:
         raise InputError(problems)
     context = {"boot_id": boot_id(machine), "driver_version": nvml.driver_version()}
     search = _Search(machine, nvml, context, report, problems)
-    cards, found = nvml.cards(), []
+    cards = nvml.cards()
+    found: list[Knob] = []
     for number, gpu in enumerate(plan.gpus):
         card = _selected(gpu, cards)
         if card is None:
             problems.append(_missing(gpu, number, cards, nvml))
         else:
-            found += search.knobs_of(gpu, card)
+            mine = search.knobs_of(gpu, card)
+            for knob in mine if gpu.guard is not None else ():
+                knob.held_back = functools.partial(held_back, machine, card.uuid)
+            found += mine
     if problems:
         raise InputError(problems)
     return found
@@ -182,7 +188,7 @@ def pci_device_id(text: str) -> str:
     return digits.rpartition(":")[2] if ":" in digits else digits[:4]
 
 
-def _simulation_problems(plan: Plan, nvml: Nvml) -> list[Problem]:
+def simulation_problems(plan: Plan, nvml: Nvml) -> list[Problem]:
     """A sandbox plan must never reach a real card, and a real one never a simulated card."""
     simulated = nvml.simulated()
     if plan.host.simulated == simulated:
@@ -230,9 +236,9 @@ class _Search:
     report: Report
     problems: list[Problem]
 
-    def knobs_of(self, gpu: Gpu, card: Card) -> list[Knob]:
+    def knobs_of(self, gpu: Gpu, card: Card) -> list[CardKnob]:
         """One card's knobs: persistence on comes first, so that the driver keeps the limit; off comes last."""
-        found: list[Knob] = []
+        found: list[CardKnob] = []
         if gpu.power_limit_w is not None:
             limit = self.power_limit(gpu.power_limit_w, card)
             found += [limit] if limit else []

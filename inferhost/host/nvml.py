@@ -48,6 +48,9 @@ COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclu
 CLOCK_GRAPHICS, CLOCK_MEMORY = 0, 2
 """Source: nvml.h of NVML API 13 (nvmlClockType_t)."""
 
+TEMPERATURE_GPU = 0
+"""Source: nvml.h of NVML API 13 (nvmlTemperatureSensors_t)."""
+
 VIRTUALIZATION_MODES = {0: "none", 1: "passthrough", 2: "vgpu", 3: "host-vgpu", 4: "host-vsga"}
 """Source: nvml.h of NVML API 13 (nvmlGpuVirtualizationMode_t)."""
 
@@ -199,6 +202,23 @@ class Nvml:
         """Asks for a pair; it lasts until the driver unloads."""
         self._before_write(f"nvml {card.uuid} application_clocks")
         self.call("nvmlDeviceSetApplicationsClocks", card.handle, memory_mhz, graphics_mhz)
+
+    def reset_application_clocks(self, card: Card) -> None:
+        """Gives the card its own default pair back."""
+        self._before_write(f"nvml {card.uuid} application_clocks_reset")
+        self.call("nvmlDeviceResetApplicationsClocks", card.handle)
+
+    def temperature_c(self, card: Card) -> int | None:
+        """How hot the chip is; drivers before R570 know the old name only."""
+        found = self.reading("nvmlDeviceGetTemperatureV", card.handle, TEMPERATURE_GPU)
+        if found is None:
+            found = self.reading("nvmlDeviceGetTemperature", card.handle, TEMPERATURE_GPU)
+        return None if found is None else int(found)
+
+    def thermal_margin_c(self, card: Card) -> int | None:
+        """How far the card says that it is from slowing itself; older drivers and some cards do not say."""
+        found = self.reading("nvmlDeviceGetMarginTemperature", card.handle)
+        return None if found is None else int(found)
 
     def compute_mode(self, card: Card) -> str:
         """Who may use the card, by name."""

@@ -16,6 +16,7 @@ from inferhost.host.clock_lock import ClockLock
 from inferhost.host.clock_record import CLOCKS
 from inferhost.host.compute_mode import ComputeMode
 from inferhost.host.cpufreq import restore_frequency
+from inferhost.host.guard_latch import LATCH
 from inferhost.host.knob import Knob, restore_knobs
 from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
 from inferhost.host.nvml import NO_DRIVER, Nvml, NvmlError, open_nvml
@@ -151,6 +152,7 @@ def _finish(machine: Machine, baseline: Baseline, gone: set[str], report: Report
     if not report.check:
         machine.remove_file(CLOCKS)
         machine.remove_file(WATCHED)
+        machine.remove_file(LATCH)
         machine.remove_file(BASELINE)
         _remove_state_directory(machine)
     if present:

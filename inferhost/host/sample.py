@@ -49,8 +49,8 @@ Source: facts-nvml.md A.2; nvidia-ml-py 13.615.71 (NVML_FI_DEV_CLOCKS_EVENT_REAS
 VALUE_MEMBERS = {1: "uiVal", 2: "ulVal", 3: "ullVal"}
 """Where a field's value stands, by its type. Source: nvidia-ml-py 13.615.71 (NVML_VALUE_TYPE_*)."""
 
-CLOCK_SM, CLOCK_MEMORY, TEMPERATURE_GPU = 1, 2, 0
-"""Source: nvml.h of NVML API 13 (nvmlClockType_t, nvmlTemperatureSensors_t)."""
+CLOCK_SM, CLOCK_MEMORY = 1, 2
+"""Source: nvml.h of NVML API 13 (nvmlClockType_t)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +160,6 @@ def _look(nvml: Nvml, card: Card, time_s: float) -> Sample:
     mask = nvml.reading("nvmlDeviceGetCurrentClocksEventReasons", handle)
     if mask is None:  # drivers before R535 know the old name only
         mask = nvml.reading("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
-    temperature_c = nvml.reading("nvmlDeviceGetTemperatureV", handle, TEMPERATURE_GPU)
-    if temperature_c is None:
-        temperature_c = nvml.reading("nvmlDeviceGetTemperature", handle, TEMPERATURE_GPU)
     return Sample(
         time_s=round(time_s, 3),
         sm_clock_mhz=nvml.reading("nvmlDeviceGetClockInfo", handle, CLOCK_SM),
@@ -170,7 +167,7 @@ def _look(nvml: Nvml, card: Card, time_s: float) -> Sample:
         pstate=nvml.reading("nvmlDeviceGetPerformanceState", handle),
         power_w=None if power_mw is None else power_mw / 1000,
         enforced_power_limit_w=None if enforced_mw is None else enforced_mw / 1000,
-        temperature_c=temperature_c,
+        temperature_c=nvml.temperature_c(card),
         utilization_percent=None if utilization is None else int(utilization.gpu),
         event_reasons=reasons(int(mask or 0)),
         limited_s=_limited_s(nvml, card),

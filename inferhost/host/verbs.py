@@ -75,10 +75,12 @@ def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
         raise InputError(problems)
 
 
-def apply(machine: Machine, plan: Plan, sections: Sequence[str], report: Report) -> None:
+def apply(
+    machine: Machine, plan: Plan, sections: Sequence[str], report: Report, lock_wait_s: float | None = None
+) -> None:
     """Writes what has no file and differs from the plan, in the given sections."""
     chosen = _chosen(plan, sections, report)
-    with lock_unless_check(machine, report):
+    with lock_unless_check(machine, report, lock_wait_s):
         baseline = read_baseline(machine)
         base_units.forget_reverts(chosen, baseline, report)
         if "gpu" in chosen:
@@ -209,9 +211,11 @@ def gpu_knobs(machine: Machine, plan: Plan, report: Report) -> Iterator[list[Kno
         yield found
 
 
-def lock_unless_check(machine: Machine, report: Report) -> contextlib.AbstractContextManager[None]:
+def lock_unless_check(
+    machine: Machine, report: Report, wait_s: float | None = None
+) -> contextlib.AbstractContextManager[None]:
     """The lock for a run that writes; check mode neither needs nor leaves one."""
-    return contextlib.nullcontext() if report.check else locked(machine)
+    return contextlib.nullcontext() if report.check else locked(machine, wait_s)
 
 
 def _chosen(plan: Plan, sections: Iterable[str], report: Report) -> list[str]:

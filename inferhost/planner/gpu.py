@@ -26,6 +26,7 @@ from inferhost.planner.gpu_modes import (
     mode_pending,
     mode_reasons,
 )
+from inferhost.planner.guard import guard, guard_reasons
 from inferhost.planner.reasons import NO_GAIN, reason
 from inferhost.planner.request import HARDWARE, Request
 from inferhost.schema.hardware import HardwareGpu
@@ -115,6 +116,8 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
         memory_lock = _tried(problems, memory_clock_lock_mhz, request, row, card)
         clocks = request.wish.text(APPLICATION_CLOCKS)
         application = _tried(problems, application_clocks_mhz, clocks, row, card)
+        most_w = watts if isinstance(watts, int) else limits.max_w
+        guarded = _tried(problems, guard, request, (limits.min_w, most_w), card)
         if len(problems) > before:
             continue
         gpu = dataclasses.replace(
@@ -125,10 +128,12 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
             memory_clock_lock_mhz=memory_lock,
             application_clocks_mhz=application,
             compute_mode=mode,
+            guard=guarded,
         )
         gpus.append(gpu)
         reasons += _reasons(gpu, number, row, request, limits)
         reasons += [*lock_reasons(gpu, number, row, request), *mode_reasons(gpu, number, row, request)]
+        reasons += guard_reasons(guarded, number, request)
         pending += [*lock_pending(gpu, number, row), *mode_pending(gpu, number, row)]
         if isinstance(watts, str) or not limits.read or limits.min_w is None or limits.max_w is None:
             known = "the range is not fully known here" if limits.read else "this board's range was not read yet"

@@ -62,6 +62,9 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
             "application_clocks_mhz", "compute_mode",
         )  # fmt: skip
         paths |= {f"gpus[{n}].{name}" for n in range(len(plan.gpus)) for name in names}
+        for number, gpu in enumerate(plan.gpus):
+            path = f"gpus[{number}].guard"
+            paths |= {f"{path}.{field.name}" for field in dataclasses.fields(gpu.guard)} if gpu.guard else {path}
     if "cpu" in plan.manage:
         paths |= {"cpu.governor", "cpu.energy_performance_preference"} | {f"sysctl.{name}" for name in plan.sysctl}
     paths |= {f"env.{instance}.{name}" for instance, values in plan.env.items() for name in values}

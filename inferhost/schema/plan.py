@@ -63,6 +63,16 @@ class GpuSelector:
 
 
 @dataclasses.dataclass(frozen=True)
+class Guard:
+    """When a card is brought to its safe state, and when the plan has it back."""
+
+    limit_c: int
+    resume_c: int
+    power_w: Union[int, str]  # watts, or "min": the lowest that the card accepts
+    cool_down_s: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Gpu:
     """Settings of one card. `None` leaves a setting alone; a word is resolved by the card's own range."""
 
@@ -75,6 +85,7 @@ class Gpu:
     memory_clock_lock_mhz: Optional[Tuple[int, ...]]
     application_clocks_mhz: Optional[Tuple[int, ...]] = None  # memory, graphics
     compute_mode: Optional[str] = None  # "default", "exclusive_process" or "prohibited"
+    guard: Optional[Guard] = None
 
 
 @dataclasses.dataclass(frozen=True)

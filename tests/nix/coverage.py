@@ -42,6 +42,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "gpus[].memory_clock_lock_mhz": (PLANNED, PLANNED),
     "gpus[].application_clocks_mhz": (HOST, HOST),
     "gpus[].compute_mode": (HOST, HOST),
+    "gpus[].guard": (HOST, HOST),
     "cpu.governor": (HOST, PLACED),
     "cpu.energy_performance_preference": (HOST, HOST),
     "sysctl": (HOST, PLACED),
@@ -129,6 +130,7 @@ def others(value: Any, schema: Mapping[str, Any]) -> list[Any]:
     words = ["x", "/etc/x", "0600", "cpu", "0.0.0.0", "either", "proprietary"]
     lists = [value[1:], [*value, value[0]]] if isinstance(value, list) and value else [["x"], [1500]]
     tables = [{}, {**value, "x": "1"}] if isinstance(value, dict) else []
+    tables.append({"limit_c": 85, "resume_c": 75, "power_w": "min", "cool_down_s": 300})
     candidates = [*words, None, True, False, 7, *lists, *tables]
     check = jsonschema.Draft202012Validator(schema)
     return [c for c in candidates if check.is_valid(c) and (c, type(c)) != (value, type(value))]

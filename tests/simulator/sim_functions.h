@@ -78,6 +78,7 @@
 	X(nvmlDeviceGetCurrentClocksThrottleReasons, G) \
 	X(nvmlDeviceGetTemperature, G) \
 	X(nvmlDeviceGetTemperatureV, G) \
+	X(nvmlDeviceGetMarginTemperature, G) \
 	X(nvmlDeviceGetUtilizationRates, G) \
 	X(nvmlDeviceGetFieldValues, G)
 

@@ -66,6 +66,7 @@ enum { NVML_CLOCK_GRAPHICS, NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_CLOCK_VIDEO, NVM
 
 #define NVML_MEMORY_V2 0x02000028u
 #define NVML_TEMPERATURE_V1 0x100000Cu
+#define NVML_MARGIN_TEMPERATURE_V1 0x1000008u
 #define NVML_POWER_VALUE_V2 0x0200000Cu
 
 typedef struct {
@@ -101,6 +102,11 @@ typedef struct {
 	unsigned int version, sensorType;
 	int temperature;
 } nvmlTemperature_t;
+
+typedef struct {
+	unsigned int version;
+	int marginTemperature;
+} nvmlMarginTemperature_t;
 
 typedef struct {
 	unsigned int version, powerScope, powerValueMw;

@@ -190,6 +190,22 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetTemperatureV(nvmlDevice_t device, nvmlTempe
 	return sim_leave(&call, code);
 }
 
+/* Whole degrees down to where the card slows itself, below zero once it does. */
+SIM_EXPORT nvmlReturn_t nvmlDeviceGetMarginTemperature(nvmlDevice_t device, nvmlMarginTemperature_t *margin)
+{
+	struct sim_call call;
+
+	nvmlReturn_t code = sim_enter_gpu(&call, SIM_FN_nvmlDeviceGetMarginTemperature, device);
+	if (code == NVML_SUCCESS && !margin)
+		code = NVML_ERROR_INVALID_ARGUMENT;
+	if (code == NVML_SUCCESS && margin->version != NVML_MARGIN_TEMPERATURE_V1)
+		code = NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+	if (code == NVML_SUCCESS)
+		margin->marginTemperature =
+			(int)(call.gpu->card.sw_slowdown_millicelsius / 1000) - sim_celsius(call.gpu);
+	return sim_leave(&call, code);
+}
+
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *utilization)
 {
 	struct sim_call call;

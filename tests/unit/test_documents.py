@@ -29,6 +29,7 @@ PLAN: dict[str, Any] = {
             "memory_clock_lock_mhz": None,
             "application_clocks_mhz": None,
             "compute_mode": None,
+            "guard": {"limit_c": 85, "resume_c": 75, "power_w": "min", "cool_down_s": 300},
         }
     ],
     "cpu": {"governor": None, "energy_performance_preference": None},
