@@ -18,7 +18,9 @@ from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
 REVERTED = "reverted"
-TIMER = ".timer"
+GUARD = "inferhost-guard.service"
+LASTING = (".timer", GUARD)
+"""Ends of the names of units that run for as long as the plan stands, and are therefore switched now."""
 STARTED_BY_OTHERS = ("inferhost-verify.service",)
 """Units without an [Install] section: another unit starts them."""
 SYSTEMD_RUNS = "/run/systemd/system"  # Source: sd_booted(3)
@@ -65,6 +67,16 @@ def switch_off(machine: Machine, baseline: Baseline, report: Report) -> None:
     _switch_off(machine, switched(baseline.of("file", [BASE])), report)
 
 
+def stop_guard(machine: Machine, baseline: Baseline, report: Report) -> None:
+    """Nobody brings a card down again while it is put back; a guard without its cards' originals does nothing."""
+    if f"file:{UNIT_DIRECTORY}/{GUARD}" not in baseline:
+        return
+    found = state(machine, GUARD)
+    if found is not None and found[1] == "active":
+        report.change(setting(GUARD), "running", "stopped")
+        _systemctl(machine, ["stop", "--", GUARD], report)
+
+
 def reload(machine: Machine, baseline: Baseline, report: Report) -> None:
     """systemd forgets the files that were removed."""
     if any(c.setting.startswith(f"file:{UNIT_DIRECTORY}/") for c in report.changes):
@@ -98,7 +110,7 @@ def state(machine: Machine, unit: str) -> tuple[str, str] | None:
     if not machine.exists(SYSTEMD_RUNS):
         return None
     enabled = machine.command(["systemctl", "is-enabled", "--", unit])
-    active = machine.command(["systemctl", "is-active", "--", unit]).stdout.strip() if unit.endswith(TIMER) else ""
+    active = machine.command(["systemctl", "is-active", "--", unit]).stdout.strip() if unit.endswith(LASTING) else ""
     return enabled.stdout.strip() or "disabled", active
 
 
@@ -108,7 +120,7 @@ def shown(unit: str, found: tuple[str, str] | None) -> str:
         return "unknown"
     if found[0] in OFF:
         return "disabled"
-    return "enabled, not running" if unit.endswith(TIMER) and found[1] != "active" else "enabled"
+    return "enabled, not running" if unit.endswith(LASTING) and found[1] != "active" else "enabled"
 
 
 def _is_on(unit: str, found: tuple[str, str]) -> bool:
@@ -117,7 +129,7 @@ def _is_on(unit: str, found: tuple[str, str]) -> bool:
 
 def _now(unit: str) -> Sequence[str]:
     """A timer is switched now; the settings themselves are applied by whoever installs."""
-    return ["--now"] if unit.endswith(TIMER) else []
+    return ["--now"] if unit.endswith(LASTING) else []
 
 
 def _retire(machine: Machine, paths: set[str], baseline: Baseline, report: Report) -> None:
@@ -131,7 +143,7 @@ def _retire(machine: Machine, paths: set[str], baseline: Baseline, report: Repor
 def _switch_off(machine: Machine, units: Sequence[str], report: Report) -> None:
     for unit in units:
         found = state(machine, unit)
-        if found is None or not (_is_on(unit, found) or found[1] == "active"):
+        if found is None or (shown(unit, found) == "disabled" and found[1] != "active"):
             continue
         report.change(setting(unit), shown(unit, found), "disabled")
         if not report.check:

@@ -68,7 +68,7 @@ def after_the_end(machine: Machine, plan: Plan, result: str, say: Callable[[str]
         if card.hold.state == FREE:
             card.trip(f"the guard ended ({result})", machine.clock.now_s())
         else:
-            card.keep_down()
+            card.make_safe()
     watcher.close()
 
 

@@ -110,15 +110,25 @@ class GuardedCard:
         self.say.over(f"{self.card.uuid} record")
         self._remember(guard_rule.tripped(self.hold, why, now_s))
         before = self._limit_w()
-        self._make_safe()
+        self.make_safe()
         wait = guard_rule.wait_s(self.hold, self.rule, now_s)
         back = f"back to the plan after {wait:g} s at or below {self.rule.resume_c} C"
         self.say.now(f"{self.card.uuid}: {why}: power {before} -> {self._limit_w()} W, clocks unlocked; {back}")
         self.write_at_s = self.unlock_at_s = now_s + AGAIN_S
 
-    def keep_down(self) -> None:
-        """The safe state once more."""
-        self._make_safe()
+    def make_safe(self) -> bool:
+        """Power first: the cap wins over any clock lock. Whether every step went as far as this card can."""
+        failed = False
+        for step in (self._lower_power, *self._unlocks()):
+            try:
+                step()
+            except NvmlError as error:
+                if error.verdict != "unsupported":
+                    failed = True
+                    text = f"{self.card.uuid}: {error.evidence}; the guard keeps trying"
+                    self.say.once(f"{self.card.uuid} {error.function}", text)
+        self._remember(dataclasses.replace(self.hold, unlocked_s=self.machine.clock.now_s()))
+        return not failed
 
     def let_go(self) -> None:
         """Somebody stopped the guard: `apply` may write again, and the card stays as it is until then."""
@@ -154,22 +164,11 @@ class GuardedCard:
         except NvmlError:
             raised = False
         if raised or now_s >= self.unlock_at_s:
-            self._make_safe()
-            self.write_at_s, self.unlock_at_s = now_s + AGAIN_S, now_s + UNLOCK_S
+            done = self.make_safe()
+            self.write_at_s, self.unlock_at_s = now_s + AGAIN_S, now_s + (UNLOCK_S if done else AGAIN_S)
         if raised:
             text = f"{self.card.uuid}: its limit was raised while the guard holds it; lowered again"
             self.say.once(f"{self.card.uuid} raised {self.hold.trips_s[-1]}", text)
-
-    def _make_safe(self) -> None:
-        """Power first: the cap wins over any clock lock."""
-        for step in (self._lower_power, *self._unlocks()):
-            try:
-                step()
-            except NvmlError as error:
-                if error.verdict != "unsupported":
-                    text = f"{self.card.uuid}: {error.evidence}; the guard keeps trying"
-                    self.say.once(f"{self.card.uuid} {error.function}", text)
-        self._remember(dataclasses.replace(self.hold, unlocked_s=self.machine.clock.now_s()))
 
     def _lower_power(self) -> None:
         safe_mw = self.safe_power_mw()

@@ -44,6 +44,8 @@ def revert(machine: Machine, sections: Sequence[str], report: Report) -> None:
         baseline = read_baseline(machine)
         everything = set(sections) >= set(SECTIONS)
         base_units.remember_reverts(sections, baseline, report)
+        if "gpu" in sections:
+            base_units.stop_guard(machine, baseline, report)
         _restore_gpus(machine, baseline.of("gpu", sections), baseline, report)
         restore_sysctl(machine, baseline.of("sysctl", sections), baseline, report)
         restore_frequency(machine, baseline.of("cpu", sections), baseline, report)

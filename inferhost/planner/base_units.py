@@ -31,10 +31,13 @@ UNITS = (
 )
 """Unit, the sections of which one has to be managed, why it is there, and the source."""
 
+GUARD = ("inferhost-guard.service", ("gpu",), "brings a card that gets too hot down", "wish:inferhost_gpu_guard")
+
 
 def base_units(request: Request) -> tuple[tuple[File, ...], list[Reason]]:
     """The unit files for what this host manages, with their reasons; none where it only observes."""
-    rows = [row for row in UNITS if any(request.manages(section) for section in row[1])]
+    wanted = (*UNITS, GUARD) if request.wish.flag("inferhost_gpu_guard") else UNITS
+    rows = [row for row in wanted if any(request.manages(section) for section in row[1])]
     files = tuple(File(f"{UNIT_DIRECTORY}/{unit}", BASE, "0644", None, unit, "none") for unit, *_ in rows)
     reasons = [
         reason(f"files.{file.path}", unit, because, source, gain="none: what was set stays set")

@@ -56,6 +56,13 @@ let
     };
   };
 
+  # It starts again by itself when the plan is another one.
+  guardUnit = {
+    overrideStrategy = "asDropin";
+    wantedBy = [ "multi-user.target" ];
+    restartTriggers = [ unitPackage ];
+  };
+
   engineLink =
     engine:
     let
@@ -105,7 +112,8 @@ in
     systemd.packages = optional (placement.units != { }) unitPackage;
     systemd.services =
       lib.listToAttrs (map engineUnit engines)
-      // optionalAttrs (placement.applied != [ ]) { inferhost-apply = applyUnit; };
+      // optionalAttrs (placement.applied != [ ]) { inferhost-apply = applyUnit; }
+      // optionalAttrs (placement.units ? "inferhost-guard.service") { inferhost-guard = guardUnit; };
     # NixOS reads no [Install] of a packaged unit.
     systemd.timers = optionalAttrs (placement.units ? "inferhost-verify.timer") {
       inferhost-verify = {

@@ -58,7 +58,7 @@ DROPIN = f"/etc/systemd/system/{UNIT}.d/10-inferhost.conf"
 SYSCTL_FILE = "/etc/sysctl.d/90-inferhost.conf"
 ENGINE = ("/usr/local/bin/llama-server", "--model", "/srv/m.gguf", "--port", "30000")
 PID = "4242"
-OWN_UNITS = ("inferhost-apply.", "inferhost-verify.")
+OWN_UNITS = ("inferhost-apply.", "inferhost-guard.", "inferhost-verify.")
 INACTIVE = "LoadState=loaded\nActiveState=inactive\nSubState=dead\nMainPID=0\n"
 PREFERENCES = "default performance balance_performance balance_power power"
 
@@ -275,6 +275,8 @@ class FakeHost:
         if argv[1] in ("enable", "disable"):
             is_on = argv[1] == "enable"
             self.own_units[unit] = {"enabled": is_on, "active": is_on and "--now" in argv}
+        if argv[1] == "stop":
+            self.own_units[unit]["active"] = False
         found = self.own_units.get(unit, {"enabled": False, "active": False})
         enabled, active = "enabled" if found["enabled"] else "disabled", "active" if found["active"] else "inactive"
         return Finished(0, {"is-enabled": enabled, "is-active": active}.get(argv[1], ""), "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from inferhost.schema.plan import File
 from tests.unit.host.fake_host import FakeHost, own_units, plan
 
 APPLY, TIMER = "inferhost-apply.service", "inferhost-verify.timer"
@@ -96,3 +97,18 @@ def test_a_machine_that_systemd_does_not_run_gets_the_files_and_an_honest_verdic
     host.converge()
     assert host.own_units == {}
     assert host.run("verify").verdict(f"unit.{APPLY}") == ("unverified", "no_interface")
+
+
+def test_a_guard_that_runs_is_stopped_before_its_cards_are_put_back(booted: FakeHost):
+    guard = "inferhost-guard.service"
+    unit = File(f"{FOLDER}/{guard}", "base", "0644", None, guard, "none")
+    booted.plan = plan(files=(*plan().files, *own_units(), unit))
+    booted.converge()
+    assert booted.own_units[guard] == {"enabled": True, "active": True}
+    booted.stop_engine()
+    order: list[str] = []
+    assert booted.run("revert", before_write=order.append).code == 0
+    first_write = next(n for n, step in enumerate(order) if step.startswith("nvml"))
+    assert order.index(f"systemctl stop -- {guard}") < first_write
+    assert not booted.at(f"{FOLDER}/{guard}").exists()
+    assert booted.own_units[guard] == {"enabled": False, "active": False}
