@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from inferhost.catalogue.engine_tables import EngineTable, FlagRows
 from inferhost.catalogue.rows import (
+    AttentionRow,
     ChipRow,
     DecodeRow,
     EngineRow,
@@ -39,6 +40,7 @@ TABLES: dict[str, type] = {
     "chips": ChipRow,
     "models": ModelRow,
     "engines": EngineRow,
+    "attention": AttentionRow,
     "env": EnvironmentRow,
     "values": ValueRow,
     "formats": FormatRow,
@@ -77,6 +79,7 @@ class Catalogue:
     chips: Mapping[str, ChipRow]
     models: Mapping[str, ModelRow]
     engines: Mapping[str, EngineRow]
+    attention: Mapping[str, AttentionRow]
     flags: FlagRows
     env: Mapping[str, EnvironmentRow]
     values: Mapping[str, ValueRow]

@@ -7,6 +7,7 @@ arguments that the engine always gets, then the wish's own. Nothing here knows a
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,6 +63,24 @@ def command_line(
         source = instance.source("extra_args")
         reasons.append(reason(f"{where}.argv.{flag}", value, because, source, gain="unknown", disruption=RESTART))
     return (*words, *extra.words), reasons
+
+
+def cache_reason(instance: Instance, engine: EngineRow, budget: Budget) -> list[Reason]:
+    """Why the KV cache stays at 16 bit where nobody asks for less, and what the other formats would hold."""
+    now = engine.kv_cache[instance.text("kv_cache_dtype")]
+    if now.argument is not None:
+        return []
+    held = budget.kv_cache_tokens
+    others = [
+        f"{name} would hold about {math.floor(held * now.bytes_per_element / other.bytes_per_element)} tokens "
+        f"instead of {held}"
+        for name, other in engine.kv_cache.items()
+        if other.bytes_per_element < now.bytes_per_element
+    ]
+    because = "; ".join(["what fewer bits cost in quality was not measured on this model", *others])
+    source, path = instance.source("kv_cache_dtype"), f"service.{instance.name}.kv_cache_dtype"
+    value = f"{8 * now.bytes_per_element:g} bit"
+    return [reason(path, value, because, source, gain="none: it is the default", disruption=RESTART)]
 
 
 def _given_values(words: tuple[str, ...]) -> dict[str, Any]:
@@ -136,7 +155,7 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
         because = "the engine's own size for this card, set together with the memory that it needs"
         if parts.usual_batched_tokens not in (None, parts.batched_tokens):
             because = (
-                f"less than the engine's own {parts.usual_batched_tokens}, which leaves too little room for the rest"
+                f"less than the engine's own {parts.usual_batched_tokens}, which leaves too little room for the cache"
             )
         if instance.workload.batched_tokens == parts.batched_tokens:
             because, formula = instance.origin("batched_tokens"), instance.source("batched_tokens")

@@ -102,14 +102,11 @@ def rounded_up(tokens: int, step: int) -> int:
 def memory_budget(
     total_bytes: int, model: ModelRow, engine: EngineRow, cache: KvCacheFormat, demand: Demand, *, instance: Instance
 ) -> Budget:
-    """The budget, or `InputError` naming the variable at fault and what would fit.
-
-    Where the engine's own prefill chunk takes the room that the asked context needs, smaller chunks are tried;
-    the refusal then speaks of the smallest.
-    """
+    """The budget, or `InputError` naming the variable at fault and what would fit."""
     layout = cache_layout(
         model, engine.engine, cache.bytes_per_element, tensor_parallel_size=demand.tensor_parallel_size
     )
+    demand = dataclasses.replace(demand, request_bytes=layout.sequence_bytes(demand.context_tokens))
     refused = InputError([])
     for tried in _demands(total_bytes, model, engine, demand):
         division = RULES[engine.memory_rule].divide(total_bytes, model, engine, tried)
@@ -128,7 +125,8 @@ def _most_context(total_bytes: int, model: ModelRow, engine: EngineRow, layout: 
     rule = RULES[engine.memory_rule]
 
     def room_tokens(context_tokens: int) -> int:
-        tried = dataclasses.replace(demand, context_tokens=context_tokens)
+        request = layout.sequence_bytes(context_tokens)
+        tried = dataclasses.replace(demand, context_tokens=context_tokens, request_bytes=request)
         room = rule.divide(total_bytes, model, engine, tried).kv_room_bytes
         return rounded_down((room - layout.fixed_bytes) // max(1, layout.bytes_per_token), rule.step_tokens)
 
@@ -144,18 +142,11 @@ def _most_context(total_bytes: int, model: ModelRow, engine: EngineRow, layout: 
 
 
 def _demands(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Iterator[Demand]:
-    """What is asked, then the same with ever less beside the cache, where the planner may choose that.
-
-    Smaller prefill chunks, or fewer slots, whose masks the compute buffers hold.
-    """
+    """What is asked, then the same with ever fewer slots, whose masks the compute buffers hold."""
     yield demand
     if RULES[engine.memory_rule].slot_per_sequence:
         for fewer in (demand.sequences >> shift for shift in range(1, demand.sequences.bit_length())):
             yield dataclasses.replace(demand, sequences=fewer)
-    smaller = RULES[engine.memory_rule].smaller_chunks
-    if smaller is not None and demand.batched_tokens is None:
-        for chunk in smaller(total_bytes, model, engine, demand):
-            yield dataclasses.replace(demand, batched_tokens=chunk)
 
 
 def _fitted(

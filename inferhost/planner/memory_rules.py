@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner import sglang_rules, vllm_rules
@@ -43,6 +43,7 @@ class Demand:
     later_bytes: int = 0  # of `used_bytes`, what is still free when this engine starts and measures
     eager: bool = False
     host_memory_bytes: int | None = None
+    request_bytes: int = 0  # cache of one sequence at the asked context; the budget fills it in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,23 +87,55 @@ def sglang_reserve_bytes(
     a share of what is then left.
     Source: formulas `memory.sglang_reserve`, `memory.sglang_steps` and `memory.sglang_vision`.
     """
+    return _above_steps(sglang_rules.reserve_mib, total_bytes, model, engine, demand, chunk=chunk)
+
+
+def _above_steps(
+    kept_mib: Callable[[SglangRun, ModelRow], float],
+    total_bytes: int,
+    model: ModelRow,
+    engine: EngineRow,
+    demand: Demand,
+    *,
+    chunk: int | None,
+) -> int:
+    """Bytes of what `kept_mib` says of this card, its jumps at the steps of SGLang's table made slopes."""
     total_mib = total_bytes / MIB
-    own = sglang_rules.reserve_mib(_sglang_run(total_bytes, engine, demand, chunk), model)
+    own = kept_mib(_sglang_run(total_bytes, engine, demand, chunk), model)
     for below_mib in sglang_rules.STEPS_MIB:
-        if chunk is None and below_mib <= total_mib:
-            smaller = sglang_rules.reserve_mib(_sglang_run((below_mib - 1) * MIB, engine, demand), model)
+        if below_mib <= total_mib:
+            smaller = kept_mib(_sglang_run((below_mib - 1) * MIB, engine, demand, chunk), model)
             own = min(own, smaller + (total_mib - below_mib) / 2)
     if model.vision is not None:
         own = total_mib - (total_mib - own) * sglang_rules.vision_factor(model.vision)
     return math.ceil(own * MIB)
 
 
-def sglang_chunk(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> int:
+def sglang_shared_reserve_bytes(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> int:
+    """SGLang's own reserve where the cache has plenty; else half of what one request and the least chunk leave over.
+
+    A smaller chunk needs a smaller reserve. Were it chosen only where the engine's own leaves no room, a slightly
+    larger card, which just holds the engine's own, would hold far fewer tokens.
+    Source: formula `memory.sglang_small_cards`.
+    """
+    own = sglang_reserve_bytes(total_bytes, model, engine, demand, None)
+    least = _above_steps(sglang_rules.needed_mib, total_bytes, model, engine, demand, chunk=SGLANG_LEAST_CHUNK_TOKENS)
+    request = demand.request_bytes
+    if model.state is not None:
+        ratio = sglang_rules.STATE_TO_CACHE_RATIO
+        request = math.ceil(request * (1 + ratio) * max(1, 1 / ratio))
+    taken = weights_bytes(model, False, demand.tensor_parallel_size) + round(
+        engine.memory["context_bytes"] + engine.memory["margin_bytes"]
+    )
+    over = total_bytes - demand.used_bytes - taken - request - least
+    return min(own, least + max(0, over) // 2)
+
+
+def sglang_chunk(reserve_bytes: int, total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> int:
     """The prefill chunk: SGLang's own for this card, or the largest whose need the reserve covers."""
-    reserve = sglang_reserve_bytes(total_bytes, model, engine, demand, None)
     chunk = sglang_rules.tier(_sglang_run(total_bytes, engine, demand)).chunk_tokens
     while chunk > SGLANG_LEAST_CHUNK_TOKENS:
-        if sglang_rules.needed_mib(_sglang_run(total_bytes, engine, demand, chunk), model) * MIB <= reserve:
+        if sglang_rules.needed_mib(_sglang_run(total_bytes, engine, demand, chunk), model) * MIB <= reserve_bytes:
             break
         chunk //= 2
     return chunk
@@ -123,8 +156,12 @@ def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand)
     Source: formula `memory.sglang_pool`.
     """
     usual = sglang_rules.tier(_sglang_run(total_bytes, engine, demand))
-    chunk = demand.batched_tokens or sglang_chunk(total_bytes, model, engine, demand)
-    reserve = sglang_reserve_bytes(total_bytes, model, engine, demand, demand.batched_tokens)
+    chunk = demand.batched_tokens
+    if chunk is None:
+        reserve = sglang_shared_reserve_bytes(total_bytes, model, engine, demand)
+        chunk = sglang_chunk(reserve, total_bytes, model, engine, demand)
+    else:
+        reserve = sglang_reserve_bytes(total_bytes, model, engine, demand, chunk)
     fraction = demand.memory_fraction or sglang_fraction(total_bytes, reserve, demand.used_bytes)
     usable, context = total_bytes - demand.used_bytes, round(engine.memory["context_bytes"])
     static = max(0, math.floor((usable - context) * fraction))
@@ -317,14 +354,6 @@ def sfllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) 
     )
 
 
-def sglang_smaller_chunks(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Iterator[int]:
-    """Prefill chunks below the plan's, down to where the reserve does not shrink any more, in tokens."""
-    chunk = sglang_chunk(total_bytes, model, engine, demand) // 2
-    while chunk >= SGLANG_LEAST_CHUNK_TOKENS:
-        yield chunk
-        chunk //= 2
-
-
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """How one engine divides a card, and how its cache is then counted."""
@@ -333,13 +362,12 @@ class Rule:
     step_tokens: int = 1
     allocated_as_asked: bool = False  # the cache is what is asked for, not all that is left
     slot_per_sequence: bool = False  # fewer whole requests mean fewer sequences
-    smaller_chunks: Callable[[int, ModelRow, EngineRow, Demand], Iterator[int]] | None = None
     # what a chunk size needs beside the pool
     reserve_bytes: Callable[[int, ModelRow, EngineRow, Demand, int], int] | None = None
 
 
 RULES: dict[str, Rule] = {
-    "sglang": Rule(sglang, smaller_chunks=sglang_smaller_chunks, reserve_bytes=sglang_reserve_bytes),
+    "sglang": Rule(sglang, reserve_bytes=sglang_reserve_bytes),
     "vllm": Rule(vllm, step_tokens=vllm_rules.BLOCK_TOKENS),
     "llama.cpp": Rule(llama_cpp, step_tokens=LLAMA_CPP_STEP_TOKENS, allocated_as_asked=True, slot_per_sequence=True),
     "exllamav3": Rule(exllamav3, step_tokens=LLAMA_CPP_STEP_TOKENS, allocated_as_asked=True),

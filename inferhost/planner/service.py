@@ -15,7 +15,8 @@ from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
 from inferhost.planner import cpu, unit
 from inferhost.planner.alternatives import fitting_hint
 from inferhost.planner.arguments import ExtraArguments, extra_arguments, selection_of_flags, unchecked_flags
-from inferhost.planner.command import command_line
+from inferhost.planner.attention import attention_problems, attention_reason
+from inferhost.planner.command import cache_reason, command_line
 from inferhost.planner.engine import chosen_engine
 from inferhost.planner.environment import engine_environment
 from inferhost.planner.form import context_tokens, form_problems, model_row
@@ -103,6 +104,8 @@ def _part(
     service, service_reasons = unit.service(request, instance, engine, model, budget=budget, argv=argv)
     dropin, dropin_reasons = unit.dropin(request, instance, service, env, engine, before=_awaited(instance, before))
     reasons += [*argv_reasons, *service_reasons, *dropin_reasons]
+    reasons += cache_reason(instance, engine, budget)
+    reasons += attention_reason(instance, engine, model, card, argv=argv, catalogue=catalogue)
     pending += _pending(request, instance, engine, extra, catalogue)
     speed = predicted(request, instance, card, model, engine, budget=budget, catalogue=catalogue)
     pending += speed.pending
@@ -138,6 +141,9 @@ def _sized(
             if problems:
                 raise InputError(problems)
             extra, (env, env_reasons, pending) = _checked_extras(request, instance, engine, catalogue)
+            problems = attention_problems(instance, engine, model, card, words=extra.words, catalogue=catalogue)
+            if problems:
+                raise InputError(problems)
         except InputError as error:
             raise refused or error from error
         demand = _demand(instance, model, extra, total_bytes)

@@ -7,6 +7,9 @@ import pytest
 
 from inferhost import planner, table
 from inferhost.catalogue import load
+from inferhost.planner.flag_values import value_problem
+from inferhost.planner.flags import given_flags
+from inferhost.planner.reasons import is_flag
 from inferhost.schema import document
 from inferhost.schema.plan import DISRUPTIONS, identified, read_plan
 from inferhost.schema.wish import options
@@ -120,3 +123,44 @@ def test_every_setting_carries_a_pinned_disruption_class(folder):
     plan = golden_plan(folder)
     found = {item.disruption for part in (plan.reasons, plan.files, plan.dropins, plan.service) for item in part}
     assert found <= set(DISRUPTIONS)
+
+
+def argument_problems(service):
+    """What the parser of the engine's pinned version would not take: names by its table, values by its types."""
+    engine = next(
+        e for e in CATALOGUE.engines.values() if (e.engine, e.version) == (service.engine, service.engine_version)
+    )
+    words = service.argv[1 + len(engine.arguments) :]
+    first = next((number for number, word in enumerate(words) if is_flag(word)), len(words))
+    found = (
+        [] if first <= (engine.flags.get("model_path", "") is None) else [f"{words[:first]} before the first flag"]
+    )
+    for one in given_flags(words[first:], engine, CATALOGUE):
+        if one.row is None or one.row.status != "real":
+            found.append(f"{one.name} is not read by {engine.engine} {engine.version}")
+            continue
+        spread = "--tp-size" in one.row.names or "--tensor-parallel-size" in one.row.names
+        if not (spread and one.values[0].isdecimal()):
+            problem = value_problem(one, engine, one.name)
+            found += [problem.message] if problem else []
+    return found
+
+
+def test_the_engine_would_take_every_argument_of_every_golden_plan(folder):
+    assert [problem for service in golden_plan(folder).service for problem in argument_problems(service)] == []
+
+
+@pytest.mark.parametrize(
+    ("host", "before", "after", "told"),
+    [
+        ("gb200", "--context-length", "--context-size", "--context-size is not read"),
+        ("gb200", "8192", "8k", "wanted a whole number"),
+        ("gb200", "8192", "", "has no value"),
+    ],
+)
+def test_an_argument_that_the_engine_would_not_take_is_found_out(host, before, after, told):
+    (service, *_) = golden_plan(renew.HERE / host).service
+    argv = tuple(after if word == before else word for word in service.argv)
+    assert argv != service.argv
+    (problem,) = argument_problems(dataclasses.replace(service, argv=argv))[:1]
+    assert told in problem

@@ -136,7 +136,7 @@ def test_sglang_gets_smaller_chunks_where_its_own_leave_no_room():
     plan = planned(wish("l4", "llama-3.1-8b-instruct", service_engine="sglang"))
     because = next(r.because for r in plan.reasons if r.setting == "service.main.argv.--chunked-prefill-size")
     assert plan.budget["main"]["batched_tokens"] == 2048
-    assert because == "less than the engine's own 4096, which leaves too little room for the rest"
+    assert because == "less than the engine's own 4096, which leaves too little room for the cache"
 
 
 def test_weights_that_do_not_fit_are_refused_with_both_sizes():
