@@ -14,9 +14,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from inferhost.catalogue.attention import AttentionRow
 from inferhost.catalogue.engine_tables import EngineTable, FlagRows
 from inferhost.catalogue.rows import (
-    AttentionRow,
     ChipRow,
     DecodeRow,
     EngineRow,

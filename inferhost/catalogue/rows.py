@@ -301,23 +301,6 @@ class ValueRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionRow:
-    """One attention backend of an engine's pinned version: on which cards it runs, and where nobody need ask for it.
-
-    Cards are pairs of compute capabilities, first and last one.
-    """
-
-    key: str
-    engine: str
-    backend: str  # as the engine's flag takes it
-    compressed: Optional[bool]  # for models with compressed attention (MLA), or for all others; None: both
-    runs_on: Tuple[Tuple[str, ...], ...]
-    default_on: Tuple[Tuple[str, ...], ...]
-    notes: str
-    source: str
-
-
-@dataclasses.dataclass(frozen=True)
 class ChipRow:
     """How fast one card computes, and what its memory is made of. Cards of `gpus.json` stand under the same key."""
 

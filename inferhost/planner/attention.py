@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from inferhost.catalogue import Catalogue
-from inferhost.catalogue.rows import AttentionRow, EngineRow, GpuRow, ModelRow
+from inferhost.catalogue.attention import AttentionRow
+from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
 from inferhost.planner.engine import capability
 from inferhost.planner.reasons import argument_flags, reason
 from inferhost.planner.request import Instance

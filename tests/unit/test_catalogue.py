@@ -1,6 +1,7 @@
 """The catalogue is strict, complete, and its rows agree with one another."""
 
 import ast
+import csv
 import dataclasses
 import json
 import pathlib
@@ -219,3 +220,28 @@ def test_a_card_or_a_shape_that_stands_in_two_tables_is_the_same_in_both():
         for name in shared - {"key", "names", "notes", "source"}:
             values = {getattr(one, name), getattr(other, name)} - {None}
             assert len(values) <= 1, f"{one.key} and {other.key}: {name}"
+
+
+PRIVATE = re.compile(
+    r"\b(engines|kv-cases|planner-anchors|facts-nvml|anchors-ansible|guide-mistakes|serving)\.md"
+    r"|\b(gpu-specs|env-vars|engine-flags|decode-cases|model-archs)\.csv|(?<!tests/reality/)kv-cases\.csv"
+)
+
+
+def test_no_source_names_a_place_that_only_its_author_can_read():
+    files = sorted(loader.FOLDER.rglob("*.json"))
+    assert len(files) > 10
+    assert [(f.name, found[0]) for f in files for found in PRIVATE.finditer(f.read_text(encoding="utf-8"))] == []
+
+
+def test_every_case_of_the_collection_that_a_source_cites_is_in_it():
+    cited = {
+        (engine, number)
+        for row in CATALOGUE.formulas.values()
+        if "tests/reality/kv-cases.csv" in row.source
+        for engine, number in re.findall(r"\b(vllm|sglang|llamacpp|ikllama)-(\d\d)\b", row.source)
+    }
+    with (loader.FOLDER.parents[1] / "tests/reality/kv-cases.csv").open(encoding="utf-8") as file:
+        known = {row["id"] for row in csv.DictReader(file)}
+    assert len(cited) > 5
+    assert {f"{engine}-{number}" for engine, number in cited} - known == set()
