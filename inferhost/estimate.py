@@ -21,6 +21,19 @@ Estimator = Callable[[Mapping[str, Any], Catalogue], dict[str, Any]]
 
 ESTIMATORS: dict[str, Estimator] = {"kv": estimate_kv, "decode": estimate_decode}
 
+EXAMPLES = """\
+Any field may be absent; what cannot be estimated is answered with "refused" and why.
+
+kv: engine, engine_version, gpu, gpu_count, vram_gib, arch_model (or an object arch), quant, kv_dtype, tp, dp,
+    mem_fraction, pre_load_avail_gib, max_model_len, max_num_seqs, max_num_batched_tokens, eager;
+    for llama.cpp n_ctx, n_ubatch, flash_attn, k_type, v_type
+  {"id": 1, "engine": "vllm", "gpu": "RTX 4090", "arch_model": "Qwen3-8B", "quant": "bf16", "max_model_len": 8192}
+
+decode: engine, engine_version, gpu, gpus, split, mem_bw_gbs, model, quant, layers, file_gib, read_gb_per_step,
+    context, batch, arch
+  {"id": 2, "engine": "llama.cpp", "gpu": "RTX 4090", "model": "Qwen3-8B", "quant": "Q4_K_M"}
+"""
+
 
 def add_command(commands: Any) -> None:
     """`estimate` with its choice of estimators."""
@@ -28,6 +41,8 @@ def add_command(commands: Any) -> None:
         "estimate",
         help="what an engine's cache holds or how fast it decodes, for cases on stdin, one JSON object per line",
     )
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = EXAMPLES
     command.add_argument("what", choices=sorted(ESTIMATORS))
     command.set_defaults(run=_run)
 

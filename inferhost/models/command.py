@@ -20,6 +20,9 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> str:
+    if not options.path.exists():
+        hint = "a folder with config.json and safetensors, or a .gguf file"
+        raise InputError([Problem(str(options.path), "is not there", hint, "unreadable-model")])
     try:
         row = read_model(options.path)
     except UnreadableModel as error:

@@ -289,4 +289,4 @@ def test_the_command_prints_a_row_that_the_catalogue_takes(tmp_path, capsys):
     assert main(["model", str(tmp_path)]) == 2
     assert "has no config.json" in capsys.readouterr().err
     assert main(["model", str(tmp_path / "none.gguf")]) == 2
-    assert "No such file or directory" in capsys.readouterr().err
+    assert "is not there\nhint: a folder with config.json" in capsys.readouterr().err
