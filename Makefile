@@ -58,9 +58,10 @@ test-vm: setup
 perf: setup
 	.venv/bin/python -m tests.perf.plans
 
-# Every cell of the fault matrices, of which `make test` takes a fixed part; it prints how many.
+# Every cell of the fault matrices, of which `make test` takes a fixed part; it prints how many. Then drivers' faults.
 test-slow: setup
 	INFERHOST_SLOW=1 .venv/bin/python -m pytest tests/faults
+	$(TEST_ENV) .venv/bin/python -m pytest tests/slow/test_*.py
 
 lint: setup
 	.venv/bin/python -m inferhost.schema.generate --check

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from inferhost.catalogue.attention import AttentionRow
+from inferhost.catalogue.driver_row import DriverRow
 from inferhost.catalogue.engine_tables import EngineTable, FlagRows
 from inferhost.catalogue.rows import (
     ChipRow,
@@ -48,6 +49,7 @@ TABLES: dict[str, type] = {
     "speeds": SpeedRow,
     "decode": DecodeRow,
     "formulas": FormulaRow,
+    "drivers": DriverRow,
 }
 
 FLAG_STATUS = ("real", "renamed", "removed", "placebo")
@@ -59,6 +61,8 @@ WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("gpus", "graphics_clock_lock"): ("yes", "no"),
     ("gpus", "memory_clock_lock"): ("yes", "no", "risky", "deferred", "probe"),
     ("gpus", "application_clocks"): ("yes", "no", "deprecated"),
+    ("drivers", "repository"): ("distribution", "nvidia"),
+    ("drivers", "family"): ("apt", "dnf"),
     ("chips", "memory"): ("gddr", "hbm", "lpddr"),
     ("formats", "family"): FAMILIES,
     ("models", "attention"): ("full", "mla", "sliding", "hybrid", "mixed"),
@@ -88,6 +92,7 @@ class Catalogue:
     speeds: Mapping[str, SpeedRow]
     decode: Mapping[str, DecodeRow]
     formulas: Mapping[str, FormulaRow]
+    drivers: Mapping[str, DriverRow]
 
     def engine_table(self, engine: EngineRow) -> EngineTable:
         """Flags and variables of one engine version."""

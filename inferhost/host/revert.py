@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from inferhost.host import account, adopt, base_units, gpu, placed
+from inferhost.host import account, adopt, base_units, driver, gpu, placed
 from inferhost.host.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
 from inferhost.host.clock_lock import ClockLock
 from inferhost.host.clock_record import CLOCKS
@@ -54,6 +54,7 @@ def revert(machine: Machine, sections: Sequence[str], report: Report) -> None:
         account.restore_users(machine, baseline.of("user", sections), baseline, report)
         account.restore_trees(machine, baseline.of("tree", sections), baseline, report)
         adopt.restore_units(machine, baseline.of("unit", sections), baseline, report)
+        driver.restore_driver(machine, sections, baseline, report)
         if everything:
             _leave_to_others(kept, baseline, report)
             _finish(machine, baseline, gone, report)

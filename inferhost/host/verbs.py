@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from inferhost.host import account, adopt, base_units, cpufreq, engine, gpu, load, placed, service, sysctl
+from inferhost.host import account, adopt, base_units, cpufreq, driver, engine, gpu, load, placed, service, sysctl
 from inferhost.host.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.card_knob import CardKnob
 from inferhost.host.clock_lock import ClockLock, GraphicsClockLock
@@ -40,6 +40,7 @@ def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, r
         if "service" in plan.manage:
             users = sorted({s.user for s in plan.service})
             report.facts["users_absent"] = [u for u in users if account.uid_of(machine, u) is None]
+        report.facts["driver"] = driver.driver_facts(machine, plan, baseline)
         _place(machine, PROGRAM, program, 0o755, report)
         _place(machine, PLAN, plan_content, 0o640, report)
         for file in placed.placed_files(plan, [BASE]):
@@ -64,7 +65,7 @@ def _remember(found: Mapping[str, Record], baseline: Baseline, report: Report) -
 def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
     """Refuses, before anything is placed, an engine that is not there, has no model, or finds its place taken."""
     warn(machine, plan, report)
-    problems = adopt.conflicts(machine, plan, report)
+    problems = adopt.conflicts(machine, plan, report) + driver.secure_boot_problems(machine, plan)
     for entry in plan.service if "service" in plan.manage else ():
         for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):
             if not machine.exists(path):
@@ -83,6 +84,8 @@ def apply(
     with lock_unless_check(machine, report, lock_wait_s):
         baseline = read_baseline(machine)
         base_units.forget_reverts(chosen, baseline, report)
+        if "driver" in chosen:
+            driver.apply_driver(machine, plan, baseline, report)
         if "gpu" in chosen:
             with gpu_knobs(machine, plan, report) as knobs:
                 _record(knobs, baseline, report)
@@ -110,6 +113,8 @@ def verify(
     if load_s is not None:
         checked_period(load_s, load.HZ, load.SECONDS_MIN)
     chosen = _chosen(plan, sections, report)
+    if "driver" in chosen:
+        driver.verify_driver(machine, plan, read_baseline(machine), report)
     if "gpu" in chosen:
         with gpu_knobs(machine, plan, report) as knobs:
             if load_s is None:
@@ -191,6 +196,7 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
             "recorded": recorded,
             "not_held": list(read_watched(machine).not_held),
             "units": units,
+            "driver": driver.driver_revert(baseline, machine, report),
             "unit_states": {unit: service.unit_state(machine, unit).get("ActiveState", "unknown") for unit in units},
         }
     )
@@ -242,7 +248,10 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
         found.update(placed.directory_records(machine, folder, BASE))
     found.update(_knob_records(machine, plan, plan.manage, baseline, report))
     files = [(f.path, f.section) for f in placed.placed_files(plan, [*plan.manage, BASE])]
+    key = plan.driver.install.key if plan.driver.install is not None and "driver" in plan.manage else None
+    files += [(key, "driver")] if key else []
     found.update(placed.file_records(machine, files))
+    found.update(driver.driver_records(machine, plan))
     if "service" in plan.manage:
         found.update(account.account_records(machine, [s.user for s in plan.service]))
         found.update(adopt.adoption_records(machine, plan))

@@ -15,6 +15,7 @@ from inferhost.planner.adoption import adopted_units
 from inferhost.planner.base_units import base_units
 from inferhost.planner.cpu import CpuSection, cpu_section
 from inferhost.planner.driver import cards, driver
+from inferhost.planner.driver_packages import DriverSection, driver_section
 from inferhost.planner.gpu import gpu_section
 from inferhost.planner.placement import placed_instances
 from inferhost.planner.power import within_budget
@@ -42,21 +43,28 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     """The plan of one host whose wish and hardware were read already, or `InputError` with every problem."""
     problems: list[Problem] = []
     rows = _part(problems, lambda: cards(request.hardware, catalogue))
-    drivers = None if rows is None else _part(problems, lambda: driver(rows, request.hardware))
+    replaced = _without_driver(request) if request.manages("driver") else request
+    drivers = None if rows is None else _part(problems, lambda: driver(rows, replaced.hardware))
     gpus = None if rows is None else _part(problems, lambda: within_budget(request, gpu_section(request, rows)))
     instances = _part(problems, lambda: placed_instances(request)) if request.manages("service") else ()
     cpu = _cpu(problems, request, instances or ())
-    judged = request if drivers else _without_driver(request)
+    judged = replaced if drivers else _without_driver(request)
     service = _part(problems, lambda: service_section(judged, instances or (), rows, catalogue))
     adopted = _part(problems, lambda: adopted_units(request)) if request.manages("service") else ((), [])
+    section: DriverSection | None = None
+    if rows is not None and drivers is not None:
+        asked, services = drivers[0], service.services if service else ()
+        section = _part(problems, lambda: driver_section(request, rows, asked, services, catalogue))
     if problems or rows is None or drivers is None or gpus is None or service is None or adopted is None:
         raise InputError(problems)
-    reasons = [*drivers[1], *_untouched(request), *gpus[1]]
-    pending = [*drivers[2], *gpus[2], *(cpu.pending if cpu else ()), *service.pending]
+    if section is None:
+        raise InputError(problems)
+    reasons = [*drivers[1], *_untouched(request), *section.reasons, *gpus[1]]
+    pending = [*(() if section.install else drivers[2]), *gpus[2], *(cpu.pending if cpu else ()), *service.pending]
     reasons += [*(cpu.reasons if cpu else ()), *service.reasons, *adopted[1]]
     own_files, own_reasons = base_units(request)
     reasons += own_reasons
-    files = [*(cpu.files if cpu else ()), *service.files, *own_files]
+    files = [*section.files, *(cpu.files if cpu else ()), *service.files, *own_files]
     return identified(
         Plan(
             schema=SCHEMA,
@@ -64,13 +72,15 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
             wish_sha256=request.wish.sha256(),
             host=Host(host_name, request.wish.flag("inferhost_simulated")),
             manage=tuple(section for section in SECTIONS if request.manages(section)),
-            driver=drivers[0],
+            driver=dataclasses.replace(
+                drivers[0], version_found=request.hardware.driver_version, install=section.install
+            ),
             gpus=gpus[0],
             cpu=cpu.cpu if cpu else Cpu(None),
             sysctl=cpu.sysctl if cpu else {},
             env=service.env,
             files=tuple(sorted(files, key=lambda f: f.path)),
-            dropins=service.dropins,
+            dropins=(*section.dropins, *service.dropins),
             service=service.services,
             budget=service.budget,
             roofline=service.roofline,

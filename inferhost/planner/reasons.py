@@ -56,6 +56,8 @@ def is_flag(word: str) -> bool:
 def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
     """Every setting of the plan that a reason has to explain."""
     paths: set[str] = set()
+    if plan.driver.install is not None:
+        paths |= {f"driver.install.{name}" for name in ("branch", "version", "packages")}
     if "gpu" in plan.manage:
         names = (
             "persistence_mode", "power_limit_w", "graphics_clock_lock_mhz", "memory_clock_lock_mhz",

@@ -18,7 +18,7 @@ SCHEMA = 2
 READABLE_SCHEMAS = (1, 2)
 """What schema 2 added has a default, so that a plan of schema 1 reads as one that leaves it alone."""
 
-SECTIONS = ("gpu", "cpu", "service")
+SECTIONS = ("driver", "gpu", "cpu", "service")
 """What `inferhost_manage` may name, in the order in which it is placed."""
 
 BASE = "base"
@@ -44,6 +44,23 @@ class Host:
 
 
 @dataclasses.dataclass(frozen=True)
+class DriverPackages:
+    """The packages that the driver section installs and holds. `{kernel}` stands for a kernel of the host."""
+
+    family: str  # "apt" or "dnf"
+    branch: str
+    version: Optional[str]  # as packages begin with it, e.g. "535.261.03"; None: the newest of the branch
+    kernel_module: str  # "open" or "proprietary"
+    packages: Tuple[str, ...]
+    pinned: Tuple[str, ...]  # patterns of all packages that must have one version
+    module_stream: Optional[str]  # dnf only
+    headers: str
+    headers_for_kernel: str
+    key: Optional[str]  # where the repository's key goes; None: it is there
+    reboot: bool  # whether the host may be restarted when the running module is not the planned one
+
+
+@dataclasses.dataclass(frozen=True)
 class Driver:
     """What the GPUs ask of the NVIDIA driver; `version_found` comes from discovery."""
 
@@ -51,6 +68,7 @@ class Driver:
     first_version: Optional[str]
     last_branch: Optional[str]
     version_found: Optional[str]
+    install: Optional[DriverPackages] = None  # where the section is managed and the host takes packages
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,8 @@ HOST = "the host program reads it"
 PEOPLE = "for people: it explains, and sets nothing"
 RECORD = "for people: the same value stands in the drop-in or is asked by the probe"
 PLANNED = "the planner has used it; what follows from it is in the plan"
-NIX_ONLY = "the driver is on the host already where Ansible works, until a role for it comes"
+NIX_ONLY = "the packages that follow from it are in driver.install; NixOS has no packages of a distribution"
+NO_PACKAGES = "NixOS installs its own driver, see driver.kernel_module: there the plan names no packages"
 RESTART = "NixOS restarts what changed; the roles leave that to the host program"
 
 KEYS: dict[str, tuple[str, str]] = {
@@ -31,6 +32,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "driver.first_version": (NIX_ONLY, PLACED),
     "driver.last_branch": (NIX_ONLY, PLACED),
     "driver.version_found": (PEOPLE, "what another system had found; NixOS brings its own driver"),
+    "driver.install": (HOST, NO_PACKAGES),
     "gpus[].model": (PEOPLE, PEOPLE),
     "gpus[].name": (PEOPLE, PEOPLE),
     "gpus[].select.uuid": (HOST, HOST),

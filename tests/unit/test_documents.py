@@ -17,7 +17,13 @@ PLAN: dict[str, Any] = {
     "wish_sha256": "0" * 64,
     "host": {"name": "h", "simulated": False},
     "manage": ["gpu"],
-    "driver": {"kernel_module": "open", "first_version": None, "last_branch": None, "version_found": None},
+    "driver": {
+        "kernel_module": "open",
+        "first_version": None,
+        "last_branch": None,
+        "version_found": None,
+        "install": None,
+    },
     "gpus": [
         {
             "model": "m",

@@ -66,7 +66,10 @@ def test_an_unquoted_off_is_the_choice_off():
             {"inferhost_service_engine": "llamacpp"},
             'error: inferhost_service_engine: found "llamacpp", wanted one of auto, sglang, vllm, llama.cpp,',
         ),
-        ({"inferhost_manage": ["gpus"]}, 'error: inferhost_manage: found "gpus", wanted one of gpu, cpu, service'),
+        (
+            {"inferhost_manage": ["gpus"]},
+            'error: inferhost_manage: found "gpus", wanted one of driver, gpu, cpu, service',
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_would_work(given, message):
