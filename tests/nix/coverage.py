@@ -11,6 +11,9 @@ from typing import Any
 
 import jsonschema
 
+from inferhost.schema import document
+from inferhost.schema.plan import DriverPackages
+
 PLACED = "placed"
 HOST = "the host program reads it"
 PEOPLE = "for people: it explains, and sets nothing"
@@ -19,6 +22,8 @@ PLANNED = "the planner has used it; what follows from it is in the plan"
 NIX_ONLY = "the packages that follow from it are in driver.install; NixOS has no packages of a distribution"
 NO_PACKAGES = "NixOS installs its own driver, see driver.kernel_module: there the plan names no packages"
 RESTART = "NixOS restarts what changed; the roles leave that to the host program"
+
+SOME_PACKAGES = DriverPackages("apt", "535", None, "proprietary", ("x",), ("x",), None, "x", "x", None, False)
 
 KEYS: dict[str, tuple[str, str]] = {
     # key: (Ansible, NixOS)
@@ -133,6 +138,6 @@ def others(value: Any, schema: Mapping[str, Any]) -> list[Any]:
     lists = [value[1:], [*value, value[0]]] if isinstance(value, list) and value else [["x"], [1500]]
     tables = [{}, {**value, "x": "1"}] if isinstance(value, dict) else []
     tables.append({"limit_c": 85, "resume_c": 75, "power_w": "min", "cool_down_s": 300})
-    candidates = [*words, None, True, False, 7, *lists, *tables]
+    candidates = [*words, None, True, False, 7, *lists, *tables, document.plain(SOME_PACKAGES)]
     check = jsonschema.Draft202012Validator(schema)
     return [c for c in candidates if check.is_valid(c) and (c, type(c)) != (value, type(value))]

@@ -25,6 +25,9 @@ HARMLESS = {
     "ansible.builtin.import_role", "ansible.builtin.import_tasks", "ansible.builtin.assert", "ansible.builtin.debug",
     "ansible.builtin.set_fact",
 }  # fmt: skip
+PACKAGES = (
+    "inferhost_driver"  # packages of a distribution, with the files that go with them; NixOS has its own driver
+)
 REVERT = "revert.yml"  # NixOS goes back by generation, and by the stop of inferhost-apply
 
 
@@ -73,7 +76,7 @@ def unknown_tasks() -> list[str]:
 def tasks() -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
     """Every task that places something, with its role's folder, blocks opened."""
     for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")):
-        if path.name != REVERT:
+        if path.name != REVERT and path.parents[1].name != PACKAGES:
             for task in _opened(DataLoader().load_from_file(str(path), trusted_as_template=True)):
                 yield path.parents[1], task
 
