@@ -61,7 +61,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "files[].package_file": (PLACED, PLACED),
     "files[].disruption": (PEOPLE, RESTART),
     "dropins[].unit": (PLACED, PLACED),
-    "dropins[].section": (HOST, "the plan holds no drop-in of a section that is not managed"),
+    "dropins[].section": (PLACED, "the plan holds no drop-in of a section that is not managed"),
     "dropins[].entries": (PLACED, PLACED),
     "dropins[].disruption": (PEOPLE, RESTART),
     "service[].instance": (HOST, PLACED),
