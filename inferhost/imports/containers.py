@@ -132,9 +132,18 @@ def _contained(
     launch = found or Launch(place, engine, "", tuple(w for w in words if w != "serve"))
     mapped = dict(_host_and_inside(v) for v in volumes if v.count(":"))
     published = [port.split(":") for port in ports]
-    port = next((p[-2] for p in published if len(p) > 1), "")
+    reached = next((p for p in published if len(p) > 1), ["", ""])
+    address = ":".join(reached[:-2]) or ("0.0.0.0" if reached[-2] else "127.0.0.1")
     return [
-        dataclasses.replace(launch, program="", env={**env, **launch.env}, port=port, volumes=mapped, contained=True)
+        dataclasses.replace(
+            launch,
+            program="",
+            env={**env, **launch.env},
+            port=reached[-2],
+            published_on=address,
+            volumes=mapped,
+            contained=True,
+        )
     ]
 
 

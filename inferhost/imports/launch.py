@@ -71,6 +71,7 @@ class Launch:
     directory: str = ""
     port: str = ""  # as clients see it, where a container publishes another one than the engine's
     volumes: dict[str, str] = dataclasses.field(default_factory=dict)  # path in the container -> path on the host
+    published_on: str = ""  # the address at which a container's port is published
     contained: bool = False
 
 

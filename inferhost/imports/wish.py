@@ -26,7 +26,7 @@ def wished(launch: Launch, catalogue: Catalogue) -> tuple[list[Finding], dict[st
     if path:
         wish["engine_path"] = path
     wish.update(_model(launch, kept, findings, catalogue))
-    wish.update(_address(launch, kept, engine))
+    wish.update(_address(launch, kept, engine, findings))
     wish.update(_sizes(kept, engine, findings))
     if launch.user and launch.user != "root":
         wish["user"] = launch.user
@@ -78,7 +78,8 @@ def _model(launch: Launch, kept: Kept, findings: list[Finding], catalogue: Catal
     return {"model": key, "model_path": found}
 
 
-def _address(launch: Launch, kept: Kept, engine: EngineRow) -> dict[str, Any]:
+def _address(launch: Launch, kept: Kept, engine: EngineRow, findings: list[Finding]) -> dict[str, Any]:
+    """Where clients reach it; a port that a container publishes everywhere is told, for the wish keeps it local."""
     found: dict[str, Any] = {}
     if kept.concepts.get("served_model_name"):
         found["served_model_name"] = kept.concepts["served_model_name"]
@@ -86,6 +87,10 @@ def _address(launch: Launch, kept: Kept, engine: EngineRow) -> dict[str, Any]:
     if host and host != "127.0.0.1":
         found["host"] = host
     port = launch.port or kept.concepts.get("port", "")
+    if launch.published_on not in ("", "127.0.0.1", "[::1]", "localhost"):
+        because = "published to whoever reaches the machine; the wish serves this machine alone"
+        instead = f"{PREFIX}host: {launch.published_on} keeps it open; a proxy or a firewall in front is better"
+        findings.append(Finding("ports", f"{launch.published_on}:{port}", "harmful", because, instead))
     if port.isdigit():
         found["port"] = int(port)
     return found

@@ -99,6 +99,16 @@ services:
     assert (found["model_path"], found["port"], "host" in found) == ("/data/gguf/y.gguf", 9000, False)
 
 
+@pytest.mark.parametrize(
+    ("published", "told"), [("8000:8000", True), ("127.0.0.1:8000:8000", False), ("[::1]:8000:8000", False)]
+)
+def test_a_port_that_a_container_publishes_to_everybody_is_told(published, told):
+    text = f"services: {{a: {{image: vllm/x, command: --model /m/a, ports: ['{published}']}}}}"
+    findings, found = wished(one(read_compose(text, "c.yml", lambda p: None)), CATALOGUE)
+    assert (found["port"], "host" in found) == (8000, False)
+    assert any(f.name == "ports" and "inferhost_service_host: 0.0.0.0" in f.instead for f in findings) == told
+
+
 def test_quotation_marks_in_composes_list_form_are_not_meant_as_part_of_the_value():
     text = "services: {a: {image: vllm/x, command: --model /m/a, environment: ['NCCL_DEBUG=\"WARN\"']}}"
     found = read_compose(text, "c.yml", lambda p: None)
