@@ -27,6 +27,7 @@ class Run:
 
     def __init__(self, host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
         self.host, self.lines, self.told = host, [], []
+        self.before_write: Callable[[str], None] = lambda _: None
         monkeypatch.setattr(guard, "notify", self.told.append)
 
     def until(self, over: Callable[[], bool], most_s: float = 600.0) -> None:
@@ -51,7 +52,7 @@ class Run:
 
     @property
     def machine(self) -> Any:
-        return self.host.machine(str(self.host.root))
+        return self.host.machine(str(self.host.root), self.before_write)
 
     def state(self, uuid: str = UUID) -> str:
         hold = read_latches(self.machine).get(uuid)
@@ -225,6 +226,20 @@ def test_an_apply_that_was_writing_when_the_latch_came_is_undone_and_later_done_
     assert (hot.card()["power_limit_mw"], hot.card()[LOCK]) == (PLANNED_MW, [2002, 2302])
 
 
+def test_a_lock_that_came_after_the_latch_goes_again(hot: FakeHost, run: Run):
+    run.until(lambda: run.state() == "latched")
+    hot.sim("set", LOCK, "2100,2400")
+    run.for_s(15)
+    assert hot.card()[LOCK] is None
+
+
+def test_the_latch_is_on_disk_before_the_card_is_touched(hot: FakeHost, run: Run):
+    order: list[str] = []
+    run.before_write = order.append
+    run.until(lambda: run.state() == "latched")
+    assert order.index(f"rename {LATCH}") < order.index(f"nvml {UUID} power_limit")
+
+
 def test_a_guard_that_comes_back_goes_on_where_the_last_one_was(hot: FakeHost, run: Run):
     run.until(lambda: run.state() == "latched")
     assert run.state() == "latched"  # the first one is gone by now, as by kill -9
@@ -265,10 +280,16 @@ def test_a_person_who_stops_the_guard_may_apply(hot: FakeHost, run: Run):
 
 
 def test_a_revert_takes_a_held_card_back_and_the_guard_lets_go(hot: FakeHost, run: Run):
-    run.until(lambda: run.state() == "latched")
-    assert hot.run("revert").code == 0
-    assert hot.card()["power_limit_mw"] == 480000
-    run.for_s(5)
+    reverted: list[int] = []
+
+    def revert_once() -> bool:
+        if run.state() == "latched" and not reverted:
+            reverted.append(hot.run("revert").code)
+            assert hot.card()["power_limit_mw"] == 480000
+        return False
+
+    run.until(revert_once, 150)
+    assert reverted == [0]
     assert hot.card()["power_limit_mw"] == 480000
     assert not hot.at("/run/inferhost").exists()
 
@@ -302,6 +323,7 @@ def test_the_other_card_goes_on(pair: FakeHost, monkeypatch: pytest.MonkeyPatch)
     assert limits == [(SAFE_MW, PLANNED_MW)]
     assert pair.card(1)["power_limit_mw"] == SAFE_MW
     assert ["GpuIsLost" in line for line in run.lines] == [False, True, True, False]
+    assert "gpus[0]" in run.lines[2]
 
 
 def test_a_plan_without_a_guarded_card_is_bad_input(host: FakeHost):
@@ -328,6 +350,7 @@ def test_a_new_plan_ends_the_guard_so_that_systemd_starts_it_anew(hot: FakeHost,
     def install_once() -> bool:
         if not installed:
             installed.append(hot.run("install").code)
+        assert len(run.told) < 2000
         return False
 
     guard.watch(run.machine, hot.plan, Report(check=False), install_once, run.lines.append)
