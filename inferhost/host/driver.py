@@ -62,9 +62,11 @@ def driver_facts(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str, 
         if _fits(install, held.get(anchor))
         else []
     )
+    wrong = anchor in there.versions and not moved and not _fits(install, there.versions[anchor])
     return {
         "headers": headers(machine, install),
-        "replace": anchor in there.versions and not moved and not _fits(install, there.versions[anchor]),
+        # By name, what we hold as well: apt moves a held package only where it is named.
+        "replace": sorted({*install.packages, *held} & set(there.versions)) if wrong else [],
         "restore": moved,
         "initramfs": _initramfs(machine),
     }

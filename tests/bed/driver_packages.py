@@ -26,6 +26,7 @@ cp /usr/share/%(package)s/%(module)s.ko {MODULE_FOLDER}/
 depmod {KERNEL}
 """
 REMOVE = f"""#!/bin/sh
+[ -d /lib/modules/{KERNEL} ] || exit 0
 rm -f {MODULE_FOLDER}/%(module)s.ko
 rmdir --ignore-fail-on-non-empty {MODULE_FOLDER} /lib/modules/{KERNEL}/updates 2>/dev/null || true
 depmod {KERNEL}
