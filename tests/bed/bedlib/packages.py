@@ -18,6 +18,7 @@ ALWAYS = {
     "iproute2": "removes the bridge of the sandbox hosts",
     "mmdebstrap": "builds the image's root from the machine's own package sources",
     "debian-archive-keyring": "checks the signatures of what it downloads",
+    "gpg": "signs the stand-in archive of driver packages",
     "openssh-client": "reaches the sandbox host",
     "gcc": "compiles the NVML simulator",
     "libc6-dev": "compiles the NVML simulator",
