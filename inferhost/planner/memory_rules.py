@@ -42,7 +42,6 @@ class Demand:
     used_bytes: int = 0
     later_bytes: int = 0  # of `used_bytes`, what is still free when this engine starts and measures
     eager: bool = False
-    host_memory_bytes: int | None = None
     request_bytes: int = 0  # cache of one sequence at the asked context; the budget fills it in
 
 

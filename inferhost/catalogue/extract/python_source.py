@@ -191,7 +191,7 @@ class Package:
         if isinstance(found.node, ast.Assign | ast.AnnAssign) and found.node.value is not None:
             return self.hints(found.module, found.node.value)
         if type(found.node).__name__ == "TypeAlias":
-            return self.hints(found.module, found.node.value)  # type: ignore[attr-defined]
+            return self.hints(found.module, found.node.value)  # type: ignore[attr-defined]  # of 3.12
         return [Hint("other")]
 
     def fields(self, found: Found) -> dict[str, tuple[Module, ast.AnnAssign]]:
@@ -254,7 +254,7 @@ def _names(body: list[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
             yield from _names(node.body)
             yield from _names(node.orelse)
         elif type(node).__name__ == "TypeAlias":
-            yield node.name.id, node  # type: ignore[attr-defined]
+            yield node.name.id, node  # type: ignore[attr-defined]  # of 3.12
 
 
 def _imported_from(module: Module, node: ast.ImportFrom) -> str:
