@@ -15,7 +15,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from inferhost.host.writers import WARNING
+from inferhost.host.watch.writers import WARNING
 from inferhost.host.zipapp_build import build
 from inferhost.schema import document, result
 

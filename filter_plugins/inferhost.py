@@ -12,7 +12,7 @@ from ansible.parsing.dataloader import DataLoader
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from inferhost import catalogue, explain, planner, table
-from inferhost.planner import power
+from inferhost.planner.machine import power
 from inferhost.schema import document
 from inferhost.schema.plan import Dropin
 from inferhost.schema.problems import InputError, Problem

@@ -14,8 +14,8 @@ from typing import Any, TextIO
 
 from inferhost import catalogue
 from inferhost.catalogue import Catalogue
-from inferhost.planner.estimate_decode import estimate_decode
-from inferhost.planner.estimate_kv import estimate_kv
+from inferhost.planner.estimate.decode_case import estimate_decode
+from inferhost.planner.estimate.kv_case import estimate_kv
 
 Estimator = Callable[[Mapping[str, Any], Catalogue], dict[str, Any]]
 

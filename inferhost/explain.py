@@ -11,7 +11,7 @@ from typing import Any
 
 from inferhost import catalogue, table
 from inferhost.catalogue.rows import EngineRow
-from inferhost.planner.flags import OPTION_OF
+from inferhost.planner.launch.flags import OPTION_OF
 from inferhost.schema.problems import InputError, Problem, near
 from inferhost.schema.wish import INSTANCE_PREFIX, options
 

@@ -16,10 +16,15 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from inferhost import __version__
-from inferhost.host import boot, discover, facts, gate, guard, journal, load, revert, verbs, watch
-from inferhost.host import sample as sampling
+from inferhost.host import discover, facts, verbs
+from inferhost.host.gpu import load
+from inferhost.host.gpu import sample as sampling
+from inferhost.host.guard import daemon
 from inferhost.host.machine import PLAN, Machine, machine_at
+from inferhost.host.record import revert
 from inferhost.host.report import HostError, NothingTouched, Report, reason
+from inferhost.host.service import gate
+from inferhost.host.watch import boot, drift, journal
 from inferhost.schema import document, result
 from inferhost.schema.plan import SECTIONS, Plan, read_plan
 from inferhost.schema.problems import InputError, Problem
@@ -165,7 +170,7 @@ def _boot(options: argparse.Namespace, machine: Machine, plan: Plan, _content: b
 
 
 def _watch(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
-    watch.watch(machine, plan, options.metrics, report)
+    drift.watch(machine, plan, options.metrics, report)
 
 
 def _verify(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
@@ -179,10 +184,10 @@ def _gate(options: argparse.Namespace, machine: Machine, plan: Plan, _content: b
 
 def _guard(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
     if options.after_end:
-        guard.after_the_end(machine, plan, os.environ.get("SERVICE_RESULT", guard.NORMAL_END), guard.journal)
+        daemon.after_the_end(machine, plan, os.environ.get("SERVICE_RESULT", daemon.NORMAL_END), daemon.journal)
         return
-    with guard.stopping() as stopped:
-        guard.watch(machine, plan, report, stopped, guard.journal)
+    with daemon.stopping() as stopped:
+        daemon.watch(machine, plan, report, stopped, daemon.journal)
 
 
 FOLLOWERS = {

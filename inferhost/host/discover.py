@@ -11,12 +11,12 @@ import os
 from typing import Any
 
 from inferhost.host.facts import PCI, observe_facts
-from inferhost.host.gpu import watts
+from inferhost.host.gpu.nvml import Card, Nvml, NvmlError, open_nvml
+from inferhost.host.gpu.occupants import Occupant, as_owner, card_holders, listeners, occupant
+from inferhost.host.gpu.selection import watts
 from inferhost.host.machine import Machine
-from inferhost.host.nvml import Card, Nvml, NvmlError, open_nvml
-from inferhost.host.occupants import Occupant, as_owner, card_holders, listeners, occupant
 from inferhost.host.report import Report
-from inferhost.host.service import HIDDEN, SECRET
+from inferhost.host.service.processes import HIDDEN, SECRET
 
 ENGINES = ("llama-server", "sglang", "vllm", "sfllm", "tabby")
 """What stands in the command line of something that serves; the controller decides what it is."""

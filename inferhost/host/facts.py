@@ -10,12 +10,12 @@ import dataclasses
 import platform
 from typing import Any
 
-from inferhost.host.cpufreq import Preference
-from inferhost.host.gpu import watts
+from inferhost.host.cpu.cpufreq import Preference
+from inferhost.host.gpu.nvml import Card, Nvml, NvmlError, open_nvml
+from inferhost.host.gpu.selection import watts
 from inferhost.host.machine import Machine
-from inferhost.host.nvml import Card, Nvml, NvmlError, open_nvml
 from inferhost.host.report import Report
-from inferhost.host.writers import other_writers
+from inferhost.host.watch.writers import other_writers
 
 PCI = "/sys/bus/pci/devices"
 CPU = "/sys/devices/system/cpu"

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from inferhost.host.baseline import Baseline, Record
+from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict

@@ -11,20 +11,24 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from inferhost.host import account, adopt, base_units, cpufreq, driver, engine, gpu, load, placed, service, sysctl
-from inferhost.host.baseline import BASELINE, Baseline, Record, read_baseline
-from inferhost.host.card_knob import CardKnob
-from inferhost.host.clock_lock import ClockLock, GraphicsClockLock
-from inferhost.host.clock_record import Natural, loaded_now, read_clocks, remember_natural
+from inferhost.host.cpu import cpufreq, sysctl
+from inferhost.host.driver import state
+from inferhost.host.gpu import load, selection
+from inferhost.host.gpu.card_knob import CardKnob
+from inferhost.host.gpu.clock_lock import ClockLock, GraphicsClockLock
+from inferhost.host.gpu.clock_record import Natural, loaded_now, read_clocks, remember_natural
+from inferhost.host.gpu.load import natural_clock_mhz
+from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
+from inferhost.host.gpu.sample import Series, checked_period, take_samples
 from inferhost.host.knob import Knob, apply_knobs, originals, tell, verify_knobs
-from inferhost.host.load import natural_clock_mhz
-from inferhost.host.lock import locked
 from inferhost.host.machine import CONFIG_DIRECTORY, PLAN, PROGRAM, Machine
-from inferhost.host.nvml import NO_DRIVER, NvmlError, open_nvml
+from inferhost.host.record import base_units, placed
+from inferhost.host.record.baseline import BASELINE, Baseline, Record, read_baseline
+from inferhost.host.record.lock import locked
 from inferhost.host.report import HostError, Report
-from inferhost.host.sample import Series, checked_period, take_samples
-from inferhost.host.watched import read_watched, remember_applied
-from inferhost.host.writers import name_writers, warn
+from inferhost.host.service import account, adopt, engine, processes
+from inferhost.host.watch.watched import read_watched, remember_applied
+from inferhost.host.watch.writers import name_writers, warn
 from inferhost.schema import document
 from inferhost.schema.plan import BASE, SECTIONS, Plan
 from inferhost.schema.problems import InputError, Problem
@@ -40,7 +44,7 @@ def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, r
         if "service" in plan.manage:
             users = sorted({s.user for s in plan.service})
             report.facts["users_absent"] = [u for u in users if account.uid_of(machine, u) is None]
-        report.facts["driver"] = driver.driver_facts(machine, plan, baseline)
+        report.facts["driver"] = state.driver_facts(machine, plan, baseline)
         _place(machine, PROGRAM, program, 0o755, report)
         _place(machine, PLAN, plan_content, 0o640, report)
         for file in placed.placed_files(plan, [BASE]):
@@ -65,7 +69,7 @@ def _remember(found: Mapping[str, Record], baseline: Baseline, report: Report) -
 def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
     """Refuses, before anything is placed, an engine that is not there, has no model, or finds its place taken."""
     warn(machine, plan, report)
-    problems = adopt.conflicts(machine, plan, report) + driver.secure_boot_problems(machine, plan)
+    problems = adopt.conflicts(machine, plan, report) + state.secure_boot_problems(machine, plan)
     for entry in plan.service if "service" in plan.manage else ():
         for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):
             if not machine.exists(path):
@@ -85,7 +89,7 @@ def apply(
         baseline = read_baseline(machine)
         base_units.forget_reverts(chosen, baseline, report)
         if "driver" in chosen:
-            driver.apply_driver(machine, plan, baseline, report)
+            state.apply_driver(machine, plan, baseline, report)
         if "gpu" in chosen:
             with gpu_knobs(machine, plan, report) as knobs:
                 _record(knobs, baseline, report)
@@ -114,7 +118,7 @@ def verify(
         checked_period(load_s, load.HZ, load.SECONDS_MIN)
     chosen = _chosen(plan, sections, report)
     if "driver" in chosen:
-        driver.verify_driver(machine, plan, read_baseline(machine), report)
+        state.verify_driver(machine, plan, read_baseline(machine), report)
     if "gpu" in chosen:
         with gpu_knobs(machine, plan, report) as knobs:
             if load_s is None:
@@ -131,7 +135,7 @@ def verify(
     if "service" in chosen:
         adopt.verify_adoption(machine, plan, report)
         for entry in plan.service:
-            service.verify_service(machine, entry, plan.env.get(entry.instance, {}), report)
+            processes.verify_service(machine, entry, plan.env.get(entry.instance, {}), report)
     name_writers(machine, report)
 
 
@@ -196,8 +200,10 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
             "recorded": recorded,
             "not_held": list(read_watched(machine).not_held),
             "units": units,
-            "driver": driver.driver_revert(baseline, machine, report),
-            "unit_states": {unit: service.unit_state(machine, unit).get("ActiveState", "unknown") for unit in units},
+            "driver": state.driver_revert(baseline, machine, report),
+            "unit_states": {
+                unit: processes.unit_state(machine, unit).get("ActiveState", "unknown") for unit in units
+            },
         }
     )
 
@@ -209,11 +215,11 @@ def gpu_knobs(machine: Machine, plan: Plan, report: Report) -> Iterator[list[Kno
         found: list[Knob] = []
         try:
             nvml = stack.enter_context(open_nvml(machine.before_write))
-            found = gpu.knobs(plan, nvml, machine, report)
+            found = selection.knobs(plan, nvml, machine, report)
         except NvmlError as error:
             if error.code not in NO_DRIVER:
                 raise HostError(Problem("nvml", error.evidence, "", "nvml")) from error
-            gpu.waiting(plan, error, report)
+            selection.waiting(plan, error, report)
         yield found
 
 
@@ -251,7 +257,7 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     key = plan.driver.install.key if plan.driver.install is not None and "driver" in plan.manage else None
     files += [(key, "driver")] if key else []
     found.update(placed.file_records(machine, files))
-    found.update(driver.driver_records(machine, plan))
+    found.update(state.driver_records(machine, plan))
     if "service" in plan.manage:
         found.update(account.account_records(machine, [s.user for s in plan.service]))
         found.update(adopt.adoption_records(machine, plan))

@@ -58,7 +58,7 @@ def members() -> dict[str, bytes]:
     """Every file of the zipapp by its name in there."""
     host = PACKAGE / "host"
     sources = [PACKAGE / "__init__.py", *(PACKAGE / "schema" / f"{name}.py" for name in SCHEMA_MODULES)]
-    sources += [path for path in host.glob("*.py") if path.name not in CONTROLLER_ONLY]
+    sources += [path for path in host.rglob("*.py") if path.name not in CONTROLLER_ONLY]
     sources += [path for path in (host / "units").iterdir() if path.is_file()]
     found = {str(path.relative_to(PACKAGE.parent)): path.read_bytes() for path in sources}
     return {**found, "__main__.py": MAIN.encode(), "pynvml.py": _pynvml()}

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, EnvironmentRow, FlagRow, ValueRow
 from inferhost.imports.launch import Launch
-from inferhost.planner.arguments import flag_problem
-from inferhost.planner.environment import variable_problem
-from inferhost.planner.flag_values import value_problem
-from inferhost.planner.flags import Given, concept_of, given_flags
+from inferhost.planner.launch.arguments import flag_problem
+from inferhost.planner.launch.environment import variable_problem
+from inferhost.planner.launch.flag_values import value_problem
+from inferhost.planner.launch.flags import Given, concept_of, given_flags
+from inferhost.planner.launch.secret_names import names_a_secret
 from inferhost.planner.reasons import instead
 from inferhost.planner.request import Instance, Request
-from inferhost.planner.secret_names import names_a_secret
 from inferhost.schema.hardware import Hardware, HardwareCpu
 from inferhost.schema.wish import read_wish
 

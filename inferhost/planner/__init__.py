@@ -11,18 +11,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from inferhost.catalogue import Catalogue
-from inferhost.planner.adoption import adopted_units
-from inferhost.planner.base_units import base_units
-from inferhost.planner.cpu import CpuSection, cpu_section
-from inferhost.planner.driver import cards, driver
-from inferhost.planner.driver_packages import DriverSection, driver_section
-from inferhost.planner.gpu import gpu_section
-from inferhost.planner.placement import placed_instances
-from inferhost.planner.power import within_budget
+from inferhost.planner.machine.base_units import base_units
+from inferhost.planner.machine.cpu import CpuSection, cpu_section
+from inferhost.planner.machine.driver import cards, driver
+from inferhost.planner.machine.driver_packages import DriverSection, driver_section
+from inferhost.planner.machine.gpu import gpu_section
+from inferhost.planner.machine.power import within_budget
 from inferhost.planner.reasons import reason, resolve, setting_paths
 from inferhost.planner.request import Instance, Request, read_request
-from inferhost.planner.service import service_section
-from inferhost.planner.unit import engine_is_bound
+from inferhost.planner.service.adoption import adopted_units
+from inferhost.planner.service.instances import service_section
+from inferhost.planner.service.placement import placed_instances
+from inferhost.planner.service.unit import engine_is_bound
 from inferhost.schema.plan import SCHEMA, SECTIONS, Cpu, Host, Plan, Reason, identified
 from inferhost.schema.problems import InputError, Problem
 

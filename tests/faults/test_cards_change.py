@@ -12,7 +12,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from inferhost.host.nvml import Nvml, NvmlError
+from inferhost.host.gpu.nvml import Nvml, NvmlError
 from tests.faults.test_every_write import killed_at
 from tests.unit.host.fake_host import SECOND_UUID, UUID, Answer, FakeHost, plan, with_gpu
 

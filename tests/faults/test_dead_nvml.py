@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from inferhost.host.nvml import Nvml, NvmlError
+from inferhost.host.gpu.nvml import Nvml, NvmlError
 from tests.faults.test_every_write import comparable
 from tests.unit.host.fake_host import UUID, FakeHost, with_gpu
 

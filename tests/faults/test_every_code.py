@@ -20,8 +20,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from inferhost.host.baseline import BASELINE
-from inferhost.host.nvml import Nvml
+from inferhost.host.gpu.nvml import Nvml
+from inferhost.host.record.baseline import BASELINE
 from tests.faults import cells
 from tests.faults.test_every_write import comparable
 from tests.unit.host.fake_host import P4, Answer, FakeHost, p4_plan, plan, simulator_state

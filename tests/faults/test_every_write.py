@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from inferhost.host.nvml import NvmlError
+from inferhost.host.gpu.nvml import NvmlError
 from tests.unit.host.fake_host import (
     P4,
     P4_UUID,

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from inferhost.host import guard
-from inferhost.host.guard_card import BLIND_S, GONE, RETRY_S
-from inferhost.host.nvml import MEANINGS, Nvml
+from inferhost.host.gpu.nvml import MEANINGS, Nvml
+from inferhost.host.guard import daemon
+from inferhost.host.guard.card import BLIND_S, GONE, RETRY_S
 from tests.unit.host.fake_host import UUID, FakeHost
 from tests.unit.host.test_host_guard import BURNING, LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot, with_gpu
 
@@ -89,7 +89,7 @@ def assert_survives(run: Run, function: str, code: int) -> None:
 
     run.until(heals, span_s + 30)
     where = f"{where}: {run.lines}"
-    assert len(run.told) - turns <= (host.passed_s - began_s) / guard.PERIOD_S + 3, where
+    assert len(run.told) - turns <= (host.passed_s - began_s) / daemon.PERIOD_S + 3, where
     assert len(run.lines) <= JOURNAL_LINES_MOST, where
     assert run.state() == "latched", where
     assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (SAFE_MW, None), where
@@ -119,8 +119,8 @@ def test_a_card_that_is_gone_is_waited_for_and_not_written_to(
     for function in READS_TEMPERATURE:
         host.sim("fail", function, code)
     opened: list[float] = []
-    real = guard.open_nvml
-    monkeypatch.setattr(guard, "open_nvml", lambda before_write: opened.append(host.passed_s) or real(before_write))
+    real = daemon.open_nvml
+    monkeypatch.setattr(daemon, "open_nvml", lambda before_write: opened.append(host.passed_s) or real(before_write))
     run = Run(host, monkeypatch)
     run.for_s(30)
     assert 2 <= len(opened) <= 30 / RETRY_S + 2

@@ -14,7 +14,7 @@ from tests.golden import renew
 from tests.nix import coverage, placed_by_roles, tiers
 from tests.nix.coverage import HOST, KEYS, PLACED
 
-HOST_SOURCE = "".join(path.read_text() for path in (tiers.ROOT / "inferhost/host").glob("*.py"))
+HOST_SOURCE = "".join(path.read_text() for path in (tiers.ROOT / "inferhost/host").rglob("*.py"))
 SCHEMA_SOURCE = (tiers.ROOT / "inferhost/schema/plan.py").read_text()
 
 

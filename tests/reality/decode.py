@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from inferhost.catalogue import load
-from inferhost.planner.decode import ceiling_tok_s
-from inferhost.planner.estimate_decode import expected_tok_s
+from inferhost.planner.estimate.decode_case import expected_tok_s
+from inferhost.planner.speed.decode import ceiling_tok_s
 from tests.reality.fit_decode import GROUPS, LEFT_OUT, Figure, figures
 
 NAMES = {

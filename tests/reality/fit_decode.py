@@ -21,8 +21,8 @@ import numpy as np
 from inferhost.catalogue import Catalogue, load
 from inferhost.catalogue.reader import FAMILIES, FOLDER
 from inferhost.catalogue.rows import DecodeRow, SpeedRow
-from inferhost.planner.decode import OVERLAP_POWER, ceiling_tok_s
-from inferhost.planner.estimate_decode import Case, expected_tok_s, read_case
+from inferhost.planner.estimate.decode_case import Case, expected_tok_s, read_case
+from inferhost.planner.speed.decode import OVERLAP_POWER, ceiling_tok_s
 from tests.reality.priors import CONSTANTS, KERNELS, ROWS, Prior
 
 CASES = pathlib.Path(__file__).with_name("decode_cases.csv")

@@ -12,8 +12,8 @@ import statistics
 from typing import Any
 
 from inferhost import catalogue
-from inferhost.planner.estimate_decode import estimate_decode
-from inferhost.planner.estimate_kv import estimate_kv
+from inferhost.planner.estimate.decode_case import estimate_decode
+from inferhost.planner.estimate.kv_case import estimate_kv
 
 CASES = pathlib.Path(__file__).parent / "holdout.jsonl"
 CATALOGUE = catalogue.load()

@@ -13,10 +13,10 @@ import statistics
 from unittest import mock
 
 from inferhost import catalogue
-from inferhost.planner import sglang_rules, vllm_rules
-from inferhost.planner.estimate_case import Case, read_case
-from inferhost.planner.estimate_kv import estimate_kv
-from inferhost.planner.weights import weights_bytes
+from inferhost.planner.estimate.case import Case, read_case
+from inferhost.planner.estimate.kv_case import estimate_kv
+from inferhost.planner.memory import sglang_rules, vllm_rules
+from inferhost.planner.memory.weights import weights_bytes
 
 GIB = 2**30
 CATALOGUE = catalogue.load()

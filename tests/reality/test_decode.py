@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from inferhost.catalogue import load
-from inferhost.planner.estimate_decode import estimate_decode
+from inferhost.planner.estimate.decode_case import estimate_decode
 from tests.reality import decode
 from tests.reality.fit_decode import GROUPS, errors, figures, fit, priors
 

@@ -199,7 +199,7 @@ def test_the_catalogue_loads_in_a_fraction_of_a_second():
 
 def test_every_formula_that_the_planner_names_is_in_the_catalogue():
     named = set()
-    for path in (ROOT / "inferhost/planner").glob("*.py"):
+    for path in (ROOT / "inferhost/planner").rglob("*.py"):
         text = path.read_text()
         named |= set(re.findall(r'"formula:([a-z_0-9.]+)"', text))
         for line in re.findall(r"Source: formulas? (.*)", text):

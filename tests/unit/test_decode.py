@@ -8,10 +8,10 @@ import random
 import pytest
 
 from inferhost import estimate
-from inferhost.planner.decode import Cards, Step, ceiling_tok_s, distinct_experts, speed_row, step_s
-from inferhost.planner.estimate_decode import estimate_decode, mean_context_tokens
-from inferhost.planner.levers import drafted_tokens_per_step
+from inferhost.planner.estimate.decode_case import estimate_decode, mean_context_tokens
 from inferhost.planner.names import chip_named, format_named, likely_layers, shape_named
+from inferhost.planner.speed.decode import Cards, Step, ceiling_tok_s, distinct_experts, speed_row, step_s
+from inferhost.planner.speed.levers import drafted_tokens_per_step
 from tests.unit.planner_wishes import CATALOGUE
 
 CASE = {

@@ -7,8 +7,8 @@ import pytest
 
 from inferhost import estimate
 from inferhost.planner.card_names import named_card
-from inferhost.planner.estimate_case import named_model, quantised
-from inferhost.planner.estimate_kv import estimate_kv
+from inferhost.planner.estimate.case import named_model, quantised
+from inferhost.planner.estimate.kv_case import estimate_kv
 from inferhost.planner.versions import version
 from tests.unit.planner_wishes import CATALOGUE
 

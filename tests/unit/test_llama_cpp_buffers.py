@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from inferhost import catalogue
-from inferhost.planner import llama_cpp_buffers as buffers
-from inferhost.planner.llama_cpp_buffers import Graph
+from inferhost.planner.memory import llama_cpp_buffers as buffers
+from inferhost.planner.memory.llama_cpp_buffers import Graph
 
 CATALOGUE = catalogue.load()
 MIB = 2**20

@@ -6,11 +6,11 @@ import json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from inferhost.planner.estimate_case import quantised
-from inferhost.planner.estimate_kv import estimate_kv
-from inferhost.planner.memory import memory_budget
-from inferhost.planner.memory_rules import MIB, Demand
-from inferhost.planner.weights import weights_bytes
+from inferhost.planner.estimate.case import quantised
+from inferhost.planner.estimate.kv_case import estimate_kv
+from inferhost.planner.memory.budget import memory_budget
+from inferhost.planner.memory.engine_rules import MIB, Demand
+from inferhost.planner.memory.weights import weights_bytes
 from inferhost.schema.problems import InputError
 from tests.unit.planner_wishes import CATALOGUE
 

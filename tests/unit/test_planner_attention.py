@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from inferhost.planner import resolve
-from inferhost.planner.attention import attention_problems
+from inferhost.planner.service.attention import attention_problems
 from inferhost.schema.wish import options
 from tests.unit.planner_wishes import CATALOGUE, planned, refusal, wish
 from tests.unit.test_memory_properties import AnyInstance

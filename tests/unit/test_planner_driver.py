@@ -2,7 +2,7 @@
 
 import pytest
 
-from inferhost.planner.driver_packages import NOUVEAU_PATH, PIN_PATH, SOURCES_PATH, UNATTENDED_PATH
+from inferhost.planner.machine.driver_packages import NOUVEAU_PATH, PIN_PATH, SOURCES_PATH, UNATTENDED_PATH
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal
 
 DRIVER = {"inferhost_manage": ["driver"]}

@@ -7,8 +7,8 @@ import pytest
 
 from inferhost import planner, table
 from inferhost.catalogue import load
-from inferhost.planner.flag_values import value_problem
-from inferhost.planner.flags import given_flags
+from inferhost.planner.launch.flag_values import value_problem
+from inferhost.planner.launch.flags import given_flags
 from inferhost.planner.reasons import is_flag
 from inferhost.schema import document
 from inferhost.schema.plan import DISRUPTIONS, identified, read_plan

@@ -2,10 +2,10 @@
 
 import pytest
 
-from inferhost.planner import memory, memory_rules, sglang_rules, vllm_rules, weights
-from inferhost.planner.kv_cache import cache_layout
-from inferhost.planner.sglang_rules import SglangRun
-from inferhost.planner.vllm_rules import VllmRun
+from inferhost.planner.memory import budget, engine_rules, sglang_rules, vllm_rules, weights
+from inferhost.planner.memory.kv_cache import cache_layout
+from inferhost.planner.memory.sglang_rules import SglangRun
+from inferhost.planner.memory.vllm_rules import VllmRun
 from tests.unit.planner_wishes import CATALOGUE, planned, refusal, wish
 
 MIB, GIB = 2**20, 2**30
@@ -57,8 +57,8 @@ def test_the_weights_are_within_a_tenth_of_a_gib_of_the_published_ones(case):
 def test_vllm_is_never_promised_more_tokens_than_it_printed(case):
     _, model, total_gib, fraction, sequences, batch, printed = case
     row = CATALOGUE.models[model]
-    demand = memory_rules.Demand(2048, sequences, fraction, batch)
-    division = memory_rules.vllm(round(total_gib * GIB), row, CATALOGUE.engines["vllm"], demand)
+    demand = engine_rules.Demand(2048, sequences, fraction, batch)
+    division = engine_rules.vllm(round(total_gib * GIB), row, CATALOGUE.engines["vllm"], demand)
     promised = division.kv_room_bytes // cache_layout(row, "vllm", 2.0).bytes_per_token
     # The rule keeps its margin, so the promise is below; 10 % bounds how much of a small card the margin may cost.
     assert 0.9 * printed <= promised <= printed
@@ -66,11 +66,11 @@ def test_vllm_is_never_promised_more_tokens_than_it_printed(case):
 
 def test_the_compute_buffer_of_llama_cpp_is_the_published_one():
     # kv-cases.csv ikllama-01: 266.5 MiB at a micro batch of 512, all layers on the card.
-    division = memory_rules.llama_cpp(
+    division = engine_rules.llama_cpp(
         24 * GIB,
         CATALOGUE.models["llama-3.1-8b-instruct"],
         CATALOGUE.engines["llama.cpp"],
-        memory_rules.Demand(1024, 1),
+        engine_rules.Demand(1024, 1),
     )
     assert division.activation_bytes / MIB == 266.5
 
@@ -177,12 +177,12 @@ def test_the_states_of_a_hybrid_model_get_their_share_of_sglangs_pool_and_no_mor
     """kv-cases.csv sglang-12: 22.2 GiB of states in 46.9 GiB, which is 0.9 to 1."""
     row, engine = CATALOGUE.models["qwen3.5-9b"], CATALOGUE.engines["sglang"]
     layout = cache_layout(row, "sglang", 2.0)
-    division = memory_rules.sglang(48 * GIB, row, engine, memory_rules.Demand(1024, 4096))
+    division = engine_rules.sglang(48 * GIB, row, engine, engine_rules.Demand(1024, 4096))
     assert division.state_pool_bytes == pytest.approx(22.2 / 46.9 * division.kv_room_bytes, rel=0.002)
-    asked = memory_rules.Demand(64, 4096)
+    asked = engine_rules.Demand(64, 4096)
     most = division.state_pool_bytes // layout.fixed_bytes
     assert most < division.kv_room_bytes // (layout.fixed_bytes + 64 * layout.bytes_per_token)
-    assert memory._sequences(division, layout, asked) == most
+    assert budget._sequences(division, layout, asked) == most
 
 
 @pytest.mark.parametrize(
@@ -200,11 +200,11 @@ def test_sglangs_graphs_by_size_and_number_of_cards(total_mib, cards, graphs):
 
 
 def test_the_margin_is_the_estimators_spread_where_that_is_larger():
-    row, demand = CATALOGUE.models["qwq-32b"], memory_rules.Demand(4096, 8, tensor_parallel_size=2)
-    for name, divide in (("vllm", memory_rules.vllm), ("sglang", memory_rules.sglang)):
+    row, demand = CATALOGUE.models["qwq-32b"], engine_rules.Demand(4096, 8, tensor_parallel_size=2)
+    for name, divide in (("vllm", engine_rules.vllm), ("sglang", engine_rules.sglang)):
         engine = CATALOGUE.engines[name]
         division = divide(80 * GIB, row, engine, demand)
         # Over two cards: 0.7 and 0.5 GiB, and a share of the weights.
         assert division.margin_bytes > 1.1 * engine.memory["margin_bytes"]
-        small = divide(24 * GIB, CATALOGUE.models["qwen2.5-0.5b-instruct"], engine, memory_rules.Demand(4096, 8))
+        small = divide(24 * GIB, CATALOGUE.models["qwen2.5-0.5b-instruct"], engine, engine_rules.Demand(4096, 8))
         assert small.margin_bytes == round(engine.memory["margin_bytes"])

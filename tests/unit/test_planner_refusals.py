@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from inferhost.planner.weights import shape_problem
+from inferhost.planner.memory.weights import shape_problem
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal, wish
 
 PRO_6000 = "rtx-pro-6000-bw-ws"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from inferhost.planner import roofline
-from inferhost.planner.decode import below_ceiling
+from inferhost.planner.speed import roofline
+from inferhost.planner.speed.decode import below_ceiling
 from inferhost.schema.problems import InputError
 from tests.unit.planner_wishes import CATALOGUE, planned, wish
 

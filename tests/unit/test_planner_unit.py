@@ -2,7 +2,7 @@
 
 import pytest
 
-from inferhost.planner import quoting
+from inferhost.planner.launch import quoting
 from tests.unit.planner_wishes import gpu, hardware, planned, wish
 
 MODEL = "llama-3.1-8b-instruct"

@@ -88,7 +88,7 @@ def test_no_real_inventory_has_a_group_of_a_hosts_name():
 
 def test_the_planner_does_no_input_or_output():
     forbidden = re.compile(r"^\s*(import|from)\s+(ansible|pynvml|subprocess|socket|pathlib|os)\b|\bopen\(", re.M)
-    assert [str(p) for p in (ROOT / "inferhost/planner").glob("*.py") if forbidden.search(p.read_text())] == []
+    assert [str(p) for p in (ROOT / "inferhost/planner").rglob("*.py") if forbidden.search(p.read_text())] == []
 
 
 def test_the_readme_shows_the_plan_that_is_made():

@@ -23,7 +23,7 @@ from typing import Any
 
 from inferhost.host import cli
 from inferhost.host.machine import Clock, Finished, Machine
-from inferhost.host.placed import placed_files
+from inferhost.host.record.placed import placed_files
 from inferhost.schema import document
 from inferhost.schema.plan import (
     BASE,

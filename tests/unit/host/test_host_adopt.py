@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inferhost.host.occupants import without_secrets
+from inferhost.host.gpu.occupants import without_secrets
 from tests.unit.host.fake_host import UUID, FakeHost, plan
 
 OLD = "sglang.service"

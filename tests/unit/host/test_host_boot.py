@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from inferhost.host.boot import boot
 from inferhost.host.machine import Clock
 from inferhost.host.report import Report
+from inferhost.host.watch.boot import boot
 from inferhost.schema.plan import GpuSelector
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from inferhost.host import sysctl
+from inferhost.host.cpu import sysctl
 from inferhost.host.machine import Machine
 from inferhost.schema.plan import Cpu
 from tests.unit.host.fake_host import FakeHost, plan

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from inferhost.host.gate import prove_tokens
 from inferhost.host.report import Report
+from inferhost.host.service.gate import prove_tokens
 from tests.unit.host.fake_host import FakeHost
 
 DEAD = "LoadState=loaded\nActiveState=failed\nSubState=failed\nMainPID=0\nResult=exit-code\n"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from inferhost.host import guard
-from inferhost.host.guard_latch import LATCH, read_latches
+from inferhost.host.guard import daemon
+from inferhost.host.guard.latch import LATCH, read_latches
 from inferhost.host.report import Report
 from inferhost.schema.plan import Guard
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
@@ -28,7 +28,7 @@ class Run:
     def __init__(self, host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
         self.host, self.lines, self.told = host, [], []
         self.before_write: Callable[[str], None] = lambda _: None
-        monkeypatch.setattr(guard, "notify", self.told.append)
+        monkeypatch.setattr(daemon, "notify", self.told.append)
 
     def until(self, over: Callable[[], bool], most_s: float = 600.0) -> None:
         """Runs the guard until `over`, or for that many seconds of the cards' time; it then ends as by a crash."""
@@ -40,7 +40,7 @@ class Run:
             return False
 
         with contextlib.suppress(Gone):
-            guard.watch(self.machine, self.host.plan, Report(check=False), stopped, self.lines.append)
+            daemon.watch(self.machine, self.host.plan, Report(check=False), stopped, self.lines.append)
 
     def for_s(self, seconds: float) -> None:
         self.until(lambda: False, seconds)
@@ -48,7 +48,7 @@ class Run:
     def stop(self) -> None:
         """A start and a normal stop."""
         answers: Iterator[bool] = iter([False, True])
-        guard.watch(self.machine, self.host.plan, Report(check=False), lambda: next(answers), self.lines.append)
+        daemon.watch(self.machine, self.host.plan, Report(check=False), lambda: next(answers), self.lines.append)
 
     @property
     def machine(self) -> Any:
@@ -353,6 +353,6 @@ def test_a_new_plan_ends_the_guard_so_that_systemd_starts_it_anew(hot: FakeHost,
         assert len(run.told) < 2000
         return False
 
-    guard.watch(run.machine, hot.plan, Report(check=False), install_once, run.lines.append)
+    daemon.watch(run.machine, hot.plan, Report(check=False), install_once, run.lines.append)
     assert run.lines[-1] == "plan or program changed: starting again"
     assert run.state() == "latched"

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from inferhost.host.metrics import text
+from inferhost.host.watch.metrics import text
 from inferhost.schema.result import Verdict
 from tests.unit.host.fake_host import UUID, FakeHost, plan, with_gpu
 

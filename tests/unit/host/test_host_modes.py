@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from inferhost.host.sample import Sample
+from inferhost.host.gpu.sample import Sample
 from tests.unit.host.fake_host import P4, P4_UUID, FakeHost, p4_plan, with_gpu
 
 CLOCKS, MODE = "application_clocks_mhz", "compute_mode"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inferhost.host.placed import placed_files
+from inferhost.host.record.placed import placed_files
 from tests.unit.host.fake_host import UUID, FakeHost
 
 SWAPPINESS = "/proc/sys/vm/swappiness"

@@ -9,8 +9,8 @@ import os
 
 import pytest
 
-from inferhost.host import lock
-from inferhost.host.baseline import BASELINE
+from inferhost.host.record import lock
+from inferhost.host.record.baseline import BASELINE
 from tests.unit.host.fake_host import FakeHost
 
 WRITERS = ("install", "apply", "revert")

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from inferhost.host import load
-from inferhost.host.load import Range, judge_clock, judge_draw, natural_clock_mhz, settled
-from inferhost.host.sample import Sample, reasons
+from inferhost.host.gpu import load
+from inferhost.host.gpu.load import Range, judge_clock, judge_draw, natural_clock_mhz, settled
+from inferhost.host.gpu.sample import Sample, reasons
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost
 
 STEPS = tuple(range(180, 3091, 10))

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from inferhost.host.service import soft_limit
+from inferhost.host.service.processes import soft_limit
 from tests.unit.host.fake_host import DROPIN, ENGINE, PID, SYSCTL_FILE, FakeHost, limits, plan
 
 

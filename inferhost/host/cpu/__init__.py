@@ -1,0 +1,1 @@
+"""The processor and the running kernel: governor, energy preference, kernel parameters."""

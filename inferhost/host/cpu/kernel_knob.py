@@ -1,0 +1,60 @@
+"""One value that the running kernel shows as a file, in procfs or sysfs: written in place, read back, put back.
+
+In a container these files are read-only: a value that differs is then `unsupported`, `read_only`, never written by
+force, and never ours to restore.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from inferhost.host.knob import Knob, Unusable, restore_knobs
+from inferhost.host.machine import Machine
+from inferhost.host.record.baseline import Baseline, Record
+from inferhost.host.report import Report, reason
+
+
+class KernelKnob(Knob):
+    """A knob whose value is the text of one file; `place` is how evidence names it, alike for many CPUs."""
+
+    section = "cpu"
+
+    def __init__(self, machine: Machine, path: str, setting: str, key: str, wanted: str) -> None:
+        super().__init__(setting, key, wanted)
+        self.machine = machine
+        self.path = self.place = path
+
+    def obstacle(self) -> Unusable | None:
+        if self.machine.writable(self.path):
+            return None
+        return Unusable("unsupported", "read_only", f"{self.place} is not writable here", False)
+
+    def context(self) -> dict[str, str]:
+        return {"writable": "yes" if self.machine.writable(self.path) else "no"}
+
+    def write(self) -> None:
+        """Writes the value, or `Unusable` with what the kernel's answer means."""
+        try:
+            self.machine.write_kernel(self.path, self.wanted)
+        except OSError as error:
+            evidence = f'{self.place}: the kernel refused "{self.wanted}": {reason(error)}'
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise Unusable("unsupported", "read_only", evidence, False) from error
+            raise Unusable("refused", "unexplained", evidence, True) from error
+
+
+def restore_kernel_knobs(
+    originals: Sequence[tuple[KernelKnob, Record]], baseline: Baseline, report: Report
+) -> list[str]:
+    """Puts recorded values back, and returns remarks. What was read-only when recorded is only forgotten."""
+    ours: list[Knob] = []
+    remarks = []
+    for knob, record in originals:
+        if record.context.get("writable") == "no" and not knob.machine.writable(knob.path):
+            remarks.append(f"{knob.setting}: not writable here, so never changed by us")
+            baseline.drop([knob.key], report.check)
+        else:
+            ours.append(knob)
+    restore_knobs(ours, baseline, report)
+    return remarks

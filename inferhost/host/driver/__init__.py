@@ -1,0 +1,1 @@
+"""The NVIDIA driver as packages, and the host's package manager."""

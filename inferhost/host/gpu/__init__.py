@@ -1,0 +1,1 @@
+"""The cards: found, set, proven and put back through NVML."""

@@ -1,0 +1,55 @@
+"""One setting of one card, read and written through NVML; what samples under load add to its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
+from inferhost.host.gpu.sample import Sample
+from inferhost.host.knob import Knob, Unusable
+from inferhost.schema.result import Verdict
+
+
+class CardKnob(Knob):
+    """A knob that belongs to a card; its kinds name themselves in verdicts (`name`) and records (`key_name`)."""
+
+    section = "gpu"
+
+    name = ""
+    key_name = ""
+    boot_evidence = "what the card boots with"
+
+    def __init__(self, nvml: Nvml, card: Card, wanted: Any, context: dict[str, str]) -> None:
+        super().__init__(f"gpu.{card.uuid}.{self.name}", f"gpu:{card.uuid}:{self.key_name}", wanted)
+        self.nvml = nvml
+        self.card = card
+        self._context = {"uuid": card.uuid, "name": card.name, **context}
+        self.held_back: Callable[[], Unusable | None] = lambda: None
+
+    def context(self) -> dict[str, str]:
+        return self._context
+
+    def obstacle(self) -> Unusable | None:
+        """A card that the guard holds is left alone; a revert does not ask."""
+        return self.held_back()
+
+    def boots_with(self) -> Any:
+        """What the card has after a boot, where there is such a value; raises `NvmlError`."""
+        return None
+
+    def judge(self, before: Any, found: Any) -> Verdict:
+        if before is None and found != self.wanted and found == self._boots_with():
+            evidence = f"{self.boot_evidence}: not applied yet, or lost with the driver"
+            return self.verdict(found, "overridden", "driver_reload", evidence)
+        return super().judge(before, found)
+
+    def _boots_with(self) -> Any:
+        try:
+            return self.boots_with()
+        except NvmlError:
+            return None
+
+    def under_load(self, verdict: Verdict, _samples: Sequence[Sample]) -> Verdict:
+        """The verdict after samples were taken; most settings are proven by their getter alone."""
+        return verdict

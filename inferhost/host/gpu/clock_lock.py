@@ -1,0 +1,274 @@
+"""The locks of one card's graphics and memory clock: asked for, written down, and never believed.
+
+No NVML call reads a lock back. What stands is what our own record says while the same driver is loaded; without one
+it is unknown, and a request that may be gone is made again. A verdict comes from samples under load (`load.py`) and
+is kept beside the request; without load it is `unverified`. What was set before us is unknown too, so taking our
+request back resets the card, and that is said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from inferhost.host.gpu import load
+from inferhost.host.gpu.card_knob import CardKnob
+from inferhost.host.gpu.clock_record import (
+    Asked,
+    Loaded,
+    LoadVerdict,
+    loaded_now,
+    read_clocks,
+    remember_asked,
+)
+from inferhost.host.gpu.nvml import AMPERE, VOLTA, Card, Nvml, NvmlError
+from inferhost.host.gpu.sample import Sample
+from inferhost.host.guard.latch import taken_back_s
+from inferhost.host.knob import Unusable
+from inferhost.host.machine import Machine
+from inferhost.host.report import WriteFailed
+from inferhost.schema.result import Verdict
+
+UNKNOWN, UNLOCKED = "unknown", "unlocked"
+NO_GETTER = "no call reads a lock back"
+TAKEN_BACK = "taken back by the guard, which found the card too hot, and not asked for again yet"
+NOT_ON_RECORD = "not on record in this boot: not applied yet, or lost when the machine or the driver started again"
+
+
+class ClockLock(CardKnob):
+    """A range of one clock as text, `2400` or `1500-2400`; `unlocked` takes it back.
+
+    Whether a request of ours stands is decided once, before anything is written: persistence that another knob turns
+    on later does not bring back a lock that was lost without it.
+    """
+
+    first_architecture = 0
+    architecture_name = ""
+
+    def __init__(
+        self, machine: Machine, nvml: Nvml, card: Card, asked_mhz: tuple[int, int] | None, context: dict[str, str]
+    ) -> None:
+        super().__init__(nvml, card, UNLOCKED if asked_mhz is None else shown(*asked_mhz), context)
+        self.machine = machine
+        self.asked_mhz = asked_mhz
+        self.steps_mhz: Sequence[int] = ()
+        self.loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(card))
+        self.record = read_clocks(machine).asked.get(self.record_key(card.uuid))
+        self.gone = _gone(self.record, self.loaded, taken_back_s(machine, card.uuid))
+        self.doubt = _doubt(self.record, nvml.persistence_mode(card))
+        self._believed = UNKNOWN
+        if self.record is not None and not self.gone and not self.doubt:
+            self._believed = shown(self.record.low_mhz, self.record.high_mhz)
+
+    def ask_for(self, low_mhz: int, high_mhz: int) -> None:
+        """Moves the request to steps of the card."""
+        self.asked_mhz, self.wanted = (low_mhz, high_mhz), shown(low_mhz, high_mhz)
+
+    @classmethod
+    def record_key(cls, uuid: str) -> str:
+        """Where requests for this clock stand in the record of this boot."""
+        raise NotImplementedError
+
+    def steps(self) -> list[int]:
+        """The card's values of this clock in MHz, ascending; raises `NvmlError`."""
+        raise NotImplementedError
+
+    def ask(self, low_mhz: int, high_mhz: int) -> None:
+        """Asks NVML for the range; raises `NvmlError`."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Takes every request back; raises `NvmlError`."""
+        raise NotImplementedError
+
+    def range_under_load(self, natural_mhz: tuple[int, int] | None) -> load.Range:
+        """What the samples are judged against."""
+        raise NotImplementedError
+
+    def original(self) -> str:
+        return UNKNOWN
+
+    def observe(self) -> str:
+        return self._believed
+
+    def told(self, value: Any) -> Any:
+        return value if value == UNKNOWN else f"asked for {value}"
+
+    def write(self) -> None:
+        self._believed = UNKNOWN
+        if self.asked_mhz is not None:
+            asked = Asked(*self.asked_mhz, False, self.loaded, self.machine.clock.now_s(), None)
+            self._remember(asked, "not asked for: ")
+            self.ask(*self.asked_mhz)
+            self._remember(dataclasses.replace(asked, confirmed=True), "asked for, but ")
+        else:
+            if self.record is not None:
+                self._remember(dataclasses.replace(self.record, confirmed=False), "not reset: ")
+            self._unlock()
+            self._remember(None, "reset, but ")
+        self._believed = self.wanted
+
+    def judge(self, before: Any, found: Any) -> Verdict:
+        if self.asked_mhz is None:
+            return self._judge_unlocked(before, found)
+        if before is not None:
+            again = f"; again, because {self.doubt or self.gone}" if self.record is not None else ""
+            return self.verdict(None, "unverified", "needs_load", f"asked for, and {NO_GETTER}{again}")
+        record = self.record
+        if record is None or self.gone:
+            cause = "thermal" if self.gone == TAKEN_BACK else "driver_reload"
+            return self.verdict(None, "overridden", cause, self.gone)
+        if not self._is_asked():
+            on_record = shown(record.low_mhz, record.high_mhz)
+            evidence = f"the request on record is for {on_record}" if record.confirmed else self.doubt
+            return self.verdict(None, "overridden", "unexplained", evidence)
+        if record.last is not None:
+            last, age = record.last, _age(self.machine.clock.now_s() - record.last.time_s)
+            return self.verdict(last.found, last.verdict, last.cause, f"{last.evidence}; under load {age} ago")
+        doubt = f"; {self.doubt}" if self.doubt else ""
+        return self.verdict(None, "unverified", "needs_load", f"asked for, and {NO_GETTER}{doubt}")
+
+    def under_load(self, verdict: Verdict, samples: Sequence[Sample]) -> Verdict:
+        """The verdict of the samples, where a request of ours stands; kept for those who look without load."""
+        if self.asked_mhz is None or self.gone or not self._is_asked():
+            return verdict
+        natural = read_clocks(self.machine).natural.get(self.record_key(self.card.uuid))
+        own = (
+            (natural.low_mhz, natural.high_mhz) if natural and not natural.loaded.reload_signs(self.loaded) else None
+        )
+        judged = load.judge_clock(samples, self.range_under_load(own))
+        return self.verdict(judged.found, judged.verdict, judged.cause, judged.evidence)
+
+    def keep(self, verdict: Verdict) -> None:
+        """Writes a verdict under load beside its request, unless that was made again meanwhile. Raises `WriteFailed`.
+
+        A look without enough load takes no earlier verdict away.
+        """
+        asked = read_clocks(self.machine).asked.get(self.record_key(self.card.uuid))
+        if asked is None or asked != self.record or verdict.cause == "needs_load" or self.gone:
+            return
+        last = LoadVerdict(
+            verdict.verdict, verdict.cause, verdict.found, verdict.evidence, self.machine.clock.now_s()
+        )
+        remember_asked(self.machine, self.record_key(self.card.uuid), dataclasses.replace(asked, last=last))
+
+    def is_back(self, verdict: Verdict) -> bool:
+        """A reset that was accepted is all that can be had; a card that never could lock has nothing to reset."""
+        return verdict.verdict in ("unverified", "unsupported")
+
+    def _judge_unlocked(self, before: Any, found: Any) -> Verdict:
+        if before is not None and found == UNLOCKED:
+            return self.verdict(None, "unverified", "no_interface", f"reset, and {NO_GETTER}")
+        asked = "" if self.record is None else f" for {shown(self.record.low_mhz, self.record.high_mhz)}"
+        return self.verdict(None, "overridden", "other_writer", f"a request of ours{asked} is still on record")
+
+    def _is_asked(self) -> bool:
+        """Whether the wanted range is the one on record."""
+        record = self.record
+        return record is not None and record.confirmed and (record.low_mhz, record.high_mhz) == self.asked_mhz
+
+    def _unlock(self) -> None:
+        try:
+            self.reset()
+        except NvmlError as error:
+            if error.verdict == "unsupported" and self.record is not None and self.record.confirmed:
+                evidence = f"{error.evidence}, yet a lock of ours was accepted"
+                raise Unusable("refused", error.cause, evidence, True) from error
+            raise
+
+    def _remember(self, asked: Asked | None, what: str) -> None:
+        try:
+            remember_asked(self.machine, self.record_key(self.card.uuid), asked)
+        except WriteFailed as error:
+            evidence = f"{what}{error.problem.path} {error.problem.message}"
+            raise Unusable("refused", "unexplained", evidence, True) from error
+
+
+class GraphicsClockLock(ClockLock):
+    """The lock of the graphics clock, on cards since Volta."""
+
+    name = key_name = "graphics_clock_lock_mhz"
+    first_architecture, architecture_name = VOLTA, "Volta"
+
+    @classmethod
+    def record_key(cls, uuid: str) -> str:
+        return uuid
+
+    def steps(self) -> list[int]:
+        return self.nvml.graphics_clock_steps_mhz(self.card)
+
+    def ask(self, low_mhz: int, high_mhz: int) -> None:
+        self.nvml.lock_graphics_clock(self.card, low_mhz, high_mhz)
+
+    def reset(self) -> None:
+        self.nvml.unlock_graphics_clock(self.card)
+
+    def range_under_load(self, natural_mhz: tuple[int, int] | None) -> load.Range:
+        low_mhz, high_mhz = self.asked_mhz or (0, 0)
+        return load.Range(low_mhz, high_mhz, self.steps_mhz, natural_mhz)
+
+
+class MemoryClockLock(ClockLock):
+    """The lock of the memory clock, on cards since Ampere; what it may cost is said in the plan."""
+
+    name = key_name = "memory_clock_lock_mhz"
+    first_architecture, architecture_name = AMPERE, "Ampere"
+
+    @classmethod
+    def record_key(cls, uuid: str) -> str:
+        return f"{uuid}:memory"
+
+    def steps(self) -> list[int]:
+        return self.nvml.memory_clock_steps_mhz(self.card)
+
+    def ask(self, low_mhz: int, high_mhz: int) -> None:
+        self.nvml.lock_memory_clock(self.card, low_mhz, high_mhz)
+
+    def reset(self) -> None:
+        self.nvml.unlock_memory_clock(self.card)
+
+    def range_under_load(self, natural_mhz: tuple[int, int] | None) -> load.Range:
+        low_mhz, high_mhz = self.asked_mhz or (0, 0)
+        return load.MemoryRange(low_mhz, high_mhz, self.steps_mhz, natural_mhz)
+
+
+def shown(low_mhz: int, high_mhz: int) -> str:
+    """A range as people write it."""
+    return str(low_mhz) if low_mhz == high_mhz else f"{low_mhz}-{high_mhz}"
+
+
+def snapped_mhz(wanted_mhz: int, steps_mhz: Sequence[int], most_mhz: int) -> int | None:
+    """The card's nearest step; None where that is further than `most_mhz` away."""
+    nearest = min(steps_mhz, key=lambda mhz: abs(mhz - wanted_mhz))
+    return nearest if abs(nearest - wanted_mhz) <= most_mhz else None
+
+
+def _gone(record: Asked | None, now: Loaded, taken_s: float | None) -> str:
+    """How it shows that no request of ours stands; empty where one may."""
+    if record is None:
+        return NOT_ON_RECORD
+    if taken_s is not None and record.time_s <= taken_s:
+        return TAKEN_BACK
+    signs = record.loaded.reload_signs(now)
+    return f"lost with the driver: {', '.join(signs)} since it was asked for" if signs else ""
+
+
+def _doubt(record: Asked | None, persistence: bool) -> str:
+    """Why a request that may stand is made again all the same; empty where there is no reason."""
+    if record is None:
+        return ""
+    if not record.confirmed:
+        return "the last attempt did not come to its end"
+    if not persistence:
+        return "persistence is off, so the driver may have been unloaded since"
+    if record.last is not None and record.last.verdict == "ignored":
+        return "it was ignored under load, and somebody may have taken it away"
+    return ""
+
+
+def _age(seconds: float) -> str:
+    """A time span in words."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

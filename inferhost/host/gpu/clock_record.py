@@ -1,0 +1,120 @@
+"""What we asked of each card's clocks in this boot: `/run/inferhost/clocks.json`, because no call reads a lock back.
+
+A request is written down as not yet confirmed before NVML is asked, and confirmed after, so that a kill in between
+is seen as "unknown" and never as done. Boot, driver version and energy counter tell whether the driver was loaded
+again since; the counter restarts there. Beside the request stands the last verdict under load, and per card the
+clock seen under load without a lock. A record that cannot be read is none: everything is asked for again.
+"""
+# ruff: noqa: UP045 (the document reader resolves the hints of Python 3.9)
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, Optional
+
+from inferhost.host.machine import RUN_DIRECTORY, Machine
+from inferhost.host.record.baseline import boot_id
+from inferhost.schema import document
+from inferhost.schema.problems import InputError
+
+SCHEMA = 1
+CLOCKS = f"{RUN_DIRECTORY}/clocks.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """Which driver is loaded: what differs after a reboot, an upgrade or a reload."""
+
+    boot_id: str
+    driver_version: str
+    energy_mj: Optional[int]
+
+    def reload_signs(self, now: Loaded) -> list[str]:
+        """How `now` shows that the driver was loaded again since; a card without the counter shows less."""
+        signs = []
+        if now.boot_id != self.boot_id:
+            signs.append("another boot")
+        if now.driver_version != self.driver_version:
+            signs.append(f"driver {now.driver_version} instead of {self.driver_version}")
+        if self.energy_mj is not None and now.energy_mj is not None and now.energy_mj < self.energy_mj:
+            signs.append(f"the energy counter fell from {self.energy_mj // 1000} to {now.energy_mj // 1000} J")
+        return signs
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadVerdict:
+    """A verdict under load; `time_s` is `Clock.now_s`, which starts anew with each boot as this file does."""
+
+    verdict: str
+    cause: str
+    found: Any
+    evidence: str
+    time_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """One request for a range of the graphics clock."""
+
+    low_mhz: int
+    high_mhz: int
+    confirmed: bool
+    loaded: Loaded
+    time_s: float
+    last: Optional[LoadVerdict]
+
+
+@dataclasses.dataclass(frozen=True)
+class Natural:
+    """The graphics clocks seen under load while nothing of ours locked them."""
+
+    low_mhz: int
+    high_mhz: int
+    loaded: Loaded
+
+
+@dataclasses.dataclass(frozen=True)
+class Clocks:
+    """The file: by UUID."""
+
+    schema: int
+    asked: dict[str, Asked]
+    natural: dict[str, Natural]
+
+
+def read_clocks(machine: Machine) -> Clocks:
+    """The record, or an empty one."""
+    text = machine.read_text(CLOCKS)
+    try:
+        found = document.read(Clocks, json.loads(text or ""))
+    except (json.JSONDecodeError, InputError):
+        return Clocks(SCHEMA, {}, {})
+    return found if found.schema == SCHEMA else Clocks(SCHEMA, {}, {})
+
+
+def write_clocks(machine: Machine, clocks: Clocks) -> None:
+    """The record on disk; no file where nothing is in it. Raises `WriteFailed`."""
+    if clocks.asked or clocks.natural:
+        machine.make_directories(RUN_DIRECTORY)
+        machine.replace_file(CLOCKS, document.text(clocks).encode(), 0o644)
+    else:
+        machine.remove_file(CLOCKS)
+
+
+def remember_asked(machine: Machine, uuid: str, asked: Asked | None) -> None:
+    """One card's request, or with None: no request any more."""
+    clocks = read_clocks(machine)
+    others = {key: value for key, value in clocks.asked.items() if key != uuid}
+    write_clocks(machine, dataclasses.replace(clocks, asked=others if asked is None else {**others, uuid: asked}))
+
+
+def remember_natural(machine: Machine, uuid: str, natural: Natural) -> None:
+    """One card's own clock under load."""
+    clocks = read_clocks(machine)
+    write_clocks(machine, dataclasses.replace(clocks, natural={**clocks.natural, uuid: natural}))
+
+
+def loaded_now(machine: Machine, driver_version: str, energy_mj: int | None) -> Loaded:
+    """The driver that is loaded at this moment."""
+    return Loaded(boot_id(machine), driver_version, energy_mj)

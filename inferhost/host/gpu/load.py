@@ -1,0 +1,257 @@
+"""Whether a clock lock holds, from samples under load: pure functions over samples, a range and the card's steps.
+
+A lock sets no event reason and has no getter, so only the clock itself speaks, and only where an unlocked card would
+show another one. `held` therefore needs the clock at an end of the range, no limiter at work, and a range in which
+the card would not be by itself. Everything weaker is said to be weaker. Nothing here knows whether a card is
+simulated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from inferhost.host.gpu.sample import Sample
+
+HZ = 5.0
+"""Source: facts-nvml.md A.3, evidence is samples at 5 Hz or more."""
+SECONDS = 12.0
+SECONDS_MIN = 4.0
+
+BUSY_PERCENT = 50
+SETTLE_S = 1.0
+"""A clock needs about a second to rise from idle; what is seen before is not the lock's doing."""
+SAMPLES_MIN = 10
+SHARE = 0.95
+"""Clocks flicker between neighbouring steps, and a single step of another kind is no verdict."""
+
+UNLIMITED_RATIO = 0.7
+"""An unlocked card that nothing limits runs at no less than this share of its highest clock.
+
+The lowest boost clock that is promised for a known card is 0.73 of it (Tesla P4, 1114 of 1531 MHz), next 0.78 (RTX
+5090, 2407 of 3090); seen under load 0.90 on an RTX PRO 6000 (guide 003). A higher share would call a lock held on a
+card that runs there by itself. A natural clock that was sampled on the card itself is used instead where there is
+one.
+Source: catalogue gpus, facts-nvml.md C and B.1.
+"""
+
+POWER_TOLERANCE = 1.05
+"""Readings of the draw are accurate to 5 %. Source: nvml.h, nvmlDeviceGetPowerUsage."""
+
+MEMORY_UNLIMITED_RATIO = 0.95
+"""CUDA programs run GeForce and RTX PRO cards 1.4 to 4.6 % below the highest memory clock.
+Source: facts-nvml.md B.1."""
+
+MEMORY_TOLERANCE_MHZ = 15
+"""The reading flickers by 7 to 15 MHz, far less than from one memory clock to the next. Source: facts-nvml.md A.3."""
+
+LIMITERS = {
+    "sw_power_cap": "power_cap",
+    "sw_thermal_slowdown": "thermal",
+    "hw_thermal_slowdown": "thermal",
+    "hw_power_brake": "power_brake",
+}
+"""Event reasons and the cause they stand for; `hw_slowdown` only ever accompanies the last two."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A verdict in the making: `found` is the median clock in MHz."""
+
+    verdict: str
+    cause: str
+    found: int | None
+    evidence: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What was asked for, and the card it was asked of."""
+
+    low_mhz: int
+    high_mhz: int
+    steps_mhz: Sequence[int]  # of the card, ascending
+    natural_mhz: tuple[int, int] | None  # seen under load without a lock
+
+    limiters: ClassVar[Mapping[str, str]] = LIMITERS
+    unexplained: ClassVar[str] = "unexplained"
+    unlimited_ratio: ClassVar[float] = UNLIMITED_RATIO
+
+    def of(self, sample: Sample) -> int | None:
+        """The clock in question."""
+        return sample.sm_clock_mhz
+
+    @property
+    def step_mhz(self) -> int:
+        """One step, the tolerance: clocks flicker between neighbours. Source: facts-nvml.md A.3."""
+        return max((b - a for a, b in zip(self.steps_mhz, self.steps_mhz[1:])), default=0)
+
+    def contains(self, low_mhz: float, high_mhz: float) -> bool:
+        """Whether any of these clocks is in the range, within one step."""
+        return high_mhz >= self.low_mhz - self.step_mhz and low_mhz <= self.high_mhz + self.step_mhz
+
+    def may_be_natural(self) -> bool:
+        """Whether the card could be in the range by itself."""
+        return self.contains(*self.own_mhz())
+
+    def own_mhz(self) -> tuple[float, float]:
+        """Where the card runs by itself: as seen, else from the least to the most that is known of any card."""
+        return self.natural_mhz or (self.unlimited_ratio * self.steps_mhz[-1], self.steps_mhz[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryRange(Range):
+    """The same of the memory clock: neither power nor heat takes it down, but the P-state of CUDA programs does."""
+
+    limiters: ClassVar[Mapping[str, str]] = {}
+    unexplained: ClassVar[str] = "memory_pstate"
+    unlimited_ratio: ClassVar[float] = MEMORY_UNLIMITED_RATIO
+
+    def of(self, sample: Sample) -> int | None:
+        return sample.memory_clock_mhz
+
+    @property
+    def step_mhz(self) -> int:
+        return MEMORY_TOLERANCE_MHZ
+
+
+def settled(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples taken while the card had been busy for `SETTLE_S` at least."""
+    found = []
+    busy_since_s: float | None = None
+    for sample in samples:
+        if not _is_busy(sample):
+            busy_since_s = None
+            continue
+        busy_since_s = sample.time_s if busy_since_s is None else busy_since_s
+        if sample.time_s - busy_since_s >= SETTLE_S:
+            found.append(sample)
+    return found
+
+
+def judge_clock(samples: Sequence[Sample], asked: Range) -> Judged:
+    """The verdict on a graphics clock lock."""
+    busy = [s for s in settled(samples) if asked.of(s) is not None]
+    if len(busy) < SAMPLES_MIN:
+        return Judged("unverified", "needs_load", None, _too_little(samples, len(busy)))
+    clocks = [asked.of(s) or 0 for s in busy]
+    median = round(statistics.median(clocks))
+    evidence = _evidence(samples, busy, asked)
+    below = [s for s in busy if (asked.of(s) or 0) < asked.low_mhz - asked.step_mhz]
+    above = [s for s in busy if (asked.of(s) or 0) > asked.high_mhz + asked.step_mhz]
+    if len(busy) - len(below) - len(above) >= SHARE * len(busy):
+        return _judge_inside(busy, median, asked, evidence)
+    if len(above) >= len(below):
+        return Judged("ignored", asked.unexplained, median, f"above the range; {evidence}")
+    cause = _limiter(below, asked)
+    if cause is not None:
+        return Judged("clamped", cause, median, f"below the range; {evidence}")
+    natural = asked.own_mhz()
+    as_unlocked = round(natural[0]) - asked.step_mhz <= median <= natural[1] + asked.step_mhz
+    return Judged(
+        "ignored" if as_unlocked else "clamped",
+        asked.unexplained,
+        median,
+        f"below the range, and no event reason says why; {evidence}",
+    )
+
+
+def memory_clock_mhz(samples: Sequence[Sample]) -> int | None:
+    """The median memory clock under load; None without load, or on a card that does not say."""
+    clocks = [s.memory_clock_mhz for s in settled(samples) if s.memory_clock_mhz is not None]
+    return round(statistics.median(clocks)) if clocks else None
+
+
+def natural_clock_mhz(samples: Sequence[Sample]) -> tuple[int, int] | None:
+    """Lowest and highest clock of an unlocked card under load; None without enough load, or where it was limited.
+
+    A limited clock says nothing about the same card when power or heat allow more.
+    """
+    busy = settled(samples)
+    clocks = [s.sm_clock_mhz for s in busy if s.sm_clock_mhz is not None]
+    limited = any(reason in LIMITERS for s in busy for reason in s.event_reasons) or any(_limited_s(busy).values())
+    return (min(clocks), max(clocks)) if len(clocks) >= SAMPLES_MIN and not limited else None
+
+
+def judge_draw(samples: Sequence[Sample]) -> tuple[bool | None, str]:
+    """Whether the draw under load stays below the enforced limit (None without enough load), and the evidence."""
+    busy = [(s.power_w, s.enforced_power_limit_w) for s in settled(samples)]
+    pairs = [(power_w, limit_w) for power_w, limit_w in busy if power_w is not None and limit_w is not None]
+    if len(pairs) < SAMPLES_MIN:
+        return None, f"the draw was not judged: {_too_little(samples, len(pairs))}"
+    over = [power_w for power_w, limit_w in pairs if power_w > POWER_TOLERANCE * limit_w]
+    draws = sorted(power_w for power_w, _ in pairs)
+    evidence = (
+        f"{len(pairs)} samples under load draw {draws[0]:.0f} to {draws[-1]:.0f} W, median "
+        f"{statistics.median(draws):.0f} W"
+    )
+    return len(over) <= (1 - SHARE) * len(pairs), evidence
+
+
+def _judge_inside(busy: Sequence[Sample], median: int, asked: Range, evidence: str) -> Judged:
+    """The clock is where it should be; whether the lock brought it there is the question."""
+    limiter = _limiter(busy, asked)
+    if limiter is not None:
+        text = f"in the range, but {limiter} may have brought it there; {evidence}"
+        return Judged("unverified", "indistinguishable", median, text)
+    if min(abs(median - asked.low_mhz), abs(median - asked.high_mhz)) > asked.step_mhz:
+        text = f"inside the range, where the lock has nothing to do; {evidence}"
+        return Judged("unverified", "indistinguishable", median, text)
+    if asked.may_be_natural():
+        text = f"the card may run there by itself; {evidence}"
+        if asked.natural_mhz is None:
+            text += "; to know its own clock, verify under load once without a lock"
+        return Judged("unverified", "indistinguishable", median, text)
+    return Judged("held", "none", median, evidence)
+
+
+def _is_busy(sample: Sample) -> bool:
+    return (sample.utilization_percent or 0) >= BUSY_PERCENT and "gpu_idle" not in sample.event_reasons
+
+
+def _limiter(samples: Sequence[Sample], asked: Range) -> str | None:
+    """What takes the clock down in most of these samples, or for most of their time where the card counts it."""
+    named = asked.limiters
+    counts = Counter(c for s in samples for c in sorted({named[r] for r in s.event_reasons if r in named}))
+    shares = {cause: count / len(samples) for cause, count in counts.items()}
+    for reason, limited_s in _limited_s(samples).items():
+        if reason not in named:
+            continue
+        cause = named[reason]
+        shares[cause] = max(shares.get(cause, 0.0), limited_s / max(_span_s(samples), limited_s, 1e-9))
+    cause, share = max(shares.items(), key=lambda item: item[1], default=("", 0.0))
+    return cause if share > 0.5 else None
+
+
+def _span_s(samples: Sequence[Sample]) -> float:
+    return samples[-1].time_s - samples[0].time_s if samples else 0.0
+
+
+def _limited_s(samples: Sequence[Sample]) -> dict[str, float]:
+    """For how long each limiter was at work between the first and the last sample, as far as the card counts it."""
+    if not samples:
+        return {}
+    first, last = samples[0].limited_s, samples[-1].limited_s
+    return {name: max(0.0, last[name] - first[name]) for name in LIMITERS if name in first and name in last}
+
+
+def _too_little(samples: Sequence[Sample], count: int) -> str:
+    busiest = max((s.utilization_percent or 0 for s in samples), default=0)
+    return f"{count} of {len(samples)} samples under load, wanted {SAMPLES_MIN}; utilisation at most {busiest} %"
+
+
+def _evidence(samples: Sequence[Sample], busy: Sequence[Sample], asked: Range) -> str:
+    clocks = sorted(asked.of(s) or 0 for s in busy)
+    counts = Counter(reason for s in busy for reason in s.event_reasons)
+    named = ", ".join(f"{name} in {count}" for name, count in sorted(counts.items())) or "none"
+    limited_s = _limited_s(busy)
+    risen = ", ".join(f"{name} for {seconds:.1f} s" for name, seconds in limited_s.items() if seconds > 0)
+    counted = f"event counters: {risen or 'none rose'}" if limited_s else "this card counts no events"
+    natural = f"; {asked.natural_mhz[0]} to {asked.natural_mhz[1]} MHz without a lock" if asked.natural_mhz else ""
+    return (
+        f"{len(busy)} of {len(samples)} samples under load: {clocks[0]} to {clocks[-1]} MHz, median "
+        f"{statistics.median(clocks):g}; one step is {asked.step_mhz} MHz; event reasons: {named}; {counted}{natural}"
+    )

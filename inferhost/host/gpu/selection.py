@@ -1,0 +1,346 @@
+"""The GPU section of a plan: find each card, refuse what cannot be, then persistence, power limit and clock lock.
+
+All refusals come before the first write: a sandbox plan on a real card or the reverse, a card that is not there, a
+limit outside the card's own range. A word (`default`, `max`) is resolved by the card; no other value is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from inferhost.host.gpu import load
+from inferhost.host.gpu.application_clocks import ApplicationClocks
+from inferhost.host.gpu.card_knob import CardKnob
+from inferhost.host.gpu.clock_lock import UNLOCKED, ClockLock, GraphicsClockLock, MemoryClockLock, shown, snapped_mhz
+from inferhost.host.gpu.clock_record import read_clocks
+from inferhost.host.gpu.compute_mode import ComputeMode
+from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
+from inferhost.host.gpu.sample import Sample
+from inferhost.host.guard.latch import held_back
+from inferhost.host.knob import Knob, Unusable
+from inferhost.host.machine import Machine
+from inferhost.host.record.baseline import boot_id
+from inferhost.host.report import Report
+from inferhost.schema.plan import Gpu, Plan
+from inferhost.schema.problems import InputError, Problem
+from inferhost.schema.result import Verdict
+
+POWER_WISH = "inferhost_gpu_power_limit"
+LOCK_WISHES = {
+    GraphicsClockLock: "inferhost_gpu_graphics_clock_lock",
+    MemoryClockLock: "inferhost_gpu_memory_clock_lock",
+}
+CLOCKS_WISH = "inferhost_gpu_application_clocks"
+
+
+class PowerLimit(CardKnob):
+    """The power limit in milliwatts; held only where the enforced limit says so as well."""
+
+    name = "power_limit_w"
+    key_name = "power_limit_mw"
+    boot_evidence = "the limit that the card boots with"
+
+    def observe(self) -> int:
+        return self.nvml.power_limit_mw(self.card)
+
+    def write(self) -> None:
+        self.nvml.set_power_limit_mw(self.card, self.wanted)
+
+    def boots_with(self) -> int:
+        return self.nvml.default_power_limit_mw(self.card)
+
+    def shown(self, value: Any) -> Any:
+        return None if value is None else watts(value)
+
+    def judge(self, before: Any, found: Any) -> Verdict:
+        if found != self.wanted:
+            return super().judge(before, found)
+        try:
+            enforced = self.nvml.enforced_power_limit_mw(self.card)
+        except NvmlError as error:
+            return self.verdict(found, "unverified", error.cause, f"the getter agrees; {error.evidence}")
+        evidence = f"limit {watts(found)} W, enforced {watts(enforced)} W"
+        if enforced == found:
+            return self.verdict(found, "held", "none", evidence)
+        if enforced < found:  # a limiter out of band: board, chassis, baseboard controller
+            return self.verdict(found, "clamped", "power_cap", evidence)
+        return self.verdict(found, "ignored", "unexplained", evidence)
+
+    def is_back(self, verdict: Verdict) -> bool:
+        """The getter is enough: whatever is stricter than the request was so before us, or is not ours."""
+        return bool(verdict.found == verdict.wanted)
+
+    def under_load(self, verdict: Verdict, samples: Sequence[Sample]) -> Verdict:
+        """The getter's verdict, unless the card draws more than it is allowed."""
+        if verdict.verdict != "held":
+            return verdict
+        below, evidence = load.judge_draw(samples)
+        evidence = f"{verdict.evidence}; {evidence}"
+        if below is False:
+            return self.verdict(self.wanted, "ignored", "unexplained", evidence)
+        return dataclasses.replace(verdict, evidence=evidence)
+
+
+class Persistence(CardKnob):
+    """Whether the driver stays loaded while no program uses the card."""
+
+    name = "persistence_mode"
+    key_name = "persistence_mode"
+
+    def observe(self) -> bool:
+        return self.nvml.persistence_mode(self.card)
+
+    def write(self) -> None:
+        self.nvml.set_persistence_mode(self.card, self.wanted)
+
+
+def watts(limit_mw: int) -> Any:
+    """Milliwatts in W: an integer where it is one."""
+    return limit_mw // 1000 if limit_mw % 1000 == 0 else limit_mw / 1000
+
+
+def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob]:
+    """The plan's GPU settings as knobs in the order of writing, or `InputError` with every refusal."""
+    problems = simulation_problems(plan, nvml)
+    if problems:
+        raise InputError(problems)
+    context = {"boot_id": boot_id(machine), "driver_version": nvml.driver_version()}
+    search = _Search(machine, nvml, context, report, problems)
+    cards = nvml.cards()
+    found: list[Knob] = []
+    for number, gpu in enumerate(plan.gpus):
+        card = _selected(gpu, cards)
+        if card is None:
+            problems.append(_missing(gpu, number, cards, nvml))
+        else:
+            mine = search.knobs_of(gpu, card)
+            for knob in mine if gpu.guard is not None else ():
+                knob.held_back = functools.partial(held_back, machine, card.uuid)
+            found += mine
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def missing_cards(plan: Plan, nvml: Nvml) -> dict[int, Problem]:
+    """The plan's cards that this host does not have now, by their number in the plan."""
+    cards = nvml.cards()
+    gone = (number for number, gpu in enumerate(plan.gpus) if _selected(gpu, cards) is None)
+    return {number: _missing(plan.gpus[number], number, cards, nvml) for number in gone}
+
+
+def selected_cards(plan: Plan, cards: list[Card]) -> list[Card]:
+    """The cards that the plan means, as far as they are there."""
+    return [card for card in (_selected(gpu, cards) for gpu in plan.gpus) if card is not None]
+
+
+def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: Any) -> Knob | None:
+    """The knob of one baseline key, to put `wanted` back; None for a key that this version does not know."""
+    for lock in LOCK_WISHES:
+        if key_name == lock.key_name:  # what was there before us has no getter: it is reset
+            return lock(machine, nvml, card, None, {})
+    if key_name == ComputeMode.key_name:
+        return ComputeMode(machine, nvml, card, wanted, {})
+    kinds: dict[str, type[CardKnob]] = {k.key_name: k for k in (PowerLimit, Persistence, ApplicationClocks)}
+    return kinds[key_name](nvml, card, wanted, {}) if key_name in kinds else None
+
+
+def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
+    """The verdicts while no driver answers: every setting waits, and nothing else fails."""
+    for gpu in plan.gpus:
+        name = card_name(gpu)
+        wanted = {
+            "persistence_mode": gpu.persistence_mode,
+            "power_limit_w": gpu.power_limit_w,
+            "graphics_clock_lock_mhz": span(gpu.graphics_clock_lock_mhz),
+            "memory_clock_lock_mhz": span(gpu.memory_clock_lock_mhz),
+            "application_clocks_mhz": pair(gpu.application_clocks_mhz),
+            "compute_mode": gpu.compute_mode,
+        }
+        for setting, value in wanted.items():
+            if value is not None:
+                report.verdicts.append(
+                    Verdict(f"gpu.{name}.{setting}", value, None, "pending", error.cause, error.evidence)
+                )
+
+
+def card_name(gpu: Gpu) -> str:
+    """A card of the plan in verdicts, while nobody has asked it who it is."""
+    return gpu.select.uuid or f"{gpu.select.pci_device_id}[{gpu.select.ordinal}]"
+
+
+def span(clocks_mhz: tuple[int, ...] | None) -> str | None:
+    """A range of clocks as people write it."""
+    return None if clocks_mhz is None else shown(clocks_mhz[0], clocks_mhz[-1])
+
+
+def pair(clocks_mhz: tuple[int, ...] | None) -> str | None:
+    """Memory and graphics clock as people write them."""
+    return None if clocks_mhz is None else ",".join(str(mhz) for mhz in clocks_mhz)
+
+
+def pci_device_id(text: str) -> str:
+    """The four digits of a PCI device id, from "2BB1", "10DE:2BB1" or NVML's "0x2BB110DE"."""
+    digits = text.upper().replace("0X", "")
+    return digits.rpartition(":")[2] if ":" in digits else digits[:4]
+
+
+def simulation_problems(plan: Plan, nvml: Nvml) -> list[Problem]:
+    """A sandbox plan must never reach a real card, and a real one never a simulated card."""
+    simulated = nvml.simulated()
+    if plan.host.simulated == simulated:
+        return []
+    kinds = {True: "simulated", False: "real"}
+    return [
+        Problem(
+            "inferhost_simulated",
+            f"the plan is for {kinds[plan.host.simulated]} GPUs, this host's NVML library is {kinds[simulated]}",
+            "is this the host that you meant? The library decides, not the inventory",
+            "simulated-mismatch",
+        )
+    ]
+
+
+def _selected(gpu: Gpu, cards: list[Card]) -> Card | None:
+    if gpu.select.uuid is not None:
+        return next((c for c in cards if c.uuid == gpu.select.uuid), None)
+    alike = [c for c in cards if c.pci_device_id == pci_device_id(gpu.select.pci_device_id)]
+    return alike[gpu.select.ordinal] if 0 <= gpu.select.ordinal < len(alike) else None
+
+
+def _missing(gpu: Gpu, number: int, cards: list[Card], nvml: Nvml) -> Problem:
+    if gpu.select.uuid is not None:
+        wanted = gpu.select.uuid
+    else:
+        wanted = f"card {gpu.select.ordinal} with PCI device id {gpu.select.pci_device_id}"
+    here = ", ".join(f"{c.name} {c.pci_device_id} {c.uuid}" for c in cards) or "no card"
+    lost = "".join(f"; {error.evidence}" for error in nvml.unreadable)
+    return Problem(
+        f"inferhost_hardware.gpus[{number}]",
+        f"found {here}{lost}, wanted {wanted}",
+        "was a card moved or replaced? What is there now is shown by: inferhost facts",
+        "gpu-missing",
+    )
+
+
+@dataclasses.dataclass
+class _Search:
+    """What every step of the search needs, and the refusals that it collects."""
+
+    machine: Machine
+    nvml: Nvml
+    context: dict[str, str]
+    report: Report
+    problems: list[Problem]
+
+    def knobs_of(self, gpu: Gpu, card: Card) -> list[CardKnob]:
+        """One card's knobs: persistence on comes first, so that the driver keeps the limit; off comes last."""
+        found: list[CardKnob] = []
+        if gpu.power_limit_w is not None:
+            limit = self.power_limit(gpu.power_limit_w, card)
+            found += [limit] if limit else []
+        wishes = (gpu.graphics_clock_lock_mhz, gpu.memory_clock_lock_mhz)
+        for kind, wish in zip(LOCK_WISHES, wishes):
+            lock = self.clock_lock(kind, wish, card)
+            found += [lock] if lock else []
+        clocks = self.application_clocks(gpu.application_clocks_mhz, card)
+        found += [clocks] if clocks else []
+        if gpu.compute_mode is not None:
+            found.append(ComputeMode(self.machine, self.nvml, card, gpu.compute_mode, self.context))
+        if gpu.persistence_mode is not None:
+            persistence = Persistence(self.nvml, card, gpu.persistence_mode, self.context)
+            found.insert(0 if gpu.persistence_mode else len(found), persistence)
+            if not gpu.persistence_mode:
+                self.report.note(f"{card.uuid}: with persistence off the power limit goes when the driver unloads")
+        return found
+
+    def clock_lock(self, kind: type[ClockLock], wish: tuple[int, ...] | None, card: Card) -> ClockLock | None:
+        """The knob for a wished range, or to take back ours; None, with the reason told, for what cannot be."""
+        wanted = span(wish) or UNLOCKED
+        try:
+            if wish is None:
+                if kind.record_key(card.uuid) not in read_clocks(self.machine).asked:
+                    return None
+                ours = kind(self.machine, self.nvml, card, None, self.context)
+                return None if ours.gone else ours
+            if self.nvml.architecture(card) < kind.first_architecture:
+                evidence = f"NVML locks this clock from {kind.architecture_name} on"
+                self._verdict(card, kind.name, wanted, Unusable("unsupported", "no_interface", evidence, False))
+                return None
+            knob = kind(self.machine, self.nvml, card, (wish[0], wish[-1]), self.context)
+            knob.steps_mhz = knob.steps()
+            most_mhz = knob.range_under_load(None).step_mhz
+            low, high = (snapped_mhz(mhz, knob.steps_mhz, most_mhz) for mhz in (wish[0], wish[-1]))
+        except NvmlError as error:
+            self._verdict(card, kind.name, wanted, error)
+            return None
+        if low is None or high is None:
+            self._lock_refused(kind, wanted, knob.steps_mhz, card)
+            return None
+        knob.ask_for(low, high)
+        if knob.wanted != wanted:
+            self.report.note(f"{knob.setting}: {wanted} is no step of this card, {knob.wanted} is asked for")
+        return knob
+
+    def application_clocks(self, wish: tuple[int, ...] | None, card: Card) -> ApplicationClocks | None:
+        """The knob for a wished pair; None, with the reason told, for what the card does not have or list."""
+        if wish is None:
+            return None
+        wanted, memory_mhz, graphics_mhz = pair(wish), wish[0], wish[1]
+        try:
+            self.nvml.application_clocks_mhz(card)
+            rungs = self.nvml.memory_clock_steps_mhz(card)
+            steps = self.nvml.graphics_clock_steps_mhz(card, memory_mhz) if memory_mhz in rungs else []
+        except NvmlError as error:
+            self._verdict(card, ApplicationClocks.name, wanted, error)
+            return None
+        if graphics_mhz in steps:
+            return ApplicationClocks(self.nvml, card, list(wish), self.context)
+        which, mhz, offered = ("graphics", graphics_mhz, steps) if steps else ("memory", memory_mhz, rungs)
+        near = min(offered, key=lambda step: abs(step - mhz))
+        message = (
+            f"found {mhz} MHz for the {which} clock, {card.name} ({card.uuid}) has {offered[0]} to {offered[-1]}"
+        )
+        hint = f"pairs outside the card's own list are refused, never moved; the nearest is {near}"
+        self.problems.append(Problem(CLOCKS_WISH, message, hint, "out-of-range"))
+        refusal = Unusable("refused", "none", f"{mhz} MHz is not on the card's list; not asked for", False)
+        self._verdict(card, ApplicationClocks.name, wanted, refusal)
+        return None
+
+    def _lock_refused(self, kind: type[ClockLock], wanted: str, steps: Sequence[int], card: Card) -> None:
+        few = ", ".join(str(mhz) for mhz in steps)
+        accepted = f"{steps[0]} to {steps[-1]} MHz" if len(steps) > 10 else f"{few} MHz"
+        message = f"found {wanted} MHz, {card.name} ({card.uuid}) has {accepted}"
+        hint = "clocks outside the card's own list are refused, never moved"
+        self.problems.append(Problem(LOCK_WISHES[kind], message, hint, "out-of-range"))
+        refusal = Unusable("refused", "none", f"the card has {accepted}; not asked for", False)
+        self._verdict(card, kind.name, wanted, refusal)
+
+    def power_limit(self, wish: object, card: Card) -> PowerLimit | None:
+        """The knob for a wished limit; None, with the reason told, where the card has none or refuses this one."""
+        try:
+            low, high = self.nvml.power_limit_range_mw(card)
+            default = self.nvml.default_power_limit_mw(card) if wish == "default" else 0
+        except NvmlError as error:
+            self._verdict(card, PowerLimit.name, wish, error)
+            return None
+        number = wish * 1000 if isinstance(wish, int) else {"default": default, "max": high}.get(str(wish))
+        if number is not None and low <= number <= high:
+            return PowerLimit(self.nvml, card, number, self.context)
+        accepted = f"{watts(low)} to {watts(high)} W"
+        found = f"{wish} W" if isinstance(wish, int) else f'"{wish}"'
+        message = f"found {found}, {card.name} ({card.uuid}) accepts {accepted}"
+        hint = "watts outside the card's range are refused, never clamped"
+        self.problems.append(Problem(POWER_WISH, message, hint, "out-of-range"))
+        refusal = Unusable("refused", "none", f"the card accepts {accepted}; not written", False)
+        self._verdict(card, PowerLimit.name, wish, refusal)
+        return None
+
+    def _verdict(self, card: Card, name: str, wanted: Any, error: Unusable) -> None:
+        setting = f"gpu.{card.uuid}.{name}"
+        self.report.verdicts.append(Verdict(setting, wanted, None, error.verdict, error.cause, error.evidence))
+        if error.failure:
+            self.report.problems.append(Problem(setting, error.evidence, "", "not-written"))

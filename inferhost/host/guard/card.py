@@ -1,0 +1,228 @@
+"""One card under guard: look, bring it down, keep it down, give it back to the plan.
+
+The safe state is the plan's safe power and no clock lock. It is only ever lower than what stands there, and only
+written while the original limit is on record, so that a revert finds the original and not a value of ours. A step
+that fails keeps none of the others from being tried, and all are tried again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+from inferhost.host import verbs
+from inferhost.host.gpu.nvml import NO_DRIVER, Card, Nvml, NvmlError
+from inferhost.host.gpu.selection import watts
+from inferhost.host.guard import rule
+from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, RESTORING, Hold, read_latches, write_latches
+from inferhost.host.guard.rule import Reading
+from inferhost.host.machine import Machine
+from inferhost.host.record.baseline import read_baseline
+from inferhost.host.report import HostError, Report, WriteFailed
+from inferhost.schema.plan import Plan
+from inferhost.schema.problems import InputError
+
+BLIND_S = 5.0
+"""A card that answers and does not say how hot it is counts as too hot after this long."""
+AGAIN_S = 1.0
+"""How soon the safe state is written once more where another writer raised the limit, or a write failed."""
+UNLOCK_S = 10.0
+"""How often a held card is unlocked again: an `apply` that was already writing when the latch came may have locked
+it after us, and no call tells."""
+RETRY_S = 5.0
+QUIET_S = 60.0
+GONE = NO_DRIVER | {15, 28}
+"""Codes of a card that is not there to be brought down."""
+
+
+class Say:
+    """Lines for the journal: a transition each time, a state when it begins and ends, and none often."""
+
+    def __init__(self, line: Callable[[str], None], now_s: Callable[[], float]) -> None:
+        self._line, self._now_s = line, now_s
+        self._begun: dict[str, bool] = {}
+        self._told_s: dict[str, float] = {}
+
+    def now(self, text: str) -> None:
+        """A transition."""
+        self._line(text)
+
+    def once(self, subject: str, text: str) -> None:
+        """The beginning of a state; one that comes and goes is told once in a while."""
+        if subject in self._begun:
+            return
+        now_s = self._now_s()
+        self._begun[subject] = now_s - self._told_s.get(subject, -QUIET_S) >= QUIET_S
+        if self._begun[subject]:
+            self._told_s[subject] = now_s
+            self._line(text)
+
+    def over(self, subject: str, text: str = "") -> None:
+        """The end of a state, told where its beginning was."""
+        if self._begun.pop(subject, False) and text:
+            self._line(text)
+
+
+class GuardedCard:
+    """One card while NVML is open. Nothing here raises but `NvmlError` from `look`, which ends the session."""
+
+    def __init__(self, machine: Machine, plan: Plan, nvml: Nvml, card: Card, *, hold: Hold, say: Say) -> None:
+        """`plan` is the plan of this card alone."""
+        rule = plan.gpus[0].guard
+        assert rule is not None
+        self.machine, self.plan, self.nvml, self.card, self.say = machine, plan, nvml, card, say
+        self.rule = rule
+        self.hold = hold
+        self.reading: Reading | None = None
+        self.write_at_s = self.unlock_at_s = self.restore_at_s = 0.0
+
+    def look(self, blind_since_s: float | None) -> None:
+        """One turn; raises `NvmlError` where the card did not say how hot it is."""
+        now_s = self.machine.clock.now_s()
+        if self.hold.state != FREE and not self._on_record(unreadable=True):
+            self.hold = NOTHING  # a revert took everything back
+        try:
+            self.reading = self.read()
+        except NvmlError as error:
+            blind = blind_since_s is not None and now_s - blind_since_s >= BLIND_S
+            if blind and error.code not in GONE and self.hold.state == FREE:
+                self.trip(f"no temperature for {BLIND_S:g} s: {error.evidence}", now_s)
+            self._keep_down(now_s)
+            raise
+        if self.reading is None:
+            return
+        hot = rule.too_hot(self.reading, self.rule)
+        if hot and self.hold.state != LATCHED:
+            self.trip(hot, now_s)
+        elif self.hold.state == LATCHED:
+            cool = rule.is_cool(self.reading, self.rule)
+            self._remember(rule.advanced(self.hold, cool, self.rule, now_s))
+        self._keep_down(now_s)
+        if self.hold.state == RESTORING:
+            self._restore(now_s)
+
+    def trip(self, why: str, now_s: float) -> None:
+        """Latches the card and brings it down at once; not where the GPU section is no longer ours."""
+        if not self._on_record(unreadable=False):
+            text = f"{self.card.uuid}: {why}; not touched: its original is not on record"
+            self.say.once(f"{self.card.uuid} record", text)
+            return
+        self.say.over(f"{self.card.uuid} record")
+        self._remember(rule.tripped(self.hold, why, now_s))
+        before = self._limit_w()
+        self.make_safe()
+        wait = rule.wait_s(self.hold, self.rule, now_s)
+        back = f"back to the plan after {wait:g} s at or below {self.rule.resume_c} C"
+        self.say.now(f"{self.card.uuid}: {why}: power {before} -> {self._limit_w()} W, clocks unlocked; {back}")
+        self.write_at_s = self.unlock_at_s = now_s + AGAIN_S
+
+    def make_safe(self) -> bool:
+        """Power first: the cap wins over any clock lock. Whether every step went as far as this card can."""
+        failed = False
+        for step in (self._lower_power, *self._unlocks()):
+            try:
+                step()
+            except NvmlError as error:
+                if error.verdict != "unsupported":
+                    failed = True
+                    text = f"{self.card.uuid}: {error.evidence}; the guard keeps trying"
+                    self.say.once(f"{self.card.uuid} {error.function}", text)
+        self._remember(dataclasses.replace(self.hold, unlocked_s=self.machine.clock.now_s()))
+        return not failed
+
+    def let_go(self) -> None:
+        """Somebody stopped the guard: `apply` may write again, and the card stays as it is until then."""
+        if self.hold.state != FREE:
+            self._remember(rule.freed(self.hold))
+            said = f"stopped while it held the card; its limit stays at {self._limit_w()} W until: inferhost apply"
+            self.say.now(f"{self.card.uuid}: {said}")
+
+    def safe_power_mw(self) -> int:
+        """The plan's safe power within the card's own range: an emergency is no time to refuse."""
+        low, high = self.nvml.power_limit_range_mw(self.card)
+        return low if not isinstance(self.rule.power_w, int) else min(max(self.rule.power_w * 1000, low), high)
+
+    def read(self) -> Reading | None:
+        """How hot the card is; None where it never says. Raises `NvmlError`."""
+        temperature_c = self.nvml.temperature_c(self.card)
+        if temperature_c is None:
+            text = f"{self.card.uuid}: has no temperature reading and cannot be guarded"
+            self.say.once(f"{self.card.uuid} reading", text)
+            return None
+        try:
+            margin_c = self.nvml.thermal_margin_c(self.card)
+        except NvmlError:  # the temperature alone is enough
+            margin_c = None
+        return Reading(temperature_c, margin_c)
+
+    def _keep_down(self, now_s: float) -> None:
+        """A held card stays at the safe state, whoever else writes."""
+        if self.hold.state != LATCHED:
+            return
+        try:
+            raised = now_s >= self.write_at_s and self.nvml.power_limit_mw(self.card) > self.safe_power_mw()
+        except NvmlError:
+            raised = False
+        if raised or now_s >= self.unlock_at_s:
+            done = self.make_safe()
+            self.write_at_s, self.unlock_at_s = now_s + AGAIN_S, now_s + (UNLOCK_S if done else AGAIN_S)
+        if raised:
+            text = f"{self.card.uuid}: its limit was raised while the guard holds it; lowered again"
+            self.say.once(f"{self.card.uuid} raised {self.hold.trips_s[-1]}", text)
+
+    def _lower_power(self) -> None:
+        safe_mw = self.safe_power_mw()
+        if self.nvml.power_limit_mw(self.card) > safe_mw:
+            self.nvml.set_power_limit_mw(self.card, safe_mw)
+
+    def _unlocks(self) -> list[Callable[[], None]]:
+        kinds = [self.nvml.unlock_graphics_clock, self.nvml.unlock_memory_clock]
+        if self.plan.gpus[0].application_clocks_mhz is not None:
+            kinds.append(self.nvml.reset_application_clocks)
+        return [functools.partial(unlock, self.card) for unlock in kinds]
+
+    def _restore(self, now_s: float) -> None:
+        """The plan's values again, for this card alone, without waiting for the lock."""
+        if now_s < self.restore_at_s:
+            return
+        self.restore_at_s = now_s + RETRY_S
+        report = Report(check=False)
+        try:
+            verbs.apply(self.machine, self.plan, ["gpu"], report, lock_wait_s=0.0)
+        except (InputError, HostError) as error:
+            problem = error.problems[0] if isinstance(error, InputError) else error.problem
+            text = f"{self.card.uuid}: cool again, and not given back yet: {problem.path} {problem.message}"
+            self.say.once(f"{self.card.uuid} restore", text)
+            return
+        if any(v.verdict == "pending" for v in report.verdicts):
+            return
+        self.say.over(f"{self.card.uuid} restore")
+        self._remember(rule.freed(self.hold))
+        found = "; ".join(f"{v.setting.rpartition('.')[2]} {v.wanted} {v.verdict}" for v in report.verdicts)
+        self.say.now(f"{self.card.uuid}: cool again: {found}")
+
+    def _remember(self, hold: Hold) -> None:
+        """The file before the card; a disk that is full must not keep the card hot."""
+        changed, self.hold = hold != self.hold, hold
+        on_disk = read_latches(self.machine)
+        if not changed and on_disk.get(self.card.uuid) == hold:
+            return
+        try:
+            write_latches(self.machine, {**on_disk, self.card.uuid: hold})
+        except WriteFailed as error:
+            path, message = error.problem.path, error.problem.message
+            self.say.once("latch", f"{path} {message}; apply does not see what the guard holds")
+
+    def _on_record(self, unreadable: bool) -> bool:
+        """Whether the original limit is on record: without it the GPU section is not ours, or not any more."""
+        try:
+            return f"gpu:{self.card.uuid}:power_limit_mw" in read_baseline(self.machine)
+        except HostError:
+            return unreadable
+
+    def _limit_w(self) -> str:
+        try:
+            return str(watts(self.nvml.power_limit_mw(self.card)))
+        except NvmlError:
+            return "an unknown number of"

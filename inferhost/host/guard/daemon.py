@@ -1,0 +1,226 @@
+"""The guard: a daemon that looks at each guarded card a few times per second and brings a hot one down.
+
+It waits for nothing that others hold: not for the lock, not for a driver. It ends when it is stopped, and when the
+plan or the program changed, so that systemd starts the new one; what it holds stays written down. It tells systemd
+that it lives after every turn. When it died instead, `after_the_end` leaves the safe state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+from inferhost.host.gpu import selection
+from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
+from inferhost.host.guard.card import RETRY_S, GuardedCard, Say
+from inferhost.host.guard.latch import FREE, NOTHING, read_latches, write_latches
+from inferhost.host.guard.rule import freed, too_hot
+from inferhost.host.machine import PLAN, PROGRAM, Machine
+from inferhost.host.report import HostError, NoDriver, NothingTouched, Report
+from inferhost.schema.plan import Plan
+from inferhost.schema.problems import Problem
+
+PERIOD_S = 0.3
+"""Between two looks: more than three per second, so that a card is down well within one second."""
+NORMAL_END = "success"  # Source: systemd.exec(5), $SERVICE_RESULT
+
+
+def watch(
+    machine: Machine, plan: Plan, report: Report, stopped: Callable[[], bool], say: Callable[[str], None]
+) -> None:
+    """Guards until `stopped`, or until plan or program changed."""
+    guarded(plan)
+    if report.check:
+        _look_once(machine, plan, report)
+        return
+    watcher = _Watcher(machine, plan, Say(say, machine.clock.now_s))
+    origin = _sources(machine)
+    notify("READY=1")
+    next_s = checked_s = machine.clock.now_s()
+    while not stopped():
+        watcher.turn()
+        notify("WATCHDOG=1")
+        now_s = machine.clock.now_s()
+        if now_s - checked_s >= RETRY_S:
+            checked_s = now_s
+            if _sources(machine) != origin:
+                watcher.close()
+                say("plan or program changed: starting again")
+                return
+        next_s = max(next_s + PERIOD_S, now_s)
+        machine.clock.sleep(next_s - now_s)
+    watcher.let_go()
+
+
+def after_the_end(machine: Machine, plan: Plan, result: str, say: Callable[[str], None]) -> None:
+    """What is left of a guard that ended by itself: every card of it at the safe state, and latched."""
+    guarded(plan)
+    if result == NORMAL_END:
+        return
+    watcher = _Watcher(machine, plan, Say(say, machine.clock.now_s))
+    watcher.open()
+    for card in watcher.cards.values():
+        if card.hold.state == FREE:
+            card.trip(f"the guard ended ({result})", machine.clock.now_s())
+        else:
+            card.make_safe()
+    watcher.close()
+
+
+def guarded(plan: Plan) -> list[int]:
+    """The numbers of the plan's guarded cards; refused where there is none."""
+    found = [number for number, entry in enumerate(plan.gpus) if entry.guard is not None]
+    if not found or "gpu" not in plan.manage:
+        hint = "inferhost_gpu_guard: true, and inferhost_manage with gpu in it"
+        raise NothingTouched(Problem(PLAN, "guards no card", hint, "no-guard"))
+    return found
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or SIGINT came since."""
+    seen: list[int] = []
+    before = {
+        number: signal.signal(number, lambda n, _: seen.append(n)) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def journal(line: str) -> None:
+    """One line for the journal, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def notify(state: str) -> None:
+    """Tells systemd, where it asked to be told. Source: sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end:
+        end.connect("\0" + address[1:] if address[0] == "@" else address)
+        end.send(state.encode())
+
+
+class _Watcher:
+    """The guarded cards over any number of NVML sessions; a session that fails is opened again, not too often."""
+
+    def __init__(self, machine: Machine, plan: Plan, say: Say) -> None:
+        self.machine, self.plan, self.say = machine, plan, say
+        self.cards: dict[int, GuardedCard] = {}
+        self.holds = read_latches(machine)
+        self.uuids: dict[int, str] = {}
+        self.session = contextlib.ExitStack()
+        self.open_at_s = machine.clock.now_s()
+        self.blind_since_s: dict[int, float] = {}
+
+    def turn(self) -> None:
+        """One look at every card."""
+        now_s = self.machine.clock.now_s()
+        if len(self.cards) < len(guarded(self.plan)) and now_s >= self.open_at_s:
+            self.open()
+        for number, card in list(self.cards.items()):
+            try:
+                card.look(self.blind_since_s.get(number))
+            except NvmlError as error:
+                self.blind_since_s.setdefault(number, now_s)
+                self.say.once(card.card.uuid, f"{card.card.uuid}: does not say how hot it is: {error.evidence}")
+                if now_s >= self.open_at_s:  # the handles of a driver that was loaded again are of no use
+                    self.open()
+            else:
+                self.blind_since_s.pop(number, None)
+                self.say.over(card.card.uuid, f"{card.card.uuid}: answers again")
+
+    def open(self) -> None:
+        """NVML anew, and every guarded card that is there."""
+        self.open_at_s = self.machine.clock.now_s() + RETRY_S
+        self.close()
+        try:
+            nvml = self.session.enter_context(open_nvml(self.machine.before_write))
+            other_kind = selection.simulation_problems(self.plan, nvml)
+            here = nvml.cards()
+        except NvmlError as error:
+            self.session.close()
+            self.say.once("nvml", f"no card can be asked: {error.evidence}; trying again every {RETRY_S:g} s")
+            return
+        self.say.over("nvml", "the driver answers again")
+        if other_kind:
+            self.say.once("kind", f"nothing is guarded: {other_kind[0].message}")
+            return
+        for number in guarded(self.plan):
+            alone = self._alone(number)
+            found = selection.selected_cards(alone, here)
+            if found:
+                self.uuids[number] = found[0].uuid
+                hold = self.holds.get(found[0].uuid, NOTHING)
+                self.cards[number] = GuardedCard(self.machine, alone, nvml, found[0], hold=hold, say=self.say)
+                self.say.over(f"gpus[{number}]", f"{found[0].uuid}: is there again")
+            else:
+                lost = "".join(f"; {error.evidence}" for error in nvml.unreadable)
+                self.say.once(f"gpus[{number}]", f"gpus[{number}] ({alone.gpus[0].name}) is not there{lost}")
+
+    def _alone(self, number: int) -> Plan:
+        """The plan of one card, by its UUID once that is known: the n-th changes when another one is lost."""
+        entry = self.plan.gpus[number]
+        select = dataclasses.replace(entry.select, uuid=self.uuids.get(number, entry.select.uuid))
+        return dataclasses.replace(self.plan, gpus=(dataclasses.replace(entry, select=select),))
+
+    def close(self) -> None:
+        """No session, no cards; what is held stays known, even where it could not be written down."""
+        self.holds.update({card.card.uuid: card.hold for card in self.cards.values()})
+        self.cards.clear()
+        self.session.close()
+
+    def let_go(self) -> None:
+        """The normal end."""
+        for card in self.cards.values():
+            card.let_go()
+        self.close()
+        if any(hold.state != FREE for hold in self.holds.values()):
+            with contextlib.suppress(HostError):
+                write_latches(self.machine, {uuid: freed(hold) for uuid, hold in self.holds.items()})
+
+
+def _look_once(machine: Machine, plan: Plan, report: Report) -> None:
+    """What the guard would do now."""
+    cards: dict[str, dict[str, object]] = {}
+    report.facts["guard"] = cards
+    latches = read_latches(machine)
+    for number in guarded(plan):
+        alone = dataclasses.replace(plan, gpus=(plan.gpus[number],))
+        try:
+            with open_nvml(machine.before_write) as nvml:
+                for card in selection.selected_cards(alone, nvml.cards()):
+                    one = GuardedCard(
+                        machine, alone, nvml, card, hold=NOTHING, say=Say(report.note, machine.clock.now_s)
+                    )
+                    reading = one.read()
+                    cards[card.uuid] = {
+                        "limit_c": one.rule.limit_c,
+                        "safe_power_w": selection.watts(one.safe_power_mw()),
+                        "state": latches.get(card.uuid, NOTHING).state,
+                        "temperature_c": None if reading is None else reading.temperature_c,
+                        "thermal_margin_c": None if reading is None else reading.margin_c,
+                        "too_hot": "" if reading is None else too_hot(reading, one.rule),
+                    }
+        except NvmlError as error:
+            problem = Problem("nvml", error.evidence, "", "nvml")
+            raise (NoDriver if error.code in NO_DRIVER else HostError)(problem) from error
+
+
+def _sources(machine: Machine) -> list[tuple[int, int, int]]:
+    """What the running guard was made from, by file: another file or another time is another plan or program."""
+    found = []
+    for path in (PLAN, PROGRAM):
+        with contextlib.suppress(OSError):
+            status = os.stat(machine.at(path))
+            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return found

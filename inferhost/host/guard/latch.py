@@ -1,0 +1,81 @@
+"""What the guard did to each card in this boot: `/run/inferhost/guard.json`, written before a card is touched.
+
+A latched card is left alone by `apply`, which looks here before each write; the guard itself never waits for the
+lock. What the guard took away stays written down after the latch is gone, because no call tells that a clock is no
+longer locked. The guard is the only writer. A file that cannot be read is none.
+"""
+# ruff: noqa: UP045 (the document reader resolves the hints of Python 3.9)
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Optional
+
+from inferhost.host.knob import Unusable
+from inferhost.host.machine import RUN_DIRECTORY, Machine
+from inferhost.host.record.baseline import boot_id
+from inferhost.schema import document
+from inferhost.schema.problems import InputError
+
+SCHEMA = 1
+LATCH = f"{RUN_DIRECTORY}/guard.json"
+UNIT = "inferhost-guard.service"
+
+LATCHED, RESTORING, FREE = "latched", "restoring", "free"
+"""Held at the safe state; cool again and to be applied anew; left to the plan."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hold:
+    """One card. Times are `Clock.now_s`; `cool_since_s` is None while it is hot, `trips_s` has the latest last.
+
+    `unlocked_s` is when its clocks were last unlocked: what was asked of them before does not stand any more.
+    """
+
+    state: str
+    why: str
+    cool_since_s: Optional[float]
+    trips_s: tuple[float, ...]
+    unlocked_s: Optional[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Latches:
+    """The file: by UUID."""
+
+    schema: int
+    boot_id: str
+    cards: dict[str, Hold]
+
+
+NOTHING = Hold(FREE, "", None, (), None)
+
+
+def read_latches(machine: Machine) -> dict[str, Hold]:
+    """Every card that the guard took hold of in this boot."""
+    try:
+        found = document.read(Latches, json.loads(machine.read_text(LATCH) or ""))
+    except (json.JSONDecodeError, InputError):
+        return {}
+    return found.cards if found.schema == SCHEMA and found.boot_id == boot_id(machine) else {}
+
+
+def write_latches(machine: Machine, cards: dict[str, Hold]) -> None:
+    """The file on disk. Raises `WriteFailed`."""
+    machine.make_directories(RUN_DIRECTORY)
+    machine.replace_file(LATCH, document.text(Latches(SCHEMA, boot_id(machine), cards)).encode(), 0o644)
+
+
+def held_back(machine: Machine, uuid: str) -> Unusable | None:
+    """Why nothing may be written to this card now."""
+    hold = read_latches(machine).get(uuid, NOTHING)
+    if hold.state != LATCHED:
+        return None
+    evidence = f"left alone: the guard holds the card, {hold.why}; it lets go by itself, see: journalctl -u {UNIT}"
+    return Unusable("overridden", "thermal", evidence, False)
+
+
+def taken_back_s(machine: Machine, uuid: str) -> float | None:
+    """When the guard last took back whatever was asked of this card's clocks."""
+    return read_latches(machine).get(uuid, NOTHING).unlocked_s

@@ -1,0 +1,182 @@
+"""Puts back what was here before us, from the record alone: the plan may be new, broken or gone.
+
+Power limits first and persistence last among the GPU settings, because persistence off may unload the driver and the
+limit with it. Every key is proven by reading back before it is forgotten. What cannot be proven stays on record, is
+said, and keeps the program installed; when nothing stays, Inferhost itself goes too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from inferhost.host.cpu.cpufreq import restore_frequency
+from inferhost.host.cpu.sysctl import restore_sysctl
+from inferhost.host.driver import state
+from inferhost.host.gpu import selection
+from inferhost.host.gpu.clock_lock import ClockLock
+from inferhost.host.gpu.clock_record import CLOCKS
+from inferhost.host.gpu.compute_mode import ComputeMode
+from inferhost.host.gpu.nvml import NO_DRIVER, Nvml, NvmlError, open_nvml
+from inferhost.host.guard.latch import LATCH
+from inferhost.host.knob import Knob, restore_knobs
+from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
+from inferhost.host.record import base_units, placed
+from inferhost.host.record.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
+from inferhost.host.report import Report
+from inferhost.host.service import account, adopt
+from inferhost.host.verbs import lock_unless_check
+from inferhost.host.watch.watched import WATCHED
+from inferhost.schema.plan import BASE, SECTIONS
+from inferhost.schema.problems import Problem
+from inferhost.schema.result import Verdict
+
+GPU_ORDER = (
+    "graphics_clock_lock_mhz",
+    "memory_clock_lock_mhz",
+    "application_clocks_mhz",
+    "compute_mode",
+    "power_limit_mw",
+    "persistence_mode",
+)
+
+
+def revert(machine: Machine, sections: Sequence[str], report: Report) -> None:
+    """Restores the sections; a revert of every section removes Inferhost as well."""
+    with lock_unless_check(machine, report):
+        baseline = read_baseline(machine)
+        everything = set(sections) >= set(SECTIONS)
+        base_units.remember_reverts(sections, baseline, report)
+        if "gpu" in sections:
+            base_units.stop_guard(machine, baseline, report)
+        _restore_gpus(machine, baseline.of("gpu", sections), baseline, report)
+        restore_sysctl(machine, baseline.of("sysctl", sections), baseline, report)
+        restore_frequency(machine, baseline.of("cpu", sections), baseline, report)
+        gone = placed.restore_files(machine, baseline.of("file", sections), baseline, report)
+        kept = placed.restore_directories(machine, baseline.of("dir", sections), gone, baseline, report)
+        account.restore_users(machine, baseline.of("user", sections), baseline, report)
+        account.restore_trees(machine, baseline.of("tree", sections), baseline, report)
+        adopt.restore_units(machine, baseline.of("unit", sections), baseline, report)
+        state.restore_driver(machine, sections, baseline, report)
+        if everything:
+            _leave_to_others(kept, baseline, report)
+            _finish(machine, baseline, gone, report)
+
+
+def _restore_gpus(machine: Machine, records: Mapping[str, Record], baseline: Baseline, report: Report) -> None:
+    """Each card's own values, limits before persistence over all cards."""
+    if not records:
+        return
+    try:
+        with open_nvml(machine.before_write) as nvml:
+            knobs = _gpu_knobs(machine, nvml, records, report)
+            _say_what_to_know(knobs, records, boot_id(machine), report)
+            restore_knobs(knobs, baseline, report)
+    except NvmlError as error:  # files and kernel settings go back all the same
+        if error.code not in NO_DRIVER:
+            report.problems.append(Problem("nvml", error.evidence, "", "nvml"))
+        for name, record in records.items():
+            _keep(name, record, error, report)
+
+
+def _gpu_knobs(machine: Machine, nvml: Nvml, records: Mapping[str, Record], report: Report) -> list[Knob]:
+    """The knobs to restore, in order; a card that is not there is said, and its keys stay."""
+    cards = {card.uuid: card for card in nvml.cards()}
+    found = []
+    for name in sorted(records, key=lambda n: (_rank(n), n)):
+        uuid, _, key_name = name.rpartition(":")
+        wanted = records[name].found
+        try:
+            knob = selection.card_knob(key_name, machine, nvml, cards[uuid], wanted) if uuid in cards else None
+        except NvmlError as error:  # of this card; its neighbours go back all the same
+            _keep(name, records[name], error, report)
+            continue
+        if knob is not None:
+            found.append(knob)
+            continue
+        lost = "".join(f"; {error.evidence}" for error in nvml.unreadable)
+        message = (
+            f"this host has no such card now{lost}" if uuid not in cards else "this version knows no such setting"
+        )
+        hint = "put the card back and revert again, or remove the key from the record by hand"
+        report.problems.append(Problem(f"gpu:{name}", message, hint, "gpu-missing"))
+        report.verdicts.append(
+            Verdict(f"gpu:{name}", wanted, None, "unverified", "none", f"{message}; kept on record")
+        )
+    return found
+
+
+def _keep(name: str, record: Record, error: NvmlError, report: Report) -> None:
+    """The key stays on record, and why."""
+    setting, evidence = f"gpu:{name}", f"{error.evidence}; kept on record"
+    report.verdicts.append(Verdict(setting, record.found, None, error.verdict, error.cause, evidence))
+    if error.verdict != "pending":
+        hint = "repair the cause and revert again"
+        report.problems.append(Problem(setting, f"not put back: {error.evidence}", hint, "not-restored"))
+
+
+def _say_what_to_know(knobs: Sequence[Knob], records: Mapping[str, Record], boot: str, report: Report) -> None:
+    for knob in knobs:
+        record = records[knob.key.partition(":")[2]]
+        if isinstance(knob, ComputeMode):
+            knob.programs_end_first = report.check  # the engine would be stopped by then
+        if isinstance(knob, ClockLock):
+            report.note(f"{knob.setting}: what was set before inferhost has no getter; it is reset to unlocked")
+        elif record.context.get("boot_id", boot) != boot:
+            report.note(f"{knob.setting}: {knob.shown(record.found)} was found in an earlier boot")
+        if isinstance(knob, selection.Persistence) and knob.wanted is False:
+            report.note(f"{knob.setting}: off, as it was; a restored power limit goes when the driver unloads")
+
+
+def _rank(name: str) -> int:
+    key_name = name.rpartition(":")[2]
+    return GPU_ORDER.index(key_name) if key_name in GPU_ORDER else -1
+
+
+def _leave_to_others(kept: set[str], baseline: Baseline, report: Report) -> None:
+    """Folders that we made and others use now are theirs."""
+    for path in sorted(kept):
+        report.note(f"{path}: was not there before us, but holds files that are not ours; left")
+        baseline.drop([f"dir:{path}"], report.check)
+
+
+def _finish(machine: Machine, baseline: Baseline, gone: set[str], report: Report) -> None:
+    """Nothing of ours is left but ourselves: plan, program, record, and the folders that came with them."""
+    kept = [key for key in baseline if baseline[key].section != BASE]
+    if kept:
+        report.note(f"still on record, so plan and program stay: {', '.join(kept)}")
+        return
+    if baseline.on_disk:
+        base_units.switch_off(machine, baseline, report)
+        gone.update(placed.restore_files(machine, baseline.of("file", [BASE]), baseline, report))
+        base_units.reload(machine, baseline, report)
+        for path in (PLAN, PROGRAM):
+            _remove_own(machine, path, gone, report)
+        left = placed.restore_directories(machine, baseline.of("dir", [BASE]), gone, baseline, report)
+        _leave_to_others(left, baseline, report)
+    present = baseline.on_disk
+    if not report.check:
+        machine.remove_file(CLOCKS)
+        machine.remove_file(WATCHED)
+        machine.remove_file(LATCH)
+        machine.remove_file(BASELINE)
+        _remove_state_directory(machine)
+    if present:
+        report.change(BASELINE, "present", "absent")
+
+
+def _remove_own(machine: Machine, path: str, gone: set[str], report: Report) -> None:
+    if os.path.islink(machine.at(path)):  # NixOS placed it and takes it away itself
+        report.note(f"{path}: is a link, not placed by us; left")
+        return
+    present = machine.exists(path)
+    if not report.check:
+        machine.remove_file(path)
+    if present:
+        report.change(path, "present", "absent")
+    gone.add(path)
+
+
+def _remove_state_directory(machine: Machine) -> None:
+    if not machine.entries(STATE_DIRECTORY):
+        machine.remove_directory(STATE_DIRECTORY)

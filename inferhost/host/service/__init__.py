@@ -1,0 +1,1 @@
+"""The engines: started, proven, stopped, and somebody else's taken over and given back."""

@@ -1,0 +1,1 @@
+"""What happens without a person: at boot, every few minutes, and who else writes."""

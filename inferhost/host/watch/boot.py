@@ -1,0 +1,78 @@
+"""What the boot unit runs: wait for the cards, then `apply`, section by section, and never stop the boot.
+
+A section that was taken back is left alone. A card that is missing is told, and the others get their settings all
+the same: nobody is there to put it back. The same unit runs after a suspend.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from inferhost.host import verbs
+from inferhost.host.gpu import selection
+from inferhost.host.gpu.nvml import NvmlError, open_nvml
+from inferhost.host.machine import Machine
+from inferhost.host.record import base_units
+from inferhost.host.record.baseline import read_baseline
+from inferhost.host.report import HostError, Report
+from inferhost.schema.plan import Plan
+from inferhost.schema.problems import InputError, Problem
+
+SECTIONS = ("gpu", "cpu")
+"""What has no file; systemd starts the engines itself."""
+
+POLL_S = 0.5
+NOT_COMING = (12, 18)
+"""NVML codes that no waiting mends: no library on this host, or one of another version than the loaded driver."""
+
+
+def boot(machine: Machine, plan: Plan, asked: Sequence[str] | None, wait_s: float, report: Report) -> None:
+    """Applies the sections that stand, or those asked for by name, after at most `wait_s` seconds for the cards."""
+    standing = base_units.standing(plan, read_baseline(machine))
+    chosen = [s for s in SECTIONS if s in (asked or standing) and s in plan.manage]
+    for section in (s for s in SECTIONS if s in plan.manage and s not in chosen):
+        report.note(f"section {section} was taken back: not applied")
+    if "gpu" in chosen:
+        plan = with_cards_that_are_here(machine, plan, wait_s, report)
+    apply_sections(machine, plan, chosen, report)
+
+
+def apply_sections(machine: Machine, plan: Plan, sections: Sequence[str], report: Report) -> None:
+    """`apply`, one section after the other: what stops one leaves the next its turn."""
+    for section in sections:
+        try:
+            verbs.apply(machine, plan, [section], report)
+        except InputError as error:
+            report.stopped(error.problems)
+        except HostError as error:
+            report.stopped([error.problem])
+
+
+def with_cards_that_are_here(machine: Machine, plan: Plan, wait_s: float, report: Report) -> Plan:
+    """The plan for the cards that answer; each of the others is a problem of its own, told once."""
+    start_s, slept = machine.clock.now_s(), False
+    while True:
+        missing, mended_by_waiting = _missing(machine, plan)
+        waited_s = machine.clock.now_s() - start_s
+        if not missing or not mended_by_waiting or waited_s >= wait_s:
+            break
+        machine.clock.sleep(min(POLL_S, wait_s - waited_s))
+        slept = True
+    if slept:
+        report.note(f"waited {waited_s:.1f} s for the cards")
+    if len(missing) == len(plan.gpus):  # no driver, or none of them: apply says which
+        return plan
+    report.problems.extend(missing.values())
+    here = tuple(entry for number, entry in enumerate(plan.gpus) if number not in missing)
+    return dataclasses.replace(plan, gpus=here)
+
+
+def _missing(machine: Machine, plan: Plan) -> tuple[dict[int, Problem], bool]:
+    """The plan's cards that do not answer now, by their number in the plan, and whether they may still come."""
+    try:
+        with open_nvml(machine.before_write) as nvml:
+            return selection.missing_cards(plan, nvml), True
+    except NvmlError as error:
+        problem = Problem("nvml", error.evidence, "", "nvml")
+        return dict.fromkeys(range(len(plan.gpus)), problem), error.code not in NOT_COMING

@@ -1,0 +1,98 @@
+"""What the drift timer runs: `verify`, without waking a card, and `apply` where the driver was loaded again.
+
+Looking through NVML at a card without persistence loads its driver and unloads it again, which drops what it was set
+to: such a card is not looked at. A driver that was loaded again shows in its version or in the energy counter, which
+starts at zero then; that is all that can be seen of a recovery from an Xid as well. A card without a counter (before
+Volta) shows less: there a lost setting is drift, and stays for a person. What another program wrote is told, and
+never fought over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from inferhost.host import verbs
+from inferhost.host.gpu import selection
+from inferhost.host.gpu.clock_record import Loaded
+from inferhost.host.gpu.nvml import NvmlError, open_nvml
+from inferhost.host.machine import Machine
+from inferhost.host.record import base_units
+from inferhost.host.record.baseline import read_baseline
+from inferhost.host.report import Report
+from inferhost.host.watch import boot
+from inferhost.host.watch.metrics import write_metrics
+from inferhost.host.watch.watched import Watched, drivers_now, read_watched, write_watched
+from inferhost.schema.plan import Plan
+from inferhost.schema.result import DRIFT, Verdict
+
+NOT_LOOKED_AT = "looking would load the driver and unload it again; inferhost verify looks all the same"
+
+
+def watch(machine: Machine, plan: Plan, metrics_folder: str | None, report: Report) -> None:
+    """One look at every section that stands; what it found goes to the node exporter as well."""
+    whole = plan
+    before = read_watched(machine)
+    now = dataclasses.replace(before, time_s=machine.clock.now_s())
+    sections = base_units.standing(plan, read_baseline(machine))
+    if "gpu" in sections:
+        unseen = _unseen(plan, before)
+        report.verdicts += unseen
+        if unseen:
+            sections.remove("gpu")
+        else:
+            plan = boot.with_cards_that_are_here(machine, plan, 0, report)
+            now = _drivers(machine, plan, now)
+            if _apply_after_reload(machine, plan, before.loaded, now.loaded, report):
+                now = _drivers(machine, plan, now)
+    verbs.verify(machine, plan, sections, report)
+    if not report.check:
+        not_held = tuple(f"{v.setting}: {v.verdict} ({v.cause})" for v in report.verdicts if v.verdict in DRIFT)
+        write_watched(machine, dataclasses.replace(now, not_held=not_held))
+        write_metrics(machine, whole, report.verdicts, metrics_folder, time.time())
+
+
+def _unseen(plan: Plan, before: Watched) -> list[Verdict]:
+    """The verdicts without a look, where NVML stays closed; a card that was found asleep is still drift."""
+    if before.asleep:
+        said = f"found off by an earlier look; {NOT_LOOKED_AT}"
+        return [
+            Verdict(f"gpu.{uuid}.persistence_mode", True, False, "overridden", "other_writer", said)
+            for uuid in before.asleep
+        ]
+    if all(entry.persistence_mode for entry in plan.gpus):
+        return []
+    said = f"off by plan; {NOT_LOOKED_AT}"
+    return [
+        Verdict(f"gpu.{selection.card_name(entry)}.persistence_mode", False, None, "unverified", "none", said)
+        for entry in plan.gpus
+        if not entry.persistence_mode
+    ]
+
+
+def _drivers(machine: Machine, plan: Plan, now: Watched) -> Watched:
+    """The driver and the persistence of each card of the plan; as before where none answers: verify says why."""
+    try:
+        with open_nvml(machine.before_write) as nvml:
+            cards = selection.selected_cards(plan, nvml.cards())
+            asleep = tuple(card.uuid for card in cards if not nvml.persistence_mode(card))
+            return dataclasses.replace(now, loaded=drivers_now(machine, nvml, cards), asleep=asleep)
+    except NvmlError:
+        return now
+
+
+def _apply_after_reload(
+    machine: Machine, plan: Plan, before: dict[str, Loaded], now: dict[str, Loaded], report: Report
+) -> bool:
+    """Whether the driver was loaded again, and the GPU section is therefore applied."""
+    signs = {sign for uuid in now if uuid in before for sign in before[uuid].reload_signs(now[uuid])}
+    if not signs:
+        return False
+    report.note(f"the driver was loaded again since the last look ({', '.join(sorted(signs))}): settings are applied")
+    own = Report(report.check)
+    boot.apply_sections(machine, plan, ["gpu"], own)
+    report.changes += own.changes
+    report.problems += own.problems
+    for note in own.notes:
+        report.note(note)
+    return True

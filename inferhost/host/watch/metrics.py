@@ -1,0 +1,138 @@
+"""What the drift timer found, for Prometheus: one file in the textfile folder of the node exporter.
+
+The folder is the exporter's, never made here: without one there are no metrics, unless a folder is asked for by name.
+The file is on record like any other of ours, and goes with the last of them. Units are base units; words stand in
+labels of `_info` metrics. What an engine is told stays out: only whether it is as planned.
+Source: prometheus.io/docs/practices/naming and /instrumenting/exposition_formats.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from inferhost.host.machine import Machine
+from inferhost.host.record.baseline import read_baseline
+from inferhost.host.record.lock import locked
+from inferhost.host.record.placed import file_records
+from inferhost.schema.plan import BASE, Plan
+from inferhost.schema.result import DRIFT, Verdict
+
+FOLDERS = ("/var/lib/prometheus/node-exporter",)
+"""Where node exporters look for files. Source: package prometheus-node-exporter of Debian 12."""
+FILE = "inferhost.prom"
+OPEN_SECTIONS = ("gpu", "cpu", "sysctl")
+HERTZ = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """How one setting is told in numbers: the metric's name, its unit, and what a declared value is made of."""
+
+    name: str
+    unit: str
+    declared: Callable[[Any], dict[str, float]]  # by the suffix of the name
+
+
+def _plain(value: Any) -> dict[str, float]:
+    return {"declared": float(value)}
+
+
+def _span(value: Any) -> dict[str, float]:
+    low, _, high = str(value).partition("-")
+    return {"declared_min": float(low) * HERTZ, "declared_max": float(high or low) * HERTZ}
+
+
+NUMBERS = {
+    "power_limit_w": Numbers("inferhost_gpu_power_limit", "watts", _plain),
+    "persistence_mode": Numbers("inferhost_gpu_persistence_mode", "", _plain),
+    "graphics_clock_lock_mhz": Numbers("inferhost_gpu_graphics_clock_lock", "hertz", _span),
+    "memory_clock_lock_mhz": Numbers("inferhost_gpu_memory_clock_lock", "hertz", _span),
+}
+
+HELP = {
+    "inferhost_plan_info": "The plan that this host is compared with.",
+    "inferhost_check_timestamp_seconds": "When the host was compared with its plan.",
+    "inferhost_setting_drift": "Whether a setting is not as planned.",
+    "inferhost_setting_info": "Verdict on a setting, with what was declared and what was measured.",
+}
+
+
+def write_metrics(
+    machine: Machine, plan: Plan, verdicts: Sequence[Verdict], folder: str | None, now_s: float
+) -> None:
+    """The file in `folder`, else where a node exporter looks; nothing where there is none. Raises `HostError`."""
+    folder = folder or next((known for known in FOLDERS if machine.exists(known)), None)
+    if folder is None:
+        return
+    path = os.path.join(folder, FILE)
+    if f"file:{path}" not in read_baseline(machine):
+        with locked(machine):
+            read_baseline(machine).add(file_records(machine, [(path, BASE)]), check=False)
+    machine.make_directories(folder)
+    machine.replace_file(path, text(plan, verdicts, now_s).encode(), 0o644)
+
+
+def text(plan: Plan, verdicts: Sequence[Verdict], now_s: float) -> str:
+    """The file: every metric with its help and type, samples of one metric together; no setting twice."""
+    samples: dict[str, list[str]] = {}
+    for name, labels, value in _samples(plan, verdicts, now_s):
+        line = f"{name}{_labels(labels)} {value:.17g}"
+        if line not in samples.setdefault(name, []):
+            samples[name].append(line)
+    lines: list[str] = []
+    for name, found in samples.items():
+        told = HELP.get(name) or f"The setting {name.removeprefix('inferhost_gpu_')} of a card."
+        lines += [f"# HELP {name} {told}", f"# TYPE {name} gauge", *found]
+    return "\n".join(lines) + "\n"
+
+
+def _samples(plan: Plan, verdicts: Iterable[Verdict], now_s: float) -> Iterator[tuple[str, dict[str, str], float]]:
+    yield "inferhost_plan_info", {"plan_id": plan.plan_id}, 1
+    yield "inferhost_check_timestamp_seconds", {}, now_s
+    for verdict in verdicts:
+        labels = _place(verdict.setting)
+        yield "inferhost_setting_drift", labels, float(verdict.verdict in DRIFT)
+        info = {**labels, "verdict": verdict.verdict, "cause": verdict.cause}
+        if verdict.setting.partition(".")[0] in OPEN_SECTIONS:
+            info |= {"declared": _word(verdict.wanted), "measured": _word(verdict.found)}
+        yield "inferhost_setting_info", info, 1
+        if "gpu" in labels and labels["setting"] in NUMBERS:
+            yield from _numbers(NUMBERS[labels["setting"]], labels["gpu"], verdict)
+
+
+def _numbers(how: Numbers, gpu: str, verdict: Verdict) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Declared and measured as far as they are numbers: `default` and `unlocked` are words."""
+    unit = f"_{how.unit}" if how.unit else ""
+    try:
+        declared = how.declared(verdict.wanted)
+    except (TypeError, ValueError):
+        declared = {}
+    for suffix, value in declared.items():
+        yield f"{how.name}_{suffix}{unit}", {"gpu": gpu}, value
+    if isinstance(verdict.found, (int, float)):
+        factor = HERTZ if how.unit == "hertz" else 1
+        yield f"{how.name}_measured{unit}", {"gpu": gpu}, float(verdict.found) * factor
+
+
+def _place(setting: str) -> dict[str, str]:
+    """The labels of a setting: a card's own come with its UUID, as those of other exporters do."""
+    if setting.startswith("gpu."):
+        uuid, _, name = setting[len("gpu.") :].rpartition(".")
+        return {"gpu": uuid, "setting": name}
+    return {"setting": setting}
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value is None else str(value)
+
+
+def _labels(labels: dict[str, str]) -> str:
+    if not labels:
+        return ""
+    escaped = {k: v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for k, v in labels.items()}
+    return "{" + ",".join(f'{name}="{value}"' for name, value in escaped.items()) + "}"

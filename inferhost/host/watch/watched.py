@@ -1,0 +1,82 @@
+"""What the drift timer saw last in this boot: `/run/inferhost/watched.json`.
+
+It holds which driver each card ran on, so that the next look notices another one; which cards had lost persistence,
+so that they are not woken; and what was not as planned, for `status`. A file that cannot be read is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+from inferhost.host.gpu.card_knob import CardKnob
+from inferhost.host.gpu.clock_record import Loaded, loaded_now
+from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
+from inferhost.host.knob import Knob
+from inferhost.host.machine import RUN_DIRECTORY, Machine
+from inferhost.host.report import Report, WriteFailed
+from inferhost.schema import document
+from inferhost.schema.problems import InputError
+
+SCHEMA = 1
+WATCHED = f"{RUN_DIRECTORY}/watched.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """The last look; `time_s` is `Clock.now_s`, which starts anew with each boot as this file does."""
+
+    schema: int
+    loaded: dict[str, Loaded]  # by UUID
+    asleep: tuple[str, ...]  # UUIDs of cards found without persistence, though the plan keeps it
+    not_held: tuple[str, ...]
+    time_s: float
+
+
+def read_watched(machine: Machine) -> Watched:
+    """The last look in this boot, or one that saw nothing."""
+    try:
+        found = document.read(Watched, json.loads(machine.read_text(WATCHED) or ""))
+    except (json.JSONDecodeError, InputError):
+        return Watched(SCHEMA, {}, (), (), 0.0)
+    return found if found.schema == SCHEMA else Watched(SCHEMA, {}, (), (), 0.0)
+
+
+def write_watched(machine: Machine, watched: Watched) -> None:
+    """The record on disk; raises `WriteFailed`."""
+    machine.make_directories(RUN_DIRECTORY)
+    machine.replace_file(WATCHED, document.text(watched).encode(), 0o644)
+
+
+def drivers_now(machine: Machine, nvml: Nvml, cards: Iterable[Card]) -> dict[str, Loaded]:
+    """Which driver each card runs on, by UUID."""
+    version = nvml.driver_version()
+    return {card.uuid: loaded_now(machine, version, nvml.energy_mj(card)) for card in cards}
+
+
+def remember_applied(machine: Machine, knobs: Iterable[Knob], report: Report) -> None:
+    """The cards of these knobs were written on the driver of now, and may be looked at again.
+
+    Written only where that is news, so that an apply that changes nothing writes nothing. A failure is a remark: the
+    next look then notices less, and that is all.
+    """
+    try:
+        _remember_applied(machine, knobs)
+    except NvmlError as error:
+        report.note(f"{WATCHED}: not written; {error.evidence}")
+    except WriteFailed as error:
+        report.note(f"{error.problem.path}: {error.problem.message}")
+
+
+def _remember_applied(machine: Machine, knobs: Iterable[Knob]) -> None:
+    found = {knob.card.uuid: knob for knob in knobs if isinstance(knob, CardKnob)}
+    if not found:
+        return
+    nvml = next(iter(found.values())).nvml
+    now = drivers_now(machine, nvml, [knob.card for knob in found.values()])
+    before = read_watched(machine)
+    known = {uuid: before.loaded[uuid] for uuid in now if uuid in before.loaded}
+    if len(known) == len(now) and not before.asleep and not any(known[u].reload_signs(now[u]) for u in now):
+        return
+    write_watched(machine, dataclasses.replace(before, loaded={**before.loaded, **now}, asleep=()))

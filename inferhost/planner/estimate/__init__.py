@@ -1,0 +1,1 @@
+"""Single cases for the estimator: read, judged and answered without a plan."""

@@ -1,0 +1,284 @@
+"""One case for the estimator, read from what a person knows before the start: card, model, quantisation, options.
+
+Fields are named as the columns of the published cases. Numbers may come as text, anything may be absent, names of
+models are compared without organisation, case and quantisation suffix. What cannot be resolved is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from inferhost.catalogue import Catalogue
+from inferhost.catalogue.rows import MlaShape, ModelRow, SlidingShape
+from inferhost.planner.card_names import GIB, Card, named_card
+from inferhost.planner.memory.weights import linear_parameters
+from inferhost.planner.names import Format, format_named
+from inferhost.planner.versions import Version, version
+
+ENGINES = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "llama.cpp": "llama.cpp",
+    "llamacpp": "llama.cpp",
+    "llama-cpp": "llama.cpp",
+    "ik_llama.cpp": "ik_llama.cpp",
+}
+QUANT_SUFFIX = re.compile(
+    r"[-_.](fp8|awq|gptq.*|int[48]|w[48]a\d+|bf16|fp16|nvfp4|mxfp4|bnb.*|unsloth.*|gguf|q\d.*|iq\d.*|2507|hf)$"
+)
+TUNED_SUFFIX = re.compile(r"-(instruct|chat|it|base|thinking)$")
+LINEAR_BITS: tuple[tuple[str, float], ...] = (
+    (r"bnb|nf4|bitsandbytes", 4.128),  # 4 bit and doubly quantised scales per 64: 0.516 bytes printed
+    (r"mxfp4", 4.25),
+    (r"nvfp4|fp4", 4.5),
+    (r"awq|gptq|int4|w4a|4-?bit|autoround", 4.15625),
+    (r"fp8|int8|w8a|8-?bit|q8", 8.0),
+    (r"fp32|f32", 32.0),
+    (r"bf16|fp16|f16|none|auto|half|16", 16.0),
+)
+KV_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q6_0": 26 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+    "iq4_nl": 18 / 32,
+}
+"""Bytes per element of llama.cpp's cache types. Source: engines.md 5."""
+
+
+class Refused(Exception):
+    """The case cannot be estimated; the text names the field at fault."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is asked, with everything resolved that the catalogue can resolve."""
+
+    engine: str
+    version: Version
+    model: ModelRow
+    card: Card | None
+    fields: Mapping[str, Any]
+
+    def number(self, name: str) -> float | None:
+        return number(self.fields, name)
+
+    def integer(self, name: str) -> int | None:
+        found = self.number(name)
+        return None if found is None else int(found)
+
+    def text(self, name: str) -> str:
+        return text(self.fields, name)
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """Cards that share one copy; a known count of cards without a split means all of them."""
+        asked = self.integer("tp")
+        if asked is None:
+            copies = (self.integer("pp") or 1) * (self.integer("dp") or 1)
+            asked = (self.integer("gpu_count") or 1) // copies
+        return max(1, asked)
+
+
+def number(fields: Mapping[str, Any], name: str) -> float | None:
+    """A finite number, from a number or from text; nothing where it is absent."""
+    value = fields.get(name)
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool):
+        return float(value)
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise Refused(f"{name}: found {str(value)[:40]!r}, wanted a number") from None
+    if not math.isfinite(found) or found < 0:
+        raise Refused(f"{name}: found {found}, wanted a number that is finite and not negative")
+    return found
+
+
+def text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return "" if value is None else str(value).strip()
+
+
+def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
+    """The case, or `Refused` with the field at fault."""
+    asked = text(fields, "engine").lower()
+    engine = ENGINES.get(asked)
+    if engine is None:
+        raise Refused(f"engine: found {asked[:40]!r}, wanted one of {', '.join(sorted(set(ENGINES.values())))}")
+    model = quantised(case_model(fields, catalogue), text(fields, "quant"), catalogue)
+    found = version(engine, text(fields, "engine_version"))
+    return Case(engine, found, model, named_card(text(fields, "gpu"), number(fields, "vram_gib"), catalogue), fields)
+
+
+def case_model(fields: Mapping[str, Any], catalogue: Catalogue) -> ModelRow:
+    """The model of the case: an inline `arch`, else the catalogue's row of that name."""
+    arch = fields.get("arch")
+    if isinstance(arch, Mapping) and arch:
+        known = named_model(text(arch, "model"), catalogue) if text(arch, "model") else None
+        return inline_model(arch, known)
+    name = text(fields, "arch_model") or text(fields, "model")
+    found = named_model(name, catalogue) if name else None
+    if found is None:
+        raise Refused(f"arch_model: {name[:60]!r} is not in the catalogue; give arch, with its shape")
+    return found
+
+
+def named_model(name: str, catalogue: Catalogue) -> ModelRow | None:
+    """The unquantised row of a model, whatever organisation, case or suffix its name carries.
+
+    The exact name wins over the one without quantisation, and that over the one without tuning either.
+    """
+    rows = sorted(catalogue.models.values(), key=lambda row: (row.linear_bits != 16, row.format != "safetensors"))
+    for reduced in (plain_name, bare_name, base_name):
+        for row in rows:
+            if reduced(name) in (reduced(row.name), reduced(row.key)):
+                return row
+    return None
+
+
+def plain_name(name: str) -> str:
+    return name.strip().lower().rpartition("/")[2].replace("_", "-")
+
+
+def bare_name(name: str) -> str:
+    """A name without organisation, case and what says only how it is quantised."""
+    return _without(QUANT_SUFFIX, plain_name(name))
+
+
+def base_name(name: str) -> str:
+    """A name without what says how it was tuned: that changes no shape."""
+    return _without(TUNED_SUFFIX, bare_name(name))
+
+
+def _without(suffix: re.Pattern[str], name: str) -> str:
+    shorter = suffix.sub("", name)
+    return name if shorter in (name, "") else _without(suffix, shorter)
+
+
+def inline_model(arch: Mapping[str, Any], known: ModelRow | None) -> ModelRow:
+    """A model described in the case itself, by the columns of the published shapes."""
+
+    def need(name: str) -> float:
+        value = number(arch, name)
+        if value is None:
+            raise Refused(f"arch.{name}: is missing")
+        return value
+
+    layers = int(need("num_hidden_layers"))
+    growing = int(number(arch, "layers_with_growing_kv") or layers)
+    latent, rope = number(arch, "kv_lora_rank"), number(arch, "qk_rope_head_dim")
+    words = f"{text(arch, 'sliding_or_hybrid')} {text(arch, 'notes')}".lower()
+    mla = None
+    if latent:
+        own = known.mla if known is not None else None
+        mla = own or MlaShape(int(latent), int(rope or 64), None, None, None)
+    hidden, vocabulary = int(need("hidden_size")), int(need("vocab_size"))
+    intermediate = number(arch, "intermediate_size")
+    parts: dict[str, Any] = {
+        "layers": layers,
+        "kv_layers": growing,
+        "kv_heads": int(number(arch, "num_key_value_heads") or 1),
+        "head_dim": int(number(arch, "head_dim") or 0) or None,
+        "hidden_size": hidden,
+        "intermediate_size": int(intermediate) if intermediate else None,
+        "vocabulary_size": vocabulary,
+        "tied_embeddings": bool(number(arch, "tie_word_embeddings") or 0),
+        "parameters": round(need("params_b") * 1e9),
+        "mla": mla,
+    }
+    if parts["head_dim"] is None and mla is None:
+        raise Refused("arch.head_dim: is missing")
+    if known is not None:
+        return dataclasses.replace(known, **{k: v for k, v in parts.items() if v is not None})
+    if "hybrid" in words:
+        raise Refused("arch.sliding_or_hybrid: the state of a hybrid model is not described by these fields")
+    window = re.search(r"window (\d+)|(\d+) window", words)
+    sliding = None
+    if window:
+        sliding = SlidingShape(int(window[1] or window[2]), growing)
+    kind = "mla" if mla else "sliding" if sliding else "mixed" if growing < layers else "full"
+    return ModelRow(
+        key="arch",
+        name=text(arch, "model") or "arch",
+        family="unknown",
+        attention=kind,
+        format="safetensors",
+        quantisation="none",
+        linear_bits=16.0,
+        embedding_bits=16.0,
+        head_bits=16.0,
+        query_heads=None,
+        sliding=sliding,
+        state=None,
+        vision=None,
+        active_parameters=None,
+        moe=None,
+        weights_bytes=None,
+        context_max_tokens=None,
+        random=False,
+        notes="",
+        source="the case itself",
+        **parts,
+    )
+
+
+def quantised(model: ModelRow, quant: str, catalogue: Catalogue) -> ModelRow:
+    """The model with the bits of a checkpoint's quantisation; embeddings stay at 16 bit, except in a GGUF file."""
+    words = quant.lower()
+    gguf = re.search(r"([\d.]+)\s*gib", words)
+    if gguf:
+        return dataclasses.replace(model, weights_bytes=round(float(gguf[1]) * GIB), format="gguf")
+    if words.startswith("gguf"):
+        found = gguf_format(words, catalogue)
+        if found is None:
+            return model
+        bits = found.bits_per_weight
+        return dataclasses.replace(
+            model,
+            linear_bits=bits,
+            embedding_bits=found.embedding_bits,
+            head_bits=found.head_bits,
+            weights_bytes=None,
+        )
+    if not words or words == model.quantisation:
+        return model
+    widths = [bits for part in words.split("/") for bits in _bits(part)[:1]]
+    if not widths:
+        raise Refused(f"quant: found {quant[:40]!r}, whose bits per weight are not known")
+    bits = max(widths)
+    if model.state is not None and bits < 8:
+        bits = mixed_bits(model, bits)
+    return dataclasses.replace(model, linear_bits=bits, weights_bytes=None)
+
+
+def gguf_format(words: str, catalogue: Catalogue) -> Format | None:
+    """The number format that the name of a GGUF file ends in, or nothing."""
+    names = re.findall(r"(?<![a-z0-9])(?:i?q\d\w*|tq\d\w*|mxfp4|bf16|f16|f32)", words)
+    return format_named(names[-1], catalogue) if names else None
+
+
+def _bits(words: str) -> list[float]:
+    """Bits per linear weight, the most telling word first."""
+    return [bits for pattern, bits in LINEAR_BITS if re.search(pattern, words)]
+
+
+def mixed_bits(model: ModelRow, bits: float) -> float:
+    """Bits per linear weight where only the feed-forward layers are at `bits` and attention stays at 8.
+
+    That is how 4 bit checkpoints of hybrid models are made.
+    """
+    experts = 1 if model.moe is None else model.moe.experts + model.moe.shared_experts
+    feed_forward = 3 * model.layers * experts * model.hidden_size * (model.intermediate_size or 0)
+    linear = linear_parameters(model, active_only=False)
+    return (feed_forward * bits + (linear - feed_forward) * 8) / linear

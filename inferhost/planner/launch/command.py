@@ -1,0 +1,177 @@
+"""The command line of an engine, word by word, each with its reason.
+
+What the plan decides comes from the budget, where the engine's catalogue row has a flag for it; then come the
+arguments that the engine always gets, then the wish's own. Nothing here knows an engine by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from inferhost.catalogue.rows import EngineRow, ModelRow
+from inferhost.planner.launch.arguments import ExtraArguments
+from inferhost.planner.memory.budget import Budget, shown_gib
+from inferhost.planner.reasons import FIELD_CONCEPTS, argument_flags, concept_path, is_flag, reason
+from inferhost.planner.request import Instance
+from inferhost.schema.plan import Reason
+
+RESTART = "engine restart"
+SERVES = "it serves at all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """One thing that an engine is told, if it has a flag for it."""
+
+    concept: str
+    value: Any
+    because: str
+    source: str
+    gain: str = "none"
+
+
+def command_line(
+    instance: Instance, engine: EngineRow, model: ModelRow, budget: Budget, extra: ExtraArguments
+) -> tuple[tuple[str, ...], list[Reason]]:
+    """The argument list with a reason per flag; what the wish gives replaces what the plan would."""
+    where, given = f"service.{instance.name}", argument_flags(extra.words)
+    own_path = instance.text("engine_path")
+    executable = own_path or engine.executable
+    source = instance.source("engine_path") if own_path else f"catalogue:engines/{engine.key}#executable"
+    because = "where the engine lies on the host"
+    reasons = [reason(f"{where}.executable", executable, because, source, gain=SERVES, disruption=RESTART)]
+    words = [executable, *engine.arguments]
+    for told in (*_wished(instance, engine, model), *_sized(instance, engine, model, budget)):
+        has_word, flag = told.concept in engine.flags, engine.flags.get(told.concept)
+        if flag in given or not (has_word or told.concept in FIELD_CONCEPTS):
+            continue
+        if has_word:
+            words += [str(told.value)] if flag is None else [flag, str(told.value)]
+        path = concept_path(instance.name, engine, told.concept)
+        reasons.append(reason(path, told.value, told.because, told.source, gain=told.gain, disruption=RESTART))
+    for switch in engine.switches:
+        flag = switch.arguments[0]
+        if flag not in given:
+            words += switch.arguments
+            value = " ".join(switch.arguments[1:]) or True
+            reasons.append(reason(f"{where}.argv.{flag}", value, switch.because, switch.source, disruption=RESTART))
+    because = f"{instance.origin('extra_args')}; {engine.engine} {engine.version} reads it"
+    for flag, value in _given_values(extra.words).items():
+        source = instance.source("extra_args")
+        reasons.append(reason(f"{where}.argv.{flag}", value, because, source, gain="unknown", disruption=RESTART))
+    return (*words, *extra.words), reasons
+
+
+def cache_reason(instance: Instance, engine: EngineRow, budget: Budget) -> list[Reason]:
+    """Why the KV cache stays at 16 bit where nobody asks for less, and what the other formats would hold."""
+    now = engine.kv_cache[instance.text("kv_cache_dtype")]
+    if now.argument is not None:
+        return []
+    held = budget.kv_cache_tokens
+    others = [
+        f"{name} would hold about {math.floor(held * now.bytes_per_element / other.bytes_per_element)} tokens "
+        f"instead of {held}"
+        for name, other in engine.kv_cache.items()
+        if other.bytes_per_element < now.bytes_per_element
+    ]
+    because = "; ".join(["what fewer bits cost in quality was not measured on this model", *others])
+    source, path = instance.source("kv_cache_dtype"), f"service.{instance.name}.kv_cache_dtype"
+    value = f"{8 * now.bytes_per_element:g} bit"
+    return [reason(path, value, because, source, gain="none: it is the default", disruption=RESTART)]
+
+
+def _given_values(words: tuple[str, ...]) -> dict[str, Any]:
+    """What the wish gives each flag; a flag without a value is simply on."""
+    found: dict[str, list[str]] = {}
+    flag = ""
+    for word in words:
+        if is_flag(word):
+            flag, _, value = word.partition("=")
+            found[flag] = [value] if value else []
+        else:
+            found[flag].append(word)
+    return {name: " ".join(values) or True for name, values in found.items()}
+
+
+def _wished(instance: Instance, engine: EngineRow, model: ModelRow) -> Iterator[Told]:
+    """What comes from the wish alone: model, name and address."""
+    path, source = instance.text("model_path"), instance.source("model_path")
+    if "model_directory" in engine.flags:
+        directory, _, path = path.rstrip("/").rpartition("/")
+        yield Told("model_directory", directory or "/", "where the model lies", source, SERVES)
+    yield Told("model_path", path, "the model that the wish names", source, SERVES)
+    served = instance.text("served_model_name") or model.key
+    yield Told("served_model_name", served, "the name that clients ask for", instance.source("served_model_name"))
+    yield Told("host", instance.text("host"), f"listen address ({instance.origin('host')})", instance.source("host"))
+    port = instance.integer("port")
+    if port:
+        yield Told("port", port, instance.origin("port"), instance.source("port"))
+    else:
+        yield Told("port", engine.port, "the engine's usual port", f"catalogue:engines/{engine.key}#port")
+
+
+def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budget) -> Iterator[Told]:
+    """What comes from the memory budget."""
+    parts, formula = budget.division, f"formula:{budget.division.formula}"
+    context, whole = budget.context_tokens, budget.concurrent_requests
+    because, source = f"longest request ({instance.origin('context_tokens')})", instance.source("context_tokens")
+    if context < instance.integer("context_tokens"):
+        because = f"longest request that {model.key} was trained for; the wish sets none, and the default is longer"
+        source = f"catalogue:models/{model.key}#context_max_tokens"
+    yield Told("context_tokens", context, because, source, "none: it bounds a request")
+    asked = instance.integer("max_sequences")
+    fewer = budget.sequences < asked
+    yield Told(
+        "max_sequences",
+        budget.sequences,
+        (f"{instance.origin('max_sequences')}; " if instance.by_workload("max_sequences") else "")
+        + (f"{asked} asked for; " if fewer else "")
+        + f"memory holds {budget.kv_cache_tokens} tokens, {whole} requests of full length",
+        formula if fewer else instance.source("max_sequences"),
+        "the lever on throughput: see batching in the roofline",
+    )
+    size = instance.tensor_parallel_size
+    if size > 1:
+        because = f"every layer is split over {size} equal cards, each of which holds a part of the weights and heads"
+        gain = "one model larger than a card, and the bandwidth of all cards, less what they tell each other"
+        option = "tensor_parallel_size" if instance.integer("tensor_parallel_size") else "gpus"
+        yield Told("tensor_parallel_size", size, because, instance.source(option), gain)
+    yield Told(
+        "pool_tokens",
+        budget.kv_cache_tokens,
+        f"{engine.engine} counts all sequences together: {whole} x {budget.kv_cache_tokens // whole}",
+        formula,
+        f"{whole} requests of full length at once",
+    )
+    if parts.memory_fraction is not None:
+        room = f"{shown_gib(budget.kv_cache_bytes)} of KV cache, {shown_gib(parts.activation_bytes)} for activations"
+        gain = "none at batch 1: it only sizes the KV cache"
+        of = "" if instance.share == 1 else f"{100 * instance.share:.0f} % of the card is its share; "
+        yield Told("memory_fraction", parts.memory_fraction, f"{of}leaves {room}", formula, gain)
+    if parts.batched_tokens is not None:
+        because = "the engine's own size for this card, set together with the memory that it needs"
+        if parts.usual_batched_tokens not in (None, parts.batched_tokens):
+            because = (
+                f"less than the engine's own {parts.usual_batched_tokens}, which leaves too little room for the cache"
+            )
+        if instance.workload.batched_tokens == parts.batched_tokens:
+            because, formula = instance.origin("batched_tokens"), instance.source("batched_tokens")
+        yield Told("batched_tokens", parts.batched_tokens, because, formula, "prefill only")
+    yield Told(
+        "gpu_layers",
+        model.layers + 1,
+        "all layers and the output layer: partly in host memory is many times slower",
+        f"catalogue:models/{model.key}#layers",
+        "everything: the card's bandwidth instead of the host's",
+    )
+    cache = engine.kv_cache[instance.text("kv_cache_dtype")]
+    if cache.argument is not None:
+        because, source = instance.origin("kv_cache_dtype"), instance.source("kv_cache_dtype")
+        gain = f"{2 / cache.bytes_per_element:.2f} times the tokens in the same memory"
+        yield Told("kv_cache_dtype", cache.argument, because, source, gain)
+        yield Told("kv_cache_dtype_v", cache.argument, because, source, gain)
+        because = "a quantised V cache needs it"
+        yield Told("flash_attention", "on", because, f"catalogue:engines/{engine.key}#flags", "it starts at all")

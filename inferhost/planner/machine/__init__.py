@@ -1,0 +1,1 @@
+"""What a host is set to: cards, processor, kernel, driver, and the units of Inferhost itself."""

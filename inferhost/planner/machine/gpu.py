@@ -1,0 +1,191 @@
+"""What each card is set to: power limit, persistence and, where wished for, clocks and compute mode.
+
+Takes the wish, the hardware and the catalogue row; the hardware's own power range wins over the catalogue's,
+because boards of one model differ. A limit is never clamped: outside a known range it is refused, and where the
+range is unknown the word stays and the host's card decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from inferhost.catalogue.rows import GpuRow
+from inferhost.planner.machine.clock_locks import (
+    graphics_clock_lock_mhz,
+    lock_pending,
+    lock_reasons,
+    memory_clock_lock_mhz,
+)
+from inferhost.planner.machine.driver import pci_device_id
+from inferhost.planner.machine.gpu_modes import (
+    APPLICATION_CLOCKS,
+    application_clocks_mhz,
+    compute_mode,
+    mode_pending,
+    mode_reasons,
+)
+from inferhost.planner.machine.guard import guard, guard_reasons
+from inferhost.planner.reasons import NO_GAIN, reason
+from inferhost.planner.request import HARDWARE, Request
+from inferhost.schema.hardware import HardwareGpu
+from inferhost.schema.plan import Gpu, GpuSelector, Pending, Reason
+from inferhost.schema.problems import InputError, Problem
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+POWER = "inferhost_gpu_power_limit"
+PERSISTENCE = "inferhost_gpu_persistence_mode"
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerRange:
+    """Least, default and most watts of one board, and where they were read."""
+
+    min_w: int | None
+    default_w: int | None
+    max_w: int | None
+    source: str
+    read: bool
+    """Whether discovery read it on this board; else it is the catalogue's, of the model."""
+
+    def shown(self) -> str:
+        low = str(self.min_w) if self.min_w is not None else "unknown"
+        return f"{low} to {self.max_w if self.max_w is not None else 'unknown'} W"
+
+
+def power_range(gpu: HardwareGpu, row: GpuRow) -> PowerRange:
+    """The board's range: what discovery read, else the catalogue's, never a mixture of both."""
+    if gpu.power_min_w is not None or gpu.power_max_w is not None or gpu.power_default_w is not None:
+        return PowerRange(gpu.power_min_w, gpu.power_default_w, gpu.power_max_w, f"wish:{HARDWARE}", True)
+    source = f"catalogue:gpus/{row.key}#power_default_w"
+    return PowerRange(row.power_min_w, row.power_default_w, row.power_max_w, source, False)
+
+
+def power_limit_w(wanted: str, limits: PowerRange, card: str) -> int | str:
+    """The limit in watts, or the word where this board's own range was not read; `InputError` outside the range.
+
+    Boards of one model differ, so a word stays a word until discovery has read the board: a later fact then says
+    what the word means, and never changes a number of watts.
+    """
+    if wanted in ("default", "max"):
+        known = limits.default_w if wanted == "default" else limits.max_w
+        complete = limits.read and limits.min_w is not None and limits.max_w is not None
+        return known if known is not None and complete else wanted
+    watts = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 8 else None
+    if watts is None:
+        hint = "default, max, or watts as a whole number, for example 450"
+        raise InputError([Problem(POWER, f'found "{wanted}", wanted default, max or watts', hint, "power-limit")])
+    too_low = limits.min_w is not None and watts < limits.min_w
+    if too_low or (limits.max_w is not None and watts > limits.max_w):
+        raise InputError(
+            [
+                Problem(
+                    POWER,
+                    f"found {watts}, outside {limits.shown()} of {card}",
+                    f"watts within {limits.shown()}, default or max",
+                    "power-limit",
+                )
+            ]
+        )
+    return watts
+
+
+def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, ...], list[Reason], list[Pending]]:
+    """The cards with their settings, or `InputError` with the problems of all cards."""
+    gpus: list[Gpu] = []
+    reasons: list[Reason] = []
+    pending: list[Pending] = []
+    problems: list[Problem] = []
+    managed = request.manages("gpu")
+    mode = _tried(problems, compute_mode, request) if managed else None
+    for number, (found, row) in enumerate(zip(request.hardware.gpus, rows, strict=True)):
+        device = pci_device_id(found.pci_device_id)
+        ordinal = sum(pci_device_id(g.pci_device_id) == device for g in request.hardware.gpus[:number])
+        bare = Gpu(row.key, row.name, GpuSelector(found.uuid, device, ordinal), None, None, None, None)
+        if not managed:
+            gpus.append(bare)
+            continue
+        limits = power_range(found, row)
+        wanted, card = request.wish.text(POWER), f"gpus[{number}] ({row.key})"
+        before = len(problems)
+        watts = _tried(problems, power_limit_w, wanted, limits, card)
+        lock = _tried(problems, graphics_clock_lock_mhz, request, row, card)
+        memory_lock = _tried(problems, memory_clock_lock_mhz, request, row, card)
+        clocks = request.wish.text(APPLICATION_CLOCKS)
+        application = _tried(problems, application_clocks_mhz, clocks, row, card)
+        most_w = watts if isinstance(watts, int) else limits.max_w
+        guarded = _tried(problems, guard, request, (limits.min_w, most_w), card)
+        if len(problems) > before:
+            continue
+        gpu = dataclasses.replace(
+            bare,
+            persistence_mode=request.wish.flag(PERSISTENCE),
+            power_limit_w=watts,
+            graphics_clock_lock_mhz=lock,
+            memory_clock_lock_mhz=memory_lock,
+            application_clocks_mhz=application,
+            compute_mode=mode,
+            guard=guarded,
+        )
+        gpus.append(gpu)
+        reasons += _reasons(gpu, number, row, request, limits)
+        reasons += [*lock_reasons(gpu, number, row, request), *mode_reasons(gpu, number, row, request)]
+        reasons += guard_reasons(guarded, number, request)
+        pending += [*lock_pending(gpu, number, row), *mode_pending(gpu, number, row)]
+        if isinstance(watts, str) or not limits.read or limits.min_w is None or limits.max_w is None:
+            known = "the range is not fully known here" if limits.read else "this board's range was not read yet"
+            because = f"{known} ({limits.shown()}): the host checks it and refuses what is outside"
+            pending.append(Pending(f"gpus[{number}].power_limit_w", "the card's own power range", because))
+    if problems:
+        raise InputError(problems)
+    return tuple(gpus), reasons, pending
+
+
+def _tried(problems: list[Problem], part: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T | None:
+    """One setting of a card, or nothing once its problems are with the others."""
+    try:
+        return part(*arguments, **named)
+    except InputError as error:
+        problems += error.problems
+        return None
+
+
+def _reasons(gpu: Gpu, number: int, row: GpuRow, request: Request, limits: PowerRange) -> list[Reason]:
+    path, wanted = f"gpus[{number}]", request.wish.text(POWER)
+    watts = wanted if gpu.power_limit_w is None else gpu.power_limit_w
+    origin = request.origin(POWER)
+    meaning = {"default": "the limit that the card boots with", "max": "the highest that the card accepts"}
+    because = f"{POWER} {wanted}: {meaning.get(wanted, f'within {limits.shown()}')} ({origin})"
+    keeps = "kept loaded, so that power limit and record survive" if request.wish.flag(PERSISTENCE) else (
+        "not kept loaded: the power limit is lost when the last program closes the card"
+    )  # fmt: skip
+    power_source = limits.source if wanted in ("default", "max") else f"wish:{POWER}"
+    return [
+        reason(
+            f"{path}.power_limit_w",
+            watts,
+            because,
+            power_source,
+            gain=_power_gain(watts, limits),
+        ),
+        reason(
+            f"{path}.persistence_mode",
+            request.wish.flag(PERSISTENCE),
+            f"driver {keeps} ({request.origin(PERSISTENCE)})",
+            "formula:gpu.persistence",
+            gain="no speed: settings are not lost, and the first request starts sooner",
+        ),
+    ]
+
+
+def _power_gain(watts: int | str, limits: PowerRange) -> str:
+    """What the limit can give or cost; a low one cuts decode too, at a knee that differs per card and model.
+
+    Source: formula `gpu.power_limit`.
+    """
+    if isinstance(watts, int) and limits.default_w is not None and watts < limits.default_w:
+        return "energy; below a knee that only a measurement finds it costs speed as well"
+    return f"{NO_GAIN} for decode, which waits for memory; prefill and large batches can draw it"

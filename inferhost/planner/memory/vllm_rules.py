@@ -1,0 +1,256 @@
+"""What vLLM leaves for its cache, version by version: its defaults, its profiling run and what it then subtracts.
+
+vLLM measures its own peak with a dummy run, so every term here predicts a measurement: the widest layer of that run
+against the sampler over the whole vocabulary, libraries outside torch, and since 0.21 the CUDA graphs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from inferhost.catalogue.rows import ModelRow
+from inferhost.planner.memory.kv_cache import CacheLayout
+from inferhost.planner.versions import Version
+
+GIB = 2**30
+SORTED_BYTES_PER_LOGIT = 38.75
+"""Sampling by a full sort: 16 and 32 bit logits, sorted values and indices, and the sort's scratch."""
+MASKED_BYTES_PER_LOGIT = 14
+"""Sampling in place (since 0.15): 16 and 32 bit logits, probabilities and noise."""
+NON_TORCH_GIB, CONTEXT_GIB, GRAPHS_GIB = 0.07, 0.27, 0.27
+"""Medians of what was printed: libraries, libraries with the CUDA context, graphs."""
+FIRST_COUNTED_CONTEXT: Version = (0, 11, 0)
+FIRST_IN_PLACE_SAMPLER: Version = (0, 15, 0)
+FIRST_PROFILER: Version = (0, 6, 4)
+"""Before it, what torch holds in reserve after the run was counted, used or not."""
+FIRST_V1: Version = (0, 8, 0)
+FIRST_COUNTED_GRAPHS: Version = (0, 21, 0)
+FIRST_PRINTED_CAPACITY: Version = (0, 21, 0)
+"""Since it the printed size of a hybrid model's cache is what requests of the full context find room in."""
+PADDED_INNER, PADDED_HIDDEN = 128, 256
+"""Multiples that vLLM's kernels for MXFP4 experts round the two sides of an expert's matrices up to."""
+UNSURE_BITS_SHARE = 0.15
+"""4 bit checkpoints of hybrid models leave different parts at 8 or 16 bit."""
+LONG_CONTEXT_TOKENS = 32768
+CHUNK_TOKENS = 2048
+BLOCK_TOKENS = 16
+LARGE_CARD_BYTES = 70 * GIB
+LARGEST_CARD_BYTES = 160 * GIB
+
+
+@dataclasses.dataclass(frozen=True)
+class VllmRun:
+    """One start of vLLM, before its defaults are filled in."""
+
+    version: Version
+    total_bytes: int
+    compute_capability: tuple[int, int]
+    card: str = ""
+    context_tokens: int | None = None
+    sequences: int | None = None
+    batched_tokens: int | None = None
+    tensor_parallel_size: int = 1
+    eager: bool = False
+
+    @property
+    def v1(self) -> bool:
+        """Whether the second engine core runs: from 0.8 where the card allows it, everywhere from 0.11."""
+        return self.version >= (0, 11, 0) or (self.version >= FIRST_V1 and self.compute_capability >= (8, 0))
+
+    @property
+    def large_card(self) -> bool:
+        """Whether the larger defaults hold; an A100 is left out since 0.9."""
+        a100 = self.version >= (0, 9, 0) and "a100" in self.card.lower()
+        return self.version >= (0, 8, 3) and self.total_bytes >= LARGE_CARD_BYTES and not a100
+
+
+def default_fraction(version: Version) -> float:
+    """`gpu_memory_utilization` where nobody sets it."""
+    return 0.92 if version >= (0, 20, 0) else 0.9
+
+
+def max_sequences(run: VllmRun) -> int:
+    """`max_num_seqs`, asked or by default.
+
+    Source: formula `memory.vllm_defaults`.
+    """
+    if run.sequences is not None:
+        return run.sequences
+    return 1024 if run.v1 and run.large_card else 256
+
+
+def batched_tokens(run: VllmRun) -> int:
+    """`max_num_batched_tokens`, asked or by default: the tokens of the profiling run.
+
+    The first engine core takes a whole prompt at once unless the context is long; then, and always in the second,
+    prefill comes in chunks.
+    Source: formula `memory.vllm_defaults`.
+    """
+    if run.batched_tokens is not None:
+        return run.batched_tokens
+    context = run.context_tokens or CHUNK_TOKENS
+    if not run.v1:
+        if context > LONG_CONTEXT_TOKENS and run.version >= (0, 5, 5):
+            return CHUNK_TOKENS if run.version >= FIRST_PROFILER else 512
+        return max(context, CHUNK_TOKENS)
+    if run.version >= (0, 29, 0) and run.total_bytes >= LARGEST_CARD_BYTES:
+        return 16384
+    return 8192 if run.large_card else CHUNK_TOKENS
+
+
+def layer_bytes(model: ModelRow, run: VllmRun) -> int:
+    """Peak of the dummy run in its widest layer, on one card.
+
+    Dense: gate, up and their product beside the hidden states. Experts: every token's copies for its experts.
+    Source: formula `memory.vllm_activation`.
+    """
+    tokens, tp = batched_tokens(run), run.tensor_parallel_size
+    hidden = model.hidden_size
+    if model.moe is None:
+        width = 3 * (model.intermediate_size or 0) / tp + hidden_copies(model, run) * hidden
+    else:
+        inner = (model.intermediate_size or 0) / tp
+        width = model.moe.experts_per_token * (max(2 * inner, hidden) + inner) + 3 * hidden
+    return round(2 * tokens * width)
+
+
+def hidden_copies(model: ModelRow, run: VllmRun) -> int:
+    """How many sets of hidden states live beside the widest layer.
+
+    Compiled models hand over in place; the first engine core does not, old ones keep freed ones in reserve, and a
+    vision tower's embeddings come as a set of their own.
+    """
+    if run.version < FIRST_PROFILER:
+        return 6
+    return 2 if run.v1 and model.vision is None else 4
+
+
+def sampler_bytes(model: ModelRow, run: VllmRun) -> int:
+    """Peak of the dummy sampler: one row of logits per sequence, in several copies.
+
+    Source: formula `memory.vllm_sampler`.
+    """
+    in_place = run.version >= FIRST_IN_PLACE_SAMPLER
+    per_logit = MASKED_BYTES_PER_LOGIT if in_place else SORTED_BYTES_PER_LOGIT
+    return round(per_logit * min(max_sequences(run), batched_tokens(run)) * model.vocabulary_size)
+
+
+def activation_bytes(model: ModelRow, run: VllmRun) -> int:
+    """What the profiling run peaks at above the weights: the widest of vision tower, layer and sampler.
+
+    Source: formulas `memory.vllm_activation`, `memory.vllm_sampler` and `memory.vllm_vision`.
+    """
+    return max(vision_bytes(model), layer_bytes(model, run), sampler_bytes(model, run))
+
+
+def vision_bytes(model: ModelRow) -> int:
+    """Peak of the vision tower over the largest picture: ten sets of its hidden states and the picture itself.
+
+    Source: formula `memory.vllm_vision`.
+    """
+    tower = model.vision
+    return 0 if tower is None else 2 * tower.profiled_patches * (10 * tower.hidden_size + tower.patch_values)
+
+
+def non_torch_bytes(model: ModelRow, run: VllmRun) -> int:
+    """CUDA context and communication buffers, as far as vLLM counts them.
+
+    Source: formula `memory.vllm_non_torch`.
+    """
+    cards = run.tensor_parallel_size
+    alone = CONTEXT_GIB if run.version >= FIRST_COUNTED_CONTEXT else NON_TORCH_GIB
+    shared = 0.0 if cards == 1 else 0.2 if not run.v1 else 0.5 if cards == 2 else 1.8
+    if cards >= 8 and model.mla is not None and run.version < FIRST_V1:
+        shared = 7.2
+    return round((alone + shared) * GIB)
+
+
+def graph_bytes(run: VllmRun) -> int:
+    """CUDA graphs, where this version takes them off the cache.
+
+    Source: formula `memory.vllm_graphs`.
+    """
+    counted = run.version >= FIRST_COUNTED_GRAPHS and not run.eager
+    return round(GRAPHS_GIB * GIB) if counted else 0
+
+
+def absorbed_bytes(model: ModelRow, run: VllmRun) -> float:
+    """Weights that 0.7 multiplied out for compressed attention and kept beside the originals, on one card.
+
+    Per layer: K and V up-projections and the rotary queries at 16 bit, and two products in the checkpoint's bits.
+    Source: formula `memory.vllm_absorbed`.
+    """
+    mla, heads = model.mla, (model.query_heads or 0) // run.tensor_parallel_size
+    if mla is None or not (0, 7, 0) <= run.version < FIRST_V1:
+        return 0.0
+    q_rank = mla.q_lora_rank or model.hidden_size
+    plain = heads * (
+        mla.kv_lora_rank * ((mla.qk_nope_head_dim or 0) + (mla.v_head_dim or 0)) + q_rank * mla.qk_rope_head_dim
+    )
+    products = heads * mla.kv_lora_rank * (q_rank + model.hidden_size)
+    return model.layers * (2 * plain + products * min(16.0, model.linear_bits) / 8)
+
+
+def expert_bytes(model: ModelRow) -> float:
+    """All experts of a mixture: what ranks of an expert parallel group share out.
+
+    Source: formula `memory.weights_per_card`.
+    """
+    if model.moe is None:
+        return 0.0
+    layers = model.layers - model.moe.dense_layers
+    each = 3 * model.hidden_size * (model.intermediate_size or 0) * model.linear_bits / 8
+    return layers * model.moe.experts * each
+
+
+def padding_bytes(model: ModelRow, run: VllmRun) -> float:
+    """What experts in MXFP4 take beyond their checkpoint, on one card: their sides are rounded up for the kernels.
+
+    Source: formula `memory.vllm_padding`.
+    """
+    inner, hidden = (model.intermediate_size or 0) / run.tensor_parallel_size, model.hidden_size
+    if model.quantisation != "mxfp4" or not inner:
+        return 0.0
+    padded = math.ceil(inner / PADDED_INNER) * PADDED_INNER * math.ceil(hidden / PADDED_HIDDEN) * PADDED_HIDDEN
+    return expert_bytes(model) / run.tensor_parallel_size * (padded / (inner * hidden) - 1)
+
+
+def hybrid_tokens(
+    model: ModelRow, layout: CacheLayout, room_bytes: float, context_tokens: int | None, version: Version
+) -> int:
+    """What vLLM prints as cache size for a hybrid model, which is not bytes over bytes per token.
+
+    Pages of attention are made as large as a state; layers of both kinds share one pool in groups of equal size, and
+    a request takes one page per group of states beside those of its tokens. Old versions print the tokens of a
+    group's share of the pages, new ones concurrency times context.
+    Source: formula `memory.vllm_hybrid`.
+    """
+    if model.state is None:
+        raise ValueError(f"{model.key} has no state")
+    context = context_tokens or model.context_max_tokens or LONG_CONTEXT_TOKENS
+    layer_token_bytes = layout.bytes_per_token / model.kv_layers
+    layer_state_bytes = layout.state_bytes / model.state.layers
+    page_tokens = BLOCK_TOKENS * math.ceil(layer_state_bytes / layer_token_bytes / BLOCK_TOKENS)
+    page_bytes = page_tokens * layer_token_bytes
+    pages = math.floor(room_bytes / (page_bytes * model.kv_layers))
+    state_groups = math.ceil(model.state.layers / model.kv_layers)
+    if version < FIRST_PRINTED_CAPACITY:
+        return pages // (1 + state_groups) * page_tokens
+    each = math.ceil(context / page_tokens) + state_groups
+    return math.floor(pages / each * context)
+
+
+def spread_bytes(model: ModelRow, run: VllmRun, weights: float) -> tuple[float, float]:
+    """By how much the cache stays below and above the estimate in nine cases of ten.
+
+    Weights are known to half a percent; the peak of the profiling run and what libraries take are predictions, and
+    more so over several cards.
+    Source: formula `memory.vllm_spread`.
+    """
+    peak, several = activation_bytes(model, run), run.tensor_parallel_size > 1
+    other = (0.2 if not several else 0.7 if run.v1 else 0.4) * GIB
+    unsure = UNSURE_BITS_SHARE * weights if 4 < model.linear_bits < 5 and model.state is not None else 0.0
+    # Nobody raises the number of sequences on a small card, and many lower it: an unknown one is at most the default.
+    above = (0.1 if run.sequences is not None else 0.5) * peak
+    return 0.01 * weights + 0.1 * peak + other + unsure, 0.005 * weights + above + other / 2

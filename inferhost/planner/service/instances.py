@@ -1,0 +1,264 @@
+"""The engine instances: engine, environment, budget, command line and unit, every value with its reason.
+
+Puts together what the other rooms of the planner decide, and collects their problems. Nothing here knows an
+engine by name: flags, defaults and limits come from its catalogue row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from inferhost.catalogue import Catalogue
+from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
+from inferhost.planner.launch.arguments import ExtraArguments, extra_arguments, selection_of_flags, unchecked_flags
+from inferhost.planner.launch.command import cache_reason, command_line
+from inferhost.planner.launch.environment import engine_environment
+from inferhost.planner.machine import cpu
+from inferhost.planner.memory.budget import Budget, card_bytes, memory_budget
+from inferhost.planner.memory.engine_rules import Demand
+from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
+from inferhost.planner.service import unit
+from inferhost.planner.service.alternatives import fitting_hint
+from inferhost.planner.service.attention import attention_problems, attention_reason
+from inferhost.planner.service.engine import chosen_engine
+from inferhost.planner.service.form import context_tokens, form_problems, model_row
+from inferhost.planner.service.placement import parallel_problems
+from inferhost.planner.speed.outlook import predicted
+from inferhost.schema.plan import Dropin, File, Pending, Reason, Service
+from inferhost.schema.problems import InputError, Problem
+
+UNFIT = frozenset({"weights-do-not-fit", "context-does-not-fit"})
+"""Problems that another engine may not have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ServiceSection:
+    """What the section places, with its reasons; what belongs to one instance stands under its name."""
+
+    services: tuple[Service, ...] = ()
+    env: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    files: tuple[File, ...] = ()
+    dropins: tuple[Dropin, ...] = ()
+    budget: dict[str, Any] = dataclasses.field(default_factory=dict)
+    roofline: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reasons: tuple[Reason, ...] = ()
+    pending: tuple[Pending, ...] = ()
+
+
+def service_section(
+    request: Request, instances: tuple[Instance, ...], rows: tuple[GpuRow, ...] | None, catalogue: Catalogue
+) -> ServiceSection:
+    """Everything about the instances, or `InputError` with every problem that can be told apart.
+
+    Nothing can be told without a known card: the problem of the cards then stands alone.
+    """
+    if rows is None or not instances:
+        return ServiceSection()
+    problems: list[Problem] = []
+    parts: list[_Part] = []
+    for instance in instances:
+        try:
+            parts.append(_part(request, instance, rows, catalogue, before=parts))
+        except InputError as error:
+            problems += error.problems
+    problems += _port_problems(parts)
+    if problems:
+        raise InputError(problems)
+    file, file_reason = unit.file(parts[0].engine)
+    return ServiceSection(
+        services=tuple(part.service for part in parts),
+        env={part.instance.name: part.env for part in parts},
+        files=(file,),
+        dropins=tuple(part.dropin for part in parts),
+        budget={part.instance.name: part.budget for part in parts},
+        roofline={part.instance.name: part.roofline for part in parts},
+        reasons=(file_reason, *(reason for part in parts for reason in part.reasons)),
+        pending=tuple(pending for part in parts for pending in part.pending),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """What belongs to one instance."""
+
+    instance: Instance
+    engine: EngineRow
+    service: Service
+    env: dict[str, str]
+    dropin: Dropin
+    budget: dict[str, Any]
+    roofline: dict[str, Any]
+    reasons: list[Reason]
+    pending: list[Pending]
+
+
+def _part(
+    request: Request, instance: Instance, rows: tuple[GpuRow, ...], catalogue: Catalogue, *, before: list[_Part]
+) -> _Part:
+    card, model = rows[instance.gpus[0]], _model(request, instance, catalogue)
+    sized = _sized(request, instance, model, rows, catalogue)
+    engine, extra, budget, env = sized.engine, sized.extra, sized.budget, sized.env
+    reasons, pending = [*sized.reasons], [*sized.pending]
+    argv, argv_reasons = command_line(instance, engine, model, budget, extra)
+    service, service_reasons = unit.service(request, instance, engine, model, budget=budget, argv=argv)
+    dropin, dropin_reasons = unit.dropin(request, instance, service, env, engine, before=_awaited(instance, before))
+    reasons += [*argv_reasons, *service_reasons, *dropin_reasons]
+    reasons += cache_reason(instance, engine, budget)
+    reasons += attention_reason(instance, engine, model, card, argv=argv, catalogue=catalogue)
+    pending += _pending(request, instance, engine, extra, catalogue)
+    speed = predicted(request, instance, card, model, engine, budget=budget, catalogue=catalogue)
+    pending += speed.pending
+    return _Part(instance, engine, service, env, dropin, budget.document(), speed.roofline, reasons, pending)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sized:
+    """An engine that holds the model, and what was found out on the way."""
+
+    engine: EngineRow
+    extra: ExtraArguments
+    budget: Budget
+    env: dict[str, str]
+    reasons: list[Reason]
+    pending: list[Pending]
+
+
+def _sized(
+    request: Request, instance: Instance, model: ModelRow, rows: tuple[GpuRow, ...], catalogue: Catalogue
+) -> _Sized:
+    """The engine with its budget. Where the choice is the planner's, one that does not hold the model is passed over;
+    when none holds it, the refusal is that of the first.
+    """
+    card = rows[instance.gpus[0]]
+    total_bytes = card_bytes(request.hardware.gpus[instance.gpus[0]].memory_mib, card)
+    unfit: dict[str, str] = {}
+    refused: InputError | None = None
+    while True:
+        try:
+            engine, reasons = chosen_engine(request, instance, model, card, catalogue, unfit=unfit)
+            problems = parallel_problems(instance, engine, model, rows, request)
+            if problems:
+                raise InputError(problems)
+            extra, (env, env_reasons, pending) = _checked_extras(request, instance, engine, catalogue)
+            problems = attention_problems(instance, engine, model, card, words=extra.words, catalogue=catalogue)
+            if problems:
+                raise InputError(problems)
+        except InputError as error:
+            raise refused or error from error
+        demand = _demand(instance, model, extra, total_bytes)
+        cache = engine.kv_cache[instance.text("kv_cache_dtype")]
+        try:
+            budget = memory_budget(total_bytes, model, engine, cache, demand, instance=instance)
+        except InputError as error:
+            if refused is None:
+                offer = fitting_hint(
+                    model, card, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue
+                )
+                refused = _offered(error, offer)
+            if instance.text("engine") != "auto" or {p.id for p in error.problems} - UNFIT:
+                raise refused from error
+            unfit[engine.key] = f"{engine.engine} {engine.version}: {error.problems[0].message}"
+            continue
+        return _Sized(engine, extra, budget, env, [*reasons, *env_reasons], pending)
+
+
+def _offered(error: InputError, offer: str) -> InputError:
+    """The refusal, with what would fit added to the problem of weights that do not."""
+    if not offer:
+        return error
+    return InputError(
+        dataclasses.replace(p, hint=f"{offer}; or {p.hint}") if p.id == "weights-do-not-fit" else p
+        for p in error.problems
+    )
+
+
+def _awaited(instance: Instance, before: list[_Part]) -> list[Service]:
+    """The engines to wait for that can prove themselves; one that answers no request can only be started first."""
+    return [p.service for p in before if p.instance.name in instance.after and not p.engine.probe_needs]
+
+
+def _port_problems(parts: list[_Part]) -> list[Problem]:
+    """Instances that would listen on the same port, each with the next port that is free."""
+    problems = []
+    taken: dict[int, str] = {}
+    ports = {part.service.port for part in parts}
+    for part in parts:
+        name, port = part.instance.name, part.service.port
+        if port in taken:
+            free = next(number for number in range(port + 1, 65536 + len(ports)) if number not in ports)
+            hint = f"{INSTANCES}.{name}.port: {free}"
+            found = f'found {port} for "{name}", where "{taken[port]}" listens already'
+            problems.append(Problem(part.instance.path("port"), found, hint, "port-taken"))
+            ports.add(free)
+        taken.setdefault(port, name)
+    return problems
+
+
+def _model(request: Request, instance: Instance, catalogue: Catalogue) -> ModelRow:
+    """The model, with the problems of all single values collected before it is of use."""
+    problems = form_problems(instance) + cpu.limit_problems(request)
+    if instance.text("model"):
+        try:
+            model = model_row(instance, catalogue)
+        except InputError as error:
+            problems += error.problems
+        else:
+            if not problems:
+                return model
+    raise InputError(problems)
+
+
+def _checked_extras(
+    request: Request, instance: Instance, engine: EngineRow, catalogue: Catalogue
+) -> tuple[ExtraArguments, tuple[dict[str, str], list[Reason], list[Pending]]]:
+    """Further arguments and environment, with the problems of both together."""
+    problems: list[Problem] = []
+    extra, environment = None, None
+    try:
+        extra = extra_arguments(instance, engine, catalogue)
+    except InputError as error:
+        problems += error.problems
+    try:
+        environment = engine_environment(request, instance, engine, catalogue)
+    except InputError as error:
+        problems += error.problems
+    if extra is None or environment is None:
+        raise InputError(problems)
+    return extra, environment
+
+
+def _demand(instance: Instance, model: ModelRow, extra: ExtraArguments, total_bytes: int) -> Demand:
+    """What the engine is asked for; on a shared card its fraction is the plan's to choose."""
+    if instance.share < 1 and "memory_fraction" in extra.overrides:
+        hint = f"use {instance.path('memory_share')}: the plan computes the fraction from the shares"
+        found = f'"{instance.name}" has its card not for itself, and a memory fraction of its own'
+        raise InputError([Problem(instance.path("extra_args"), found, hint, "memory-share")])
+    return Demand(
+        context_tokens(instance, model),
+        instance.integer("max_sequences"),
+        extra.overrides.get("memory_fraction"),
+        extra.overrides.get("batched_tokens", instance.workload.batched_tokens),
+        extra.overrides.get("micro_batch"),
+        tensor_parallel_size=instance.tensor_parallel_size,
+        used_bytes=total_bytes - math.floor(total_bytes * instance.share),
+        later_bytes=math.floor(total_bytes * instance.later_share),
+    )
+
+
+def _pending(
+    request: Request, instance: Instance, engine: EngineRow, extra: ExtraArguments, catalogue: Catalogue
+) -> list[Pending]:
+    """What only the host can settle."""
+    where = f"service.{instance.name}"
+    found = []
+    if request.hardware.driver_version is None and engine.min_driver_branch is not None:
+        needs = f"driver branch {engine.min_driver_branch} or later"
+        found.append(Pending(f"{where}.engine", needs, f"{HARDWARE}.driver_version is not known"))
+    if engine.probe_needs:
+        found.append(Pending(f"{where}.probe", engine.probe_needs, f"{engine.engine} answers no request without it"))
+    for flag in unchecked_flags(extra.words, engine, catalogue):
+        because = selection_of_flags(engine)
+        found.append(Pending(f"{where}.argv.{flag}", "a look into the engine's source", because))
+    return found

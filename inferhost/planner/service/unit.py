@@ -1,0 +1,177 @@
+"""The systemd side of an instance: its service entry, the unit file and the drop-in.
+
+The unit itself is one static file of the package; the drop-in carries only what was decided for this host.
+People override with `50-local.conf`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inferhost.catalogue.rows import EngineRow, ModelRow
+from inferhost.planner.launch import quoting
+from inferhost.planner.machine import cpu
+from inferhost.planner.memory.budget import Budget
+from inferhost.planner.reasons import reason
+from inferhost.planner.request import HARDWARE, Instance, Request
+from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, File, Probe, Reason, Service
+
+UNIT_FILE = "inferhost-serve@.service"
+RESTART = "engine restart"
+PROGRAM = "/usr/local/bin/inferhost"
+START_S = 300
+SLOW_DISK_BYTES_S = 200_000_000
+
+
+def service(
+    request: Request, instance: Instance, engine: EngineRow, model: ModelRow, *, budget: Budget, argv: tuple[str, ...]
+) -> tuple[Service, list[Reason]]:
+    """The plan's service entry, with the reasons of what has no flag."""
+    served = instance.text("served_model_name") or model.key
+    host, port = instance.text("host"), instance.integer("port") or engine.port
+    address = f"http://{_reachable(host)}:{port}"
+    probe = Probe(
+        url=address + engine.probe_path,
+        wait_s=start_wait_s(budget.division.weights_bytes),
+        body={"model": served, **engine.probe_body},
+    )
+    entry = Service(
+        instance=instance.name,
+        unit=UNIT_FILE.replace("@.", f"@{instance.name}."),
+        user=instance.text("user"),
+        engine=engine.engine,
+        engine_version=engine.version,
+        model=model.key,
+        model_path=instance.text("model_path"),
+        argv=argv,
+        host=host,
+        port=port,
+        context_tokens=budget.context_tokens,
+        max_sequences=budget.sequences,
+        limit_nofile=request.wish.integer("inferhost_cpu_limit_nofile"),
+        limit_memlock=cpu.memlock_bytes(request),
+        probe=probe,
+        disruption=RESTART,
+    )
+    where, limits = f"service.{instance.name}", "wish:inferhost_cpu_limit_"
+    rows = (
+        ("model", entry.model, instance.origin("model"), instance.source("model"), "it serves at all"),
+        (
+            "user",
+            entry.user,
+            instance.origin("user"),
+            instance.source("user"),
+            "none: it runs without root",
+        ),
+        (
+            "limit_nofile",
+            entry.limit_nofile,
+            "one file per client socket",
+            f"{limits}nofile",
+            "none, but no refused clients",
+        ),
+        (
+            "limit_memlock",
+            entry.limit_memlock,
+            "pinned host buffers need it",
+            f"{limits}memlock",
+            "none: it loads at all",
+        ),
+    )
+    return entry, [
+        reason(f"{where}.{name}", value, because, source, gain=gain, disruption=RESTART)
+        for name, value, because, source, gain in rows
+    ]
+
+
+def start_wait_s(weights_bytes: int) -> int:
+    """How long an engine may take until its first token, in seconds: patience, not a prediction.
+
+    An engine whose unit dies ends the wait at once, so being generous costs nothing.
+    Source: formula `unit.start_wait`.
+    """
+    return START_S + weights_bytes // SLOW_DISK_BYTES_S
+
+
+def _reachable(host: str) -> str:
+    """The address at which the host finds its own engine: one that listens everywhere also listens on loopback."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    return everywhere.get(host, f"[{host}]" if ":" in host else host)
+
+
+def file(engine: EngineRow) -> tuple[File, Reason]:
+    """The static unit, and why it is there."""
+    entry = File(f"{UNIT_DIRECTORY}/{UNIT_FILE}", "service", "0644", None, UNIT_FILE, RESTART)
+    because = "the engine's unit with its hardening; the drop-in adds what was decided here"
+    source = f"catalogue:engines/{engine.key}#executable"
+    return entry, reason(
+        f"files.{entry.path}", UNIT_FILE, because, source, gain="it serves at all", disruption=RESTART
+    )
+
+
+def dropin(
+    request: Request,
+    instance: Instance,
+    entry: Service,
+    environment: dict[str, str],
+    engine: EngineRow,
+    *,
+    before: Sequence[Service] = (),
+) -> tuple[Dropin, list[Reason]]:
+    """What was decided for this host, as ordered entries, with the reasons of what stands only here."""
+    where = f"dropins.{entry.unit}"
+    entries, reasons = _turn(instance, entry.unit, before)
+    entries += [("Service", "ExecStart", ""), ("Service", "ExecStart", quoting.exec_start(entry.argv))]
+    entries.append(("Service", "User", entry.user))
+    for name, value in sorted(environment.items()):
+        entries.append(("Service", "Environment", quoting.environment_assignment(name, value)))
+    if engine_is_bound(request, instance):
+        node = str(request.hardware.gpus[instance.gpus[0]].numa_node)
+        because = f"the card hangs on node {node}: the engine's threads and host buffers stay there"
+        bound = (("NUMAPolicy", "preferred"), ("NUMAMask", node), ("CPUAffinity", "numa"))
+        entries += [("Service", key, value) for key, value in bound]
+        reasons += [
+            reason(f"{where}.{key}", value, because, f"wish:{HARDWARE}", disruption=RESTART) for key, value in bound
+        ]
+    entries.append(("Service", "LimitNOFILE", str(entry.limit_nofile)))
+    entries.append(("Service", "LimitMEMLOCK", entry.limit_memlock))
+    entries.append(("Service", "TimeoutStopSec", str(engine.stop_timeout_s)))
+    reasons.append(
+        reason(
+            f"{where}.TimeoutStopSec", engine.stop_timeout_s, engine.stop_because,
+            f"catalogue:engines/{engine.key}#stop_timeout_s", gain="none: a stop ends", disruption=RESTART,
+        )
+    )  # fmt: skip
+    return Dropin(entry.unit, "service", tuple(entries), RESTART), reasons
+
+
+def _turn(
+    instance: Instance, unit: str, before: Sequence[Service]
+) -> tuple[list[tuple[str, str, str]], list[Reason]]:
+    """What makes an engine wait for those on its cards that start before it: until they serve, not only run.
+
+    Source: formula `memory.shared_card`.
+    """
+    if not instance.after:
+        return [], []
+    units = " ".join(UNIT_FILE.replace("@.", f"@{name}.") for name in instance.after)
+    rows = [("Unit", "After", units)]
+    rows += [("Service", "ExecStartPre", f"+{PROGRAM} gate --wait --instance {other.instance}") for other in before]
+    if before:
+        wait_s = START_S + sum(other.probe.wait_s for other in before)
+        rows.append(("Service", "TimeoutStartSec", str(wait_s)))
+    because = (
+        "shares its card: an engine measures what is free when it starts, so each waits until those before serve"
+    )
+    source, gain = "formula:memory.shared_card", "none: it starts at all"
+    return rows, [
+        reason(f"dropins.{unit}.{key}", value, because, source, gain=gain, disruption=RESTART)
+        for key, value in {key: value for _, key, value in rows}.items()
+    ]
+
+
+def engine_is_bound(request: Request, instance: Instance) -> bool:
+    """Whether the engine can be kept on the node of its cards: several nodes, and all its cards on one known node."""
+    nodes = {request.hardware.gpus[number].numa_node for number in instance.gpus}
+    node = nodes.pop() if len(nodes) == 1 else None
+    return request.hardware.cpu.numa_nodes > 1 and node is not None and node >= 0
