@@ -61,6 +61,7 @@ WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("gpus", "graphics_clock_lock"): ("yes", "no"),
     ("gpus", "memory_clock_lock"): ("yes", "no", "risky", "deferred", "probe"),
     ("gpus", "application_clocks"): ("yes", "no", "deprecated"),
+    ("gpus", "ecc"): ("yes", "no", "inline"),
     ("drivers", "repository"): ("distribution", "nvidia"),
     ("drivers", "family"): ("apt", "dnf"),
     ("chips", "memory"): ("gddr", "hbm", "lpddr"),

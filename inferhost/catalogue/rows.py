@@ -45,6 +45,7 @@ class GpuRow:
     # "yes", "no", "risky" (can cost speed), "deferred" (works at the next driver load), "probe" (differs per board)
     memory_clock_lock: str
     application_clocks: str  # "yes", "no", "deprecated"
+    ecc: str  # "yes", "no", "inline" (the check bits take 1/16 of the memory while it is on)
     mig_max_instances: int
     mps: bool
     persistence_mode: bool

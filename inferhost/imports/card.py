@@ -23,6 +23,8 @@ OPTIONS = {
     "--applications-clocks": "application_clocks",
     "-c": "compute_mode",
     "--compute-mode": "compute_mode",
+    "-e": "ecc",
+    "--ecc-config": "ecc",
 }
 RESETS = {
     "-rgc": "graphics_clock_lock",
@@ -30,7 +32,7 @@ RESETS = {
     "-rmc": "memory_clock_lock",
     "--reset-memory-clocks": "memory_clock_lock",
 }
-NOT_TAKEN = ("-e", "--ecc-config", "-mig", "--multi-instance-gpu", "-lmcd", "--lock-memory-clocks-deferred")
+NOT_TAKEN = ("-mig", "--multi-instance-gpu", "-lmcd", "--lock-memory-clocks-deferred")
 """Options that set something for which a wish has no option."""
 RANGE = re.compile(r"(\d+)(?:,(\d+))?")
 MODES = {"0": "default", "2": "prohibited", "3": "exclusive_process"}
@@ -74,6 +76,8 @@ def _value(option: str, value: str) -> str | int | bool | None:
     if option == "compute_mode":
         mode = MODES.get(value, value.lower())
         return mode if mode in MODES.values() else None
+    if option == "ecc":
+        return {"1": "on", "0": "off"}.get(value)
     found = RANGE.fullmatch(value)
     if found is None or (option == "application_clocks" and not found[2]):
         return None

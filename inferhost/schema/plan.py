@@ -104,6 +104,7 @@ class Gpu:
     application_clocks_mhz: Optional[Tuple[int, ...]] = None  # memory, graphics
     compute_mode: Optional[str] = None  # "default", "exclusive_process" or "prohibited"
     guard: Optional[Guard] = None
+    ecc: Optional[bool] = None
 
 
 @dataclasses.dataclass(frozen=True)

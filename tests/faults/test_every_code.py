@@ -53,7 +53,9 @@ CONCERNS = {
     "nvmlDeviceSetPersistenceMode": ("persistence_mode",),
     "nvmlDeviceGetComputeMode": ("compute_mode",),
     "nvmlDeviceSetComputeMode": ("compute_mode",),
-    "nvmlDeviceGetComputeRunningProcesses": ("compute_mode",),
+    "nvmlDeviceGetComputeRunningProcesses": ("compute_mode", "ecc"),
+    "nvmlDeviceGetEccMode": ("ecc",),
+    "nvmlDeviceSetEccMode": ("ecc",),
     "nvmlDeviceGetArchitecture": ("graphics_clock_lock_mhz", "memory_clock_lock_mhz"),
     "nvmlDeviceGetSupportedGraphicsClocks": ("graphics_clock_lock_mhz", "application_clocks_mhz"),
     "nvmlDeviceGetSupportedMemoryClocks": (
@@ -72,6 +74,7 @@ KEPT = {
     "power_limit_w": "power_limit_mw",
     "persistence_mode": "persistence",
     "compute_mode": "compute_mode",
+    "ecc": "ecc_mode",
     "graphics_clock_lock_mhz": "graphics_clock_lock_mhz",
     "memory_clock_lock_mhz": "memory_clock_lock_mhz",
     "application_clocks_mhz": "application_clocks_mhz",
@@ -82,6 +85,7 @@ WANTED = {
     "power_limit_w": 450000,
     "persistence_mode": 1,
     "compute_mode": 3,
+    "ecc": [1, 1],
     "graphics_clock_lock_mhz": [2100, 2100],
     "memory_clock_lock_mhz": [7001, 7001],
     "application_clocks_mhz": [3003, 999],
@@ -105,12 +109,13 @@ def pair_with_locks(host: FakeHost) -> None:
 
 
 def old_card(host: FakeHost) -> None:
-    """A card with application clocks instead of locks."""
+    """A card with application clocks instead of locks, which somebody asked to go without error correction."""
     host.sim("init", P4)
-    host.plan = p4_plan(application_clocks_mhz=(3003, 999), compute_mode="exclusive_process")
+    host.plan = p4_plan(application_clocks_mhz=(3003, 999), compute_mode="exclusive_process", ecc=True)
     host.sim("set", "persistence", 1)
     host.sim("set", "application_clocks_mhz", "3003,936")
     host.sim("set", "compute_mode", 2)
+    host.sim("set", "ecc_pending", 0)
 
 
 CARDS = {"locks": (pair_with_locks, 2), "old card": (old_card, 1)}
@@ -142,6 +147,10 @@ class Fault:
         if isinstance(argument, int):
             return argument
         return self.handles.get(ctypes.cast(argument, ctypes.c_void_p).value, -1)
+
+
+DONE = (0, 7)
+"""How a revert may end: with ECC, what the card was asked for is back and waits for its next start."""
 
 
 @dataclasses.dataclass
@@ -215,7 +224,7 @@ def staged(
         assert host.run("install").code == 0
         originals = {key: record["found"] for key, record in host.baseline().items()}
         if run == "install":
-            assert host.run("revert").code == 0
+            assert host.run("revert").code in DONE
         if run not in ("install", "apply"):
             assert host.run("apply").code == 0
         if run in ("under load", "sample"):
@@ -238,7 +247,7 @@ def codes(run: str, function: str) -> Iterable[int]:
 @pytest.mark.parametrize("run", RUNS)
 def test_any_call_may_fail_with_any_code(staged: Callable[[str], Stage], run: str):
     stage = staged(run)
-    assert stage.attempt().code == 0
+    assert stage.attempt().code in (DONE if run == "revert" else (0,))
     undisturbed = said(stage.attempt())
     functions = sorted(stage.fault.calls)
     assert len(functions) > 5
@@ -315,5 +324,5 @@ def false_deeds(stage: Stage, answer: Answer) -> Iterator[str]:
     elif answer.code == 0 and comparable(host.snapshot()) != stage.bare:
         yield "a revert says that it is done, and is not"
     back = stage.healed("revert")
-    if back.code != 0 or comparable(host.snapshot()) != stage.bare:
+    if back.code not in DONE or comparable(host.snapshot()) != stage.bare:
         yield f"not reverted, exit {back.code}: {back.prose}"

@@ -50,6 +50,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "gpus[].application_clocks_mhz": (HOST, HOST),
     "gpus[].compute_mode": (HOST, HOST),
     "gpus[].guard": (HOST, HOST),
+    "gpus[].ecc": (HOST, HOST),
     "cpu.governor": (HOST, PLACED),
     "cpu.energy_performance_preference": (HOST, HOST),
     "sysctl": (HOST, PLACED),

@@ -126,6 +126,12 @@ static int sim_set_gpu(struct sim_gpu *gpu, void *context)
 		gpu->compute_mode = (uint32_t)value;
 		return 0;
 	}
+	if (strcmp(set->key, "ecc_pending") == 0) {
+		if (!sim_whole(set->text, 0, 1, &value) || gpu->card.answer[SIM_FN_nvmlDeviceSetEccMode] != 0)
+			return sim_refused(set->key, set->text, "0 or 1, on a card that has ECC");
+		gpu->ecc.pending = (uint32_t)value;
+		return 0;
+	}
 	if (strcmp(set->key, "ambient_celsius") == 0) {
 		if (!sim_whole(set->text, -40, 120, &value))
 			return sim_refused(set->key, set->text, "whole degrees from -40 to 120");
@@ -251,8 +257,9 @@ int sim_command_fault(struct sim_state *state, struct sim_arguments *arguments)
 
 	if (setting < 0)
 		return sim_refused("fault", setting_word,
-			"power_limit, persistence, graphics_clock, memory_clock, application_clocks or compute_mode");
-	bool yes_or_no = setting == SIM_PERSISTENCE || setting == SIM_COMPUTE_MODE;
+			"power_limit, persistence, graphics_clock, memory_clock, application_clocks, compute_mode or "
+			"ecc");
+	bool yes_or_no = setting == SIM_PERSISTENCE || setting == SIM_COMPUTE_MODE || setting == SIM_ECC;
 	if (mode < 0 || (mode == SIM_FAULT_CLAMPED && yes_or_no))
 		return sim_refused(
 			setting_word, mode_word, "accepted_ignored, clamped (where there is a number) or off");

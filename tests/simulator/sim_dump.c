@@ -7,7 +7,8 @@
 #include "sim_physics.h"
 
 const char *const sim_setting_names[SIM_SETTING_COUNT] = {
-	"power_limit", "persistence", "graphics_clock", "memory_clock", "application_clocks", "compute_mode"};
+	"power_limit", "persistence", "graphics_clock", "memory_clock", "application_clocks", "compute_mode",
+	"ecc"};
 const char *const sim_fault_names[] = {"off", "accepted_ignored", "clamped"};
 
 /* Memory and graphics clock; null on a card without application clocks. */
@@ -40,8 +41,8 @@ static void sim_dump_lock(const char *key, const struct sim_lock *lock)
 static void sim_dump_faults(const struct sim_gpu *gpu)
 {
 	static const enum sim_setting sorted[] = {
-		SIM_APPLICATION_CLOCKS, SIM_COMPUTE_MODE, SIM_GRAPHICS_CLOCK, SIM_MEMORY_CLOCK, SIM_PERSISTENCE,
-		SIM_POWER_LIMIT};
+		SIM_APPLICATION_CLOCKS, SIM_COMPUTE_MODE, SIM_ECC, SIM_GRAPHICS_CLOCK, SIM_MEMORY_CLOCK,
+		SIM_PERSISTENCE, SIM_POWER_LIMIT};
 
 	printf("      \"faults\": {");
 	for (int i = 0; i < SIM_SETTING_COUNT; i++) {

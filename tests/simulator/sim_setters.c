@@ -181,7 +181,7 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceSetEccMode(nvmlDevice_t device, unsigned int m
 	nvmlReturn_t code = sim_enter_gpu(&call, SIM_FN_nvmlDeviceSetEccMode, device);
 	if (code == NVML_SUCCESS && mode > 1)
 		code = NVML_ERROR_INVALID_ARGUMENT;
-	if (code == NVML_SUCCESS)
+	if (code == NVML_SUCCESS && !sim_ignored(call.gpu, SIM_ECC))
 		call.gpu->ecc.pending = mode;
 	return sim_leave(&call, code);
 }

@@ -36,6 +36,23 @@ def test_ecc_waits_for_the_reboot_and_outlives_it(host):
     assert sim.settings()["ecc_mode"] == [0, 0]
 
 
+def test_an_ignored_ecc_request_shows_in_its_getter(host):
+    sim = host("l4")
+    sim.do("fault", "ecc", "accepted_ignored")
+    assert sim.nvml("nvmlDeviceSetEccMode(gpu, 0); show(nvmlDeviceGetEccMode(gpu))") == [1, 1]
+
+
+def test_a_request_for_ecc_that_somebody_left_waits_as_well(host):
+    sim = host("l4")
+    sim.do("set", "ecc_pending", 0)
+    assert sim.settings()["ecc_mode"] == [1, 0]
+
+
+def test_geforce_cards_have_no_ecc_but_for_the_largest_of_ada(host):
+    for name, ecc in (("rtx-4090", [0, 0]), ("rtx-5090", None), ("rtx-3090", None)):
+        assert host(name).settings()["ecc_mode"] == ecc, name
+
+
 def test_mig_is_activated_by_a_reset_that_loses_limits_and_locks(host):
     sim = host("a100-80gb-pcie")
     sim.do("set", "persistence", 1)

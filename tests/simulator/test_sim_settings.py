@@ -182,6 +182,8 @@ def test_a_bad_command_is_refused_and_changes_nothing(sim):
         ["set", "persistence", "on"],
         ["set", "application_clocks_mhz", "14001,3090"],
         ["fault", "compute_mode", "clamped"],
+        ["fault", "ecc", "clamped"],
+        ["set", "ecc_pending", 2],
         ["load", "maybe"],
         ["advance", -1],
         ["advance", "ten"],

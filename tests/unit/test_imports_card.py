@@ -18,6 +18,7 @@ from inferhost.schema.wish import read_wish
         ("nvidia-smi --lock-memory-clocks 14001", {"memory_clock_lock": "14001"}),
         ("nvidia-smi -ac 3003,1531", {"application_clocks": "3003,1531"}),
         ("nvidia-smi -c 3", {"compute_mode": "exclusive_process"}),
+        ("nvidia-smi --ecc-config=0", {"ecc": "off"}),
         ("nvidia-smi -rgc", {"graphics_clock_lock": "unlocked"}),
         ("nvidia-smi dmon -c 3", {}),
         ("nvidia-smi --query-gpu=power.draw --format=csv", {}),

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from inferhost.schema.plan import Plan
-from tests.unit.planner_wishes import gpu, hardware, planned, refusal
+from tests.unit.planner_wishes import gpu, hardware, planned, refusal, wish
 
 CLOCKS = "inferhost_gpu_application_clocks"
 MODE = "inferhost_gpu_compute_mode"
+ECC = "inferhost_gpu_ecc"
 
 
 def gpu_wish(*cards: str, **own: Any) -> dict[str, Any]:
@@ -83,6 +84,41 @@ def test_a_compute_mode_is_planned_for_every_card(mode: str):
     plan = planned(gpu_wish("l40s", "l40s", compute_mode=mode))
     assert [card.compute_mode for card in plan.gpus] == [mode, mode]
     assert why(plan, "compute_mode") == (mode, f"wish:{MODE}")
+
+
+@pytest.mark.parametrize(("wanted", "planned_ecc"), [("on", True), (False, False), ("leave", None)])
+def test_error_correction_is_planned_as_wished_and_needs_a_restart(wanted: object, planned_ecc: bool | None):
+    plan = planned(gpu_wish("l40s", ecc=wanted))
+    assert plan.gpus[0].ecc is planned_ecc
+    found = next(r for r in plan.reasons if r.setting == "gpus[0].ecc")
+    source = "formula:gpu.ecc" if planned_ecc is None else f"wish:{ECC}"
+    disruption = "none" if planned_ecc is None else "reboot"
+    assert (found.value, found.source, found.disruption) == (planned_ecc, source, disruption)
+    needs = [p.needs for p in plan.pending if p.setting == "gpus[0].ecc"]
+    assert needs == ([] if planned_ecc is None else ["a restart of the host after the first run"])
+
+
+def test_a_card_without_error_correction_is_refused_it_and_needs_none_to_go_without():
+    assert refusal(gpu_wish("rtx-5090", ecc="on")) == (
+        f"error: {ECC}: found on, but gpus[0] (rtx-5090) has no error correction\n"
+        "hint: leave; the driver shows ECC as N/A on this card"
+    )
+    plan = planned(gpu_wish("rtx-5090", ecc="off"))
+    assert (plan.gpus[0].ecc, why(plan, "ecc")) == (None, (None, "catalogue:gpus/rtx-5090#ecc"))
+
+
+def total_mib(card: str, memory_mib: int, ecc: str) -> int:
+    values = wish(card, "qwen3-8b", gpu_ecc=ecc)
+    values["inferhost_hardware"] = hardware(gpu(card, memory_mib=memory_mib))
+    return planned(values).budget["main"]["total_memory_bytes"] // 2**20
+
+
+def test_the_budget_counts_what_inline_check_bits_take_and_never_what_a_restart_will_set_free():
+    assert total_mib("l40s", 49140, "on") == total_mib("l40s", 46068, "on") == 45363
+    assert total_mib("rtx-4090", 24564, "leave") == 24115
+    assert total_mib("rtx-4090", 24564, "on") == 24115 * 15 // 16
+    assert total_mib("rtx-4090", 23028, "off") == 24115 * 15 // 16  # on when it was looked at
+    assert total_mib("rtx-pro-6000-bw-ws", 97887, "on") == total_mib("rtx-pro-6000-bw-ws", 97887, "off") == 97280
 
 
 def test_a_card_that_no_program_may_use_cannot_serve():

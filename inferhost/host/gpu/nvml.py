@@ -231,6 +231,16 @@ class Nvml:
         codes = {name: code for code, name in COMPUTE_MODES.items()}
         self.call("nvmlDeviceSetComputeMode", card.handle, codes[mode])
 
+    def ecc_mode(self, card: Card) -> tuple[bool, bool]:
+        """Whether error correction is on now, and whether it will be when the card starts next."""
+        current, pending = self.call("nvmlDeviceGetEccMode", card.handle)
+        return bool(current), bool(pending)
+
+    def set_ecc_mode(self, card: Card, on: bool) -> None:
+        """Asks for a mode; the card takes it up when it starts next, and keeps it through every restart."""
+        self._before_write(f"nvml {card.uuid} ecc")
+        self.call("nvmlDeviceSetEccMode", card.handle, int(on))
+
     def compute_process_ids(self, card: Card) -> list[int]:
         """The processes that compute on the card now."""
         return sorted(int(p.pid) for p in self.call("nvmlDeviceGetComputeRunningProcesses", card.handle))

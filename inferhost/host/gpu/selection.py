@@ -17,6 +17,8 @@ from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.clock_lock import UNLOCKED, ClockLock, GraphicsClockLock, MemoryClockLock, shown, snapped_mhz
 from inferhost.host.gpu.clock_record import read_clocks
 from inferhost.host.gpu.compute_mode import ComputeMode
+from inferhost.host.gpu.ecc import Ecc
+from inferhost.host.gpu.idle_knob import IdleCardKnob
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample
 from inferhost.host.guard.latch import held_back
@@ -142,8 +144,9 @@ def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: A
     for lock in LOCK_WISHES:
         if key_name == lock.key_name:  # what was there before us has no getter: it is reset
             return lock(machine, nvml, card, None, {})
-    if key_name == ComputeMode.key_name:
-        return ComputeMode(machine, nvml, card, wanted, {})
+    idle: dict[str, type[IdleCardKnob]] = {k.key_name: k for k in (ComputeMode, Ecc)}
+    if key_name in idle:
+        return idle[key_name](machine, nvml, card, wanted, {})
     kinds: dict[str, type[CardKnob]] = {k.key_name: k for k in (PowerLimit, Persistence, ApplicationClocks)}
     return kinds[key_name](nvml, card, wanted, {}) if key_name in kinds else None
 
@@ -159,6 +162,7 @@ def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
             "memory_clock_lock_mhz": span(gpu.memory_clock_lock_mhz),
             "application_clocks_mhz": pair(gpu.application_clocks_mhz),
             "compute_mode": gpu.compute_mode,
+            "ecc": None if gpu.ecc is None else "on" if gpu.ecc else "off",
         }
         for setting, value in wanted.items():
             if value is not None:
@@ -250,6 +254,8 @@ class _Search:
         found += [clocks] if clocks else []
         if gpu.compute_mode is not None:
             found.append(ComputeMode(self.machine, self.nvml, card, gpu.compute_mode, self.context))
+        if gpu.ecc is not None:
+            found.append(Ecc(self.machine, self.nvml, card, gpu.ecc, self.context))
         if gpu.persistence_mode is not None:
             persistence = Persistence(self.nvml, card, gpu.persistence_mode, self.context)
             found.insert(0 if gpu.persistence_mode else len(found), persistence)

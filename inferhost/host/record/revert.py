@@ -16,7 +16,7 @@ from inferhost.host.driver import state
 from inferhost.host.gpu import selection
 from inferhost.host.gpu.clock_lock import ClockLock
 from inferhost.host.gpu.clock_record import CLOCKS
-from inferhost.host.gpu.compute_mode import ComputeMode
+from inferhost.host.gpu.idle_knob import IdleCardKnob
 from inferhost.host.gpu.nvml import NO_DRIVER, Nvml, NvmlError, open_nvml
 from inferhost.host.guard.latch import LATCH
 from inferhost.host.knob import Knob, restore_knobs
@@ -36,6 +36,7 @@ GPU_ORDER = (
     "memory_clock_lock_mhz",
     "application_clocks_mhz",
     "compute_mode",
+    "ecc",
     "power_limit_mw",
     "persistence_mode",
 )
@@ -118,7 +119,7 @@ def _keep(name: str, record: Record, error: NvmlError, report: Report) -> None:
 def _say_what_to_know(knobs: Sequence[Knob], records: Mapping[str, Record], boot: str, report: Report) -> None:
     for knob in knobs:
         record = records[knob.key.partition(":")[2]]
-        if isinstance(knob, ComputeMode):
+        if isinstance(knob, IdleCardKnob):
             knob.programs_end_first = report.check  # the engine would be stopped by then
         if isinstance(knob, ClockLock):
             report.note(f"{knob.setting}: what was set before inferhost has no getter; it is reset to unlocked")

@@ -36,6 +36,7 @@ NVIDIA_SMI = {
     "application_clocks_mhz": ("-ac", "--applications-clocks", "-rac", "--reset-applications-clocks"),
     "persistence_mode": ("-pm", "--persistence-mode"),
     "compute_mode": ("-c", "--compute-mode"),
+    "ecc": ("-e", "--ecc-config"),
 }
 """Options of nvidia-smi that write a setting. Source: nvidia-smi(1) of 595.99.02."""
 

@@ -23,6 +23,7 @@ from inferhost.planner.machine.gpu_modes import (
     APPLICATION_CLOCKS,
     application_clocks_mhz,
     compute_mode,
+    ecc_mode,
     mode_pending,
     mode_reasons,
 )
@@ -116,6 +117,7 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
         memory_lock = _tried(problems, memory_clock_lock_mhz, request, row, card)
         clocks = request.wish.text(APPLICATION_CLOCKS)
         application = _tried(problems, application_clocks_mhz, clocks, row, card)
+        ecc = _tried(problems, ecc_mode, request, row, card)
         most_w = watts if isinstance(watts, int) else limits.max_w
         guarded = _tried(problems, guard, request, (limits.min_w, most_w), card)
         if len(problems) > before:
@@ -129,6 +131,7 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
             application_clocks_mhz=application,
             compute_mode=mode,
             guard=guarded,
+            ecc=ecc,
         )
         gpus.append(gpu)
         reasons += _reasons(gpu, number, row, request, limits)

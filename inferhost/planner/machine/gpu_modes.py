@@ -1,7 +1,7 @@
-"""Application clocks and compute mode of a card: both are left alone unless the wish names them.
+"""Application clocks, compute mode and error correction of a card: left alone unless the wish names them.
 
 Application clocks are what cards before Volta have instead of locked clocks; newer drivers call them deprecated, so
-a card that can lock its clocks is told to. Both have a getter, so what was there before comes back.
+a card that can lock its clocks is told to. All have a getter, so what was there before comes back.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from inferhost.schema.problems import InputError, Problem
 
 APPLICATION_CLOCKS = "inferhost_gpu_application_clocks"
 COMPUTE_MODE = "inferhost_gpu_compute_mode"
+ECC = "inferhost_gpu_ecc"
 LEAVE = "leave"
 CLOCK_PAIR = re.compile(r"([0-9]{1,5}),([0-9]{1,5})")
 
@@ -62,19 +63,42 @@ def compute_mode(request: Request) -> str | None:
     return None if wanted == LEAVE else wanted
 
 
+def ecc_mode(request: Request, row: GpuRow, card: str) -> bool | None:
+    """Whether error correction is to be on, None to leave it; `InputError` for a card that has none."""
+    wanted = ecc_wish(request)
+    if wanted and row.ecc == "no":
+        hint = "leave; the driver shows ECC as N/A on this card"
+        raise InputError([Problem(ECC, f"found on, but {card} has no error correction", hint, "ecc")])
+    return None if row.ecc == "no" else wanted
+
+
+def ecc_wish(request: Request) -> bool | None:
+    """What the wish says of error correction, None to leave it."""
+    return {"on": True, "off": False}.get(request.wish.text(ECC)) if request.manages("gpu") else None
+
+
 def mode_reasons(gpu: Gpu, number: int, row: GpuRow, request: Request) -> list[Reason]:
-    """Why both are what they are."""
-    return [_clocks_reason(gpu, f"gpus[{number}]", row, request), _mode_reason(gpu, f"gpus[{number}]", request)]
+    """Why each is what it is."""
+    path = f"gpus[{number}]"
+    return [
+        _clocks_reason(gpu, path, row, request),
+        _mode_reason(gpu, path, request),
+        _ecc_reason(gpu, path, row, request),
+    ]
 
 
 def mode_pending(gpu: Gpu, number: int, row: GpuRow) -> list[Pending]:
     """What only the card itself can confirm."""
-    if gpu.application_clocks_mhz is None:
-        return []
-    because = (
-        f"the clock pairs of a {row.key} are not known here: the host checks them and refuses what is not listed"
-    )
-    return [Pending(f"gpus[{number}].application_clocks_mhz", "the card's own list of clocks", because)]
+    found = []
+    if gpu.application_clocks_mhz is not None:
+        because = (
+            f"the clock pairs of a {row.key} are not known here: the host checks them and refuses what is not listed"
+        )
+        found.append(Pending(f"gpus[{number}].application_clocks_mhz", "the card's own list of clocks", because))
+    if gpu.ecc is not None:
+        because = "where the card is not in this mode already, it takes it up when it starts next"
+        found.append(Pending(f"gpus[{number}].ecc", "a restart of the host after the first run", because))
+    return found
 
 
 def _clocks_reason(gpu: Gpu, path: str, row: GpuRow, request: Request) -> Reason:
@@ -104,6 +128,26 @@ def _mode_reason(gpu: Gpu, path: str, request: Request) -> Reason:
     return reason(
         f"{path}.compute_mode", mode, because, f"wish:{COMPUTE_MODE}", gain=f"{NO_GAIN}: it only keeps order"
     )
+
+
+def _ecc_reason(gpu: Gpu, path: str, row: GpuRow, request: Request) -> Reason:
+    """Error correction is the card's own until somebody changes it, and stays so through every restart.
+
+    Source: formula `gpu.ecc`.
+    """
+    setting, origin = f"{path}.ecc", request.origin(ECC)
+    if gpu.ecc is None:
+        because = f"left alone ({origin})" if row.ecc != "no" else f"not applicable: a {row.key} has none"
+        source = "formula:gpu.ecc" if row.ecc != "no" else f"catalogue:gpus/{row.key}#ecc"
+        return reason(setting, None, because, source)
+    if row.ecc == "inline":
+        cost = "takes 1/16 of the memory and some of its rate" if gpu.ecc else "gives 1/15 more memory, and its rate"
+        counted = "; the budget counts what is left" if gpu.ecc else "; discover again after the restart to use it"
+    else:
+        cost, counted = "the memory has bits of its own for it, so it takes none of it", ""
+    because = f"{'on' if gpu.ecc else 'off'} ({origin}): {cost}{counted}"
+    gain = "no speed: single wrong bits are repaired" if gpu.ecc else "what inline check bits cost; none elsewhere"
+    return reason(setting, gpu.ecc, because, f"wish:{ECC}", gain=gain, disruption="reboot")
 
 
 def _refused(message: str, hint: str) -> InputError:

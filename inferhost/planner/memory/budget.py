@@ -7,6 +7,7 @@ fit with the number that would. Every term is in bytes and the terms add up to t
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -254,11 +255,16 @@ def _fraction_problem(
     )
 
 
-def card_bytes(found_mib: int, card: GpuRow) -> int:
+def card_bytes(found_mib: int, card: GpuRow, ecc: bool | None = None) -> int:
     """A card's memory in bytes, as a CUDA program sees it.
 
     What discovery reads through NVML is 0.3 to 0.6 GiB more, which no program can allocate: the lesser of both
-    counts, because promising more than fits is the worse error.
+    counts, because promising more than fits is the worse error. Inline check bits are taken off where they are
+    wished for or show in what was found; memory that a switched off ECC sets free counts once it was found.
+    Source: formula `memory.inline_ecc`.
     """
     known = card.memory_under_cuda_mib
-    return MIB * (found_mib if known is None else min(found_mib, known))
+    checked_mib = (card.memory_label_gb or math.inf) * 1024 * 15 / 16
+    inline = card.ecc == "inline" and (ecc is True or found_mib <= checked_mib)
+    sizes = [mib for mib in (found_mib, known) if mib is not None]
+    return MIB * min(mib * 15 // 16 if inline and mib > checked_mib else mib for mib in sizes)

@@ -16,6 +16,7 @@ from inferhost.planner.launch.arguments import ExtraArguments, extra_arguments, 
 from inferhost.planner.launch.command import cache_reason, command_line
 from inferhost.planner.launch.environment import engine_environment
 from inferhost.planner.machine import cpu
+from inferhost.planner.machine.gpu_modes import ecc_wish
 from inferhost.planner.memory.budget import Budget, card_bytes, memory_budget
 from inferhost.planner.memory.engine_rules import Demand
 from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
@@ -132,7 +133,7 @@ def _sized(
     when none holds it, the refusal is that of the first.
     """
     card = rows[instance.gpus[0]]
-    total_bytes = card_bytes(request.hardware.gpus[instance.gpus[0]].memory_mib, card)
+    total_bytes = card_bytes(request.hardware.gpus[instance.gpus[0]].memory_mib, card, ecc_wish(request))
     unfit: dict[str, str] = {}
     refused: InputError | None = None
     while True:
