@@ -36,7 +36,7 @@ CARDS = {
     "rtx-3090": Card(7, [8, 6], **GEFORCE),
     "rtx-4060-ti": Card(8, [8, 9], **GEFORCE),
     "rtx-4070-ti": Card(8, [8, 9], **GEFORCE),
-    "rtx-4090": Card(8, [8, 9], **GEFORCE),
+    "rtx-4090": Card(8, [8, 9], application_clocks=NO),  # the one GeForce card here with ECC
     "rtx-5090": Card(10, [12, 0], **GEFORCE),
     "rtx-pro-6000-blackwell-workstation": Card(10, [12, 0]),
     "l4": Card(8, [8, 9]),
