@@ -35,6 +35,7 @@ PLAN: dict[str, Any] = {
             "memory_clock_lock_mhz": None,
             "application_clocks_mhz": None,
             "compute_mode": None,
+            "ecc": None,
             "guard": {"limit_c": 85, "resume_c": 75, "power_w": "min", "cool_down_s": 300},
         }
     ],
