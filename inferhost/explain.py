@@ -30,6 +30,9 @@ FACTS = {
     "max_sequences": "gpus: memory_mib",
     "pool_tokens": "gpus: memory_mib",
     "batched_tokens": "gpus: memory_mib",
+    "gpu_layers": "gpus: memory_mib",
+    "cpu_expert_layers": "gpus: memory_mib",
+    "prompt_cache": "memory_mib: what the host has",
 }
 """What of the hardware a setting follows, by its own name or by the concept of its flag."""
 

@@ -155,7 +155,17 @@ def _budget(instance: str, budget: Mapping[str, Any]) -> list[str]:
         f"{budget['concurrent_requests']} requests of {context} tokens at once",
         "  ",
     )
-    return lines + _wrapped(budget["uncertainty"], "  ")
+    return [*lines, *_wrapped(budget["uncertainty"], "  "), *_host_memory(budget.get("host"))]
+
+
+def _host_memory(host: Mapping[str, Any] | None) -> list[str]:
+    """What an engine takes of the host's memory, where it takes any."""
+    if not host or not host["needed_bytes"]:
+        return []
+    needs = ", ".join(f"{need['what']} {shown_bytes(need['bytes']).strip()}" for need in host["needs"])
+    total = host["host_memory_bytes"]
+    of = f"of {shown_bytes(total).strip()}" if total else "of an unknown size"
+    return _wrapped(f"host memory {of}: {needs} ({'formula:' + host['formula']})", "  ")
 
 
 def _roofline(instance: str, roofline: Mapping[str, Any]) -> list[str]:

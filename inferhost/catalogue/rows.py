@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Dict, Optional, Tuple
 
+from inferhost.catalogue.engine_parts import EnvironmentDefault, HostMemoryFlag, KvCacheFormat, Switch
+
 
 @dataclasses.dataclass(frozen=True)
 class GpuRow:
@@ -162,34 +164,6 @@ class ModelRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class KvCacheFormat:
-    """How an engine is asked for a KV cache format, and what one element takes."""
-
-    argument: Optional[str]
-    bytes_per_element: float
-    block_elements: int  # that share a scale; a head has to be made of whole blocks
-
-
-@dataclasses.dataclass(frozen=True)
-class Switch:
-    """Arguments that the engine always gets."""
-
-    arguments: Tuple[str, ...]
-    because: str
-    source: str
-
-
-@dataclasses.dataclass(frozen=True)
-class EnvironmentDefault:
-    """A variable that the engine always gets; `{cache}` stands for the instance's cache directory."""
-
-    name: str
-    value: str
-    because: str
-    gain: str
-
-
-@dataclasses.dataclass(frozen=True)
 class EngineRow:
     """One engine at one version: what it runs on, what it reads and how it is told."""
 
@@ -230,6 +204,7 @@ class EngineRow:
     memory: Dict[str, float]
     notes: str
     source: str
+    host_memory: Tuple[HostMemoryFlag, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

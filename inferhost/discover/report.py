@@ -80,7 +80,8 @@ def render_plan(host: str, wish: Mapping[str, Any], hardware: Mapping[str, Any],
     for name, speed in made["roofline"].items():
         ceiling = speed.get("ceiling_tok_s_max_clock")
         if ceiling is not None:
-            lines.append(f"  {name}: at most {ceiling} tok/s for one request, expected {speed['expected_tok_s']}")
+            expected = speed["expected_tok_s"] or "unknown: a part of the model is in host memory"
+            lines.append(f"  {name}: at most {ceiling} tok/s for one request, expected {expected}")
             lines.append(f"    {speed['conclusion']}")
         for lever in speed.get("levers", ()):
             lines.append(f"    {lever['lever']}: {lever['effect']}")

@@ -152,7 +152,8 @@ def test_a_context_that_does_not_fit_is_refused_with_the_one_that_does():
     found = refusal(values)
     assert found == (
         "error: inferhost_service_context_tokens: found 4096, but the KV cache of llama.cpp holds 3072 tokens beside "
-        "llama-2-7b-q4_k_m\nhint: at most 3072 tokens; inferhost_service_kv_cache_dtype: q8_0 nearly doubles it"
+        "llama-2-7b-q4_k_m\nhint: at most 3072 tokens; inferhost_service_kv_cache_dtype: q8_0 nearly doubles it; or "
+        "inferhost_service_gpu_layers: auto, which would leave 3 of 32 layers in host memory"
     )
     assert planned({**values, "inferhost_service_context_tokens": 3072}).budget["main"]["kv_cache_tokens"] == 3072
 

@@ -107,10 +107,16 @@ def test_no_engine_gets_a_flag_that_it_does_not_read(engine):
             )
 
 
+LEFT_TO_THE_WISH = (
+    *("memory_fraction", "batched_tokens", "micro_batch", "flash_attention"),
+    *("prompt_cache", "load_mode"),  # host memory: counted as the wish gives them
+)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_the_plan_sets_cannot_be_set_a_second_time(engine):
     for concept, flag in CATALOGUE.engines[engine].flags.items():
-        if flag and concept not in ("memory_fraction", "batched_tokens", "micro_batch", "flash_attention"):
+        if flag and concept not in LEFT_TO_THE_WISH:
             found = refusal(served(engine, service_extra_args=[flag, "1"]))
             assert found.startswith(
                 f'error: inferhost_service_extra_args[0]: "{flag}" is set by the plan\nhint: use '

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner.launch.arguments import ExtraArguments
 from inferhost.planner.memory.budget import Budget, shown_gib
+from inferhost.planner.memory.llama_cpp_offload import Placement
 from inferhost.planner.reasons import FIELD_CONCEPTS, argument_flags, concept_path, is_flag, reason
 from inferhost.planner.request import Instance
 from inferhost.schema.plan import Reason
@@ -34,7 +35,13 @@ class Told:
 
 
 def command_line(
-    instance: Instance, engine: EngineRow, model: ModelRow, budget: Budget, extra: ExtraArguments
+    instance: Instance,
+    engine: EngineRow,
+    model: ModelRow,
+    budget: Budget,
+    extra: ExtraArguments,
+    *,
+    further: Iterable[Told] = (),
 ) -> tuple[tuple[str, ...], list[Reason]]:
     """The argument list with a reason per flag; what the wish gives replaces what the plan would."""
     where, given = f"service.{instance.name}", argument_flags(extra.words)
@@ -44,7 +51,7 @@ def command_line(
     because = "where the engine lies on the host"
     reasons = [reason(f"{where}.executable", executable, because, source, gain=SERVES, disruption=RESTART)]
     words = [executable, *engine.arguments]
-    for told in (*_wished(instance, engine, model), *_sized(instance, engine, model, budget)):
+    for told in (*_wished(instance, engine, model), *_sized(instance, engine, model, budget), *further):
         has_word, flag = told.concept in engine.flags, engine.flags.get(told.concept)
         if flag in given or not (has_word or told.concept in FIELD_CONCEPTS):
             continue
@@ -160,13 +167,8 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
         if instance.workload.batched_tokens == parts.batched_tokens:
             because, formula = instance.origin("batched_tokens"), instance.source("batched_tokens")
         yield Told("batched_tokens", parts.batched_tokens, because, formula, "prefill only")
-    yield Told(
-        "gpu_layers",
-        model.layers + 1,
-        "all layers and the output layer: partly in host memory is many times slower",
-        f"catalogue:models/{model.key}#layers",
-        "everything: the card's bandwidth instead of the host's",
-    )
+    if budget.placement is not None:
+        yield from _placed(instance, model, budget.placement)
     cache = engine.kv_cache[instance.text("kv_cache_dtype")]
     if cache.argument is not None:
         because, source = instance.origin("kv_cache_dtype"), instance.source("kv_cache_dtype")
@@ -175,3 +177,26 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
         yield Told("kv_cache_dtype_v", cache.argument, because, source, gain)
         because = "a quantised V cache needs it"
         yield Told("flash_attention", "on", because, f"catalogue:engines/{engine.key}#flags", "it starts at all")
+
+
+def _placed(instance: Instance, model: ModelRow, placement: Placement) -> Iterator[Told]:
+    """How much of the model is on the card."""
+    gain = "everything: the card's bandwidth instead of the host's"
+    source = instance.source("gpu_layers")
+    if placement.whole(model):
+        because = "all layers and the output layer: partly in host memory is many times slower"
+        yield Told("gpu_layers", placement.gpu_layers, because, f"catalogue:models/{model.key}#layers", gain)
+        return
+    because = f"the output layer and the last {placement.gpu_layers - 1} of {model.layers} layers"
+    if placement.host_layers(model):
+        because += f"; {placement.host_layers(model)} are computed by the processor, their cache in host memory"
+    if instance.text("gpu_layers") == "auto":
+        because += "; the most that the card holds, with fewer requests at once before fewer layers"
+        source = "formula:memory.llama_cpp_offload"
+    yield Told("gpu_layers", placement.gpu_layers, f"{because} ({instance.origin('gpu_layers')})", source, gain)
+    if placement.cpu_expert_layers:
+        because = (
+            f"the experts of the first {placement.cpu_expert_layers} of {model.layers} layers stay in host memory: "
+            "a token reads few of them, so they cost less there than whole layers"
+        )
+        yield Told("cpu_expert_layers", placement.cpu_expert_layers, because, source, "the model runs at all")

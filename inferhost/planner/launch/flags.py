@@ -25,7 +25,9 @@ OPTION_OF = {
     "tensor_parallel_size": "tensor_parallel_size",
     "kv_cache_dtype": "kv_cache_dtype",
     "kv_cache_dtype_v": "kv_cache_dtype",
-    "gpu_layers": "model",
+    "gpu_layers": "gpu_layers",
+    "cpu_expert_layers": "gpu_layers",
+    "cpu_experts": "gpu_layers",
 }
 """Concepts that have an option of their own, so that a further argument may not set them."""
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from inferhost.catalogue.rows import EngineRow, GpuRow, KvCacheFormat, ModelRow
+from inferhost.catalogue.engine_parts import KvCacheFormat
+from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
 from inferhost.planner.memory.engine_rules import (
     GIB,
     MIB,
@@ -20,6 +21,7 @@ from inferhost.planner.memory.engine_rules import (
     Division,
 )
 from inferhost.planner.memory.kv_cache import CacheLayout, cache_layout
+from inferhost.planner.memory.llama_cpp_offload import Placement, largest_placement, part_of_cache, whole
 from inferhost.planner.request import Instance
 from inferhost.schema.problems import InputError, Problem
 
@@ -35,6 +37,7 @@ class Budget:
     context_tokens: int
     sequences: int
     concurrent_requests: int
+    placement: Placement | None = None  # where an engine can leave a part of the model in host memory
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -79,6 +82,7 @@ class Budget:
             "graph_sequences": self.division.graph_sequences,
             "usual_memory_fraction": self.division.usual_memory_fraction,
             "usual_batched_tokens": self.division.usual_batched_tokens,
+            **({} if self.placement is None else dataclasses.asdict(self.placement)),
             "formula": self.division.formula,
             "uncertainty": (
                 f"{shown_gib(self.division.margin_bytes)} are kept free: a prediction can be wrong, and "
@@ -103,10 +107,44 @@ def rounded_up(tokens: int, step: int) -> int:
 def memory_budget(
     total_bytes: int, model: ModelRow, engine: EngineRow, cache: KvCacheFormat, demand: Demand, *, instance: Instance
 ) -> Budget:
-    """The budget, or `InputError` naming the variable at fault and what would fit."""
+    """The budget, or `InputError` naming the variable at fault and what would fit.
+
+    Where the demand leaves the placement to the planner, a model that the card does not hold whole goes to host
+    memory as far as it has to; fewer requests at once come before that.
+    """
     layout = cache_layout(
         model, engine.engine, cache.bytes_per_element, tensor_parallel_size=demand.tensor_parallel_size
     )
+
+    def placed(placement: Placement | None) -> Budget:
+        tried = dataclasses.replace(demand, placement=placement)
+        return _placed(total_bytes, model, engine, layout, tried, instance=instance)
+
+    if "gpu_layers" not in engine.flags:
+        return placed(None)
+    try:
+        return placed(demand.placement or whole(model))
+    except InputError:
+        found = largest_placement(model, lambda one: _is_held(lambda: placed(one))) if demand.may_offload else None
+        if found is None:
+            raise
+        return placed(found)
+
+
+def _is_held(budget: Callable[[], Budget]) -> bool:
+    try:
+        budget()
+    except InputError:
+        return False
+    return True
+
+
+def _placed(
+    total_bytes: int, model: ModelRow, engine: EngineRow, layout: CacheLayout, demand: Demand, *, instance: Instance
+) -> Budget:
+    """The budget of what is placed on the card, with as many requests as it holds."""
+    if demand.placement is not None:
+        layout = part_of_cache(layout, model, model.layers - demand.placement.host_layers(model))
     demand = dataclasses.replace(demand, request_bytes=layout.sequence_bytes(demand.context_tokens))
     refused = InputError([])
     for tried in _demands(total_bytes, model, engine, demand):
@@ -176,15 +214,15 @@ def _fitted(
         if rule.allocated_as_asked and sequences == 1:
             room_tokens = _most_context(total_bytes, model, engine, layout, demand)
         raise InputError([_context_problem(room_tokens, demand, model, engine, instance)])
-    tokens, whole = room_tokens, room_tokens // demand.context_tokens
+    tokens, requests = room_tokens, room_tokens // demand.context_tokens
     if layout.fixed_bytes:
-        whole = min(whole, sequences)
+        requests = min(requests, sequences)
     if rule.allocated_as_asked:
         each = rounded_up(demand.context_tokens, step)
-        whole = min(sequences, max(1, room_tokens // each))
-        tokens = whole * each
-        sequences = whole if rule.slot_per_sequence else sequences
-    return Budget(total_bytes, division, layout, tokens, demand.context_tokens, sequences, whole)
+        requests = min(sequences, max(1, room_tokens // each))
+        tokens = requests * each
+        sequences = requests if rule.slot_per_sequence else sequences
+    return Budget(total_bytes, division, layout, tokens, demand.context_tokens, sequences, requests, demand.placement)
 
 
 def _sequences(division: Division, layout: CacheLayout, demand: Demand) -> int:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner.memory import sglang_rules, vllm_rules
-from inferhost.planner.memory.llama_cpp_buffers import Graph, largest_card_bytes
+from inferhost.planner.memory.llama_cpp_buffers import largest_card_bytes
+from inferhost.planner.memory.llama_cpp_offload import Placement, card_weights_bytes, planned_graph, whole
 from inferhost.planner.memory.sglang_rules import SglangRun
 from inferhost.planner.memory.vllm_rules import VllmRun
 from inferhost.planner.memory.weights import weights_bytes
@@ -43,6 +44,8 @@ class Demand:
     later_bytes: int = 0  # of `used_bytes`, what is still free when this engine starts and measures
     eager: bool = False
     request_bytes: int = 0  # cache of one sequence at the asked context; the budget fills it in
+    placement: Placement | None = None  # what of the model is on the card; nothing said means all of it
+    may_offload: bool = False  # whether the planner may place it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,10 +291,10 @@ def llama_cpp(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Dema
     """
     micro = demand.micro_batch_tokens or round(engine.memory["micro_batch_tokens"])
     cells = demand.sequences * -(-demand.context_tokens // LLAMA_CPP_STEP_TOKENS) * LLAMA_CPP_STEP_TOKENS
-    cards = demand.tensor_parallel_size
-    graph = Graph(False, cells, micro, flash_attention=True, cards=cards, latent=True, pipelined=cards > 1)
+    placement = demand.placement or whole(model)
+    graph = planned_graph(model, cells, micro, placement)
     compute = largest_card_bytes(model, graph)
-    weights, margin = weights_bytes(model, True, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
+    weights, margin = card_weights_bytes(model, placement), round(engine.memory["margin_bytes"])
     context = round(engine.memory["context_bytes"])
     room = total_bytes - demand.used_bytes - weights - compute - context - margin
     return Division(

@@ -31,7 +31,8 @@ EXPERTS_ONLY = ("mxfp4",)
 def fitting_hint(
     model: ModelRow, card: GpuRow, instance: Instance, *, total_bytes: int, demand: Demand, catalogue: Catalogue
 ) -> str:
-    """Sizes and checkpoints that this card holds with the asked context, or the empty string."""
+    """Sizes and checkpoints that this card holds whole with the asked context, or the empty string."""
+    demand = dataclasses.replace(demand, placement=None, may_offload=False)
 
     def fits(row: ModelRow) -> str:
         """The first engine that serves the row here, or the empty string."""

@@ -59,6 +59,8 @@ def obstacles(
         found.append(("host", f"{name} always listens on {engine.fixed_host}, and {listen} is asked for"))
     if "served_model_name" not in engine.flags and instance.text("served_model_name"):
         found.append(("served_model_name", f"{name} cannot be told a name for the model"))
+    if "gpu_layers" not in engine.flags and instance.text("gpu_layers") not in ("all", "auto"):
+        found.append(("gpu_layers", f"{name} keeps every layer on its cards"))
     dtype = instance.text("kv_cache_dtype")
     if dtype not in engine.kv_cache:
         known = ", ".join(sorted(engine.kv_cache))

@@ -16,6 +16,7 @@ from inferhost.planner.request import Instance
 from inferhost.schema.problems import InputError, Problem
 
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+LAYERS = re.compile(r"[1-9][0-9]{0,3}")
 HOST = re.compile(r"[A-Za-z0-9.:_-]+")
 
 REQUIRED = {
@@ -57,6 +58,10 @@ def form_problems(instance: Instance) -> list[Problem]:
             "an engine reads strangers' input: inferhost is the default",
         )
         problems.append(Problem(instance.path("user"), found, hint, "user-root"))
+    layers = instance.text("gpu_layers")
+    if layers not in ("all", "auto") and not LAYERS.fullmatch(layers):
+        found = f'found "{layers}", wanted all, auto or a number of layers'
+        problems.append(Problem(instance.path("gpu_layers"), found, "all keeps the whole model on the card"))
     for option, least, most, hint in RANGES:
         number = instance.integer(option)
         if not least <= number <= most:

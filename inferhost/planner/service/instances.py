@@ -13,20 +13,30 @@ from typing import Any
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
 from inferhost.planner.launch.arguments import ExtraArguments, extra_arguments, selection_of_flags, unchecked_flags
-from inferhost.planner.launch.command import cache_reason, command_line
+from inferhost.planner.launch.command import Told, cache_reason, command_line
 from inferhost.planner.launch.environment import engine_environment
 from inferhost.planner.machine import cpu
 from inferhost.planner.machine.gpu_modes import ecc_wish
 from inferhost.planner.memory.budget import Budget, card_bytes, memory_budget
 from inferhost.planner.memory.engine_rules import Demand
+from inferhost.planner.memory.host_memory import (
+    HostNeed,
+    host_document,
+    host_needs,
+    host_pending,
+    host_problems,
+    lowered_because,
+    own_limits,
+)
 from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
-from inferhost.planner.service import unit
+from inferhost.planner.service import offload, unit
 from inferhost.planner.service.alternatives import fitting_hint
 from inferhost.planner.service.attention import attention_problems, attention_reason
 from inferhost.planner.service.engine import chosen_engine
 from inferhost.planner.service.form import context_tokens, form_problems, model_row
 from inferhost.planner.service.placement import parallel_problems
 from inferhost.planner.speed.outlook import predicted
+from inferhost.planner.speed.targets import asked_latencies
 from inferhost.schema.plan import Dropin, File, Pending, Reason, Service
 from inferhost.schema.problems import InputError, Problem
 
@@ -61,10 +71,13 @@ def service_section(
     parts: list[_Part] = []
     for instance in instances:
         try:
-            parts.append(_part(request, instance, rows, catalogue, before=parts))
+            parts.append(_part(request, instance, rows, catalogue, before=parts, engines=len(instances)))
         except InputError as error:
             problems += error.problems
     problems += _port_problems(parts)
+    if not problems:
+        needs = [need for part in parts for need in part.needs]
+        problems += host_problems(request.hardware.memory_mib, needs, cpu.memlock_bytes(request))
     if problems:
         raise InputError(problems)
     file, file_reason = unit.file(parts[0].engine)
@@ -93,25 +106,58 @@ class _Part:
     roofline: dict[str, Any]
     reasons: list[Reason]
     pending: list[Pending]
+    needs: list[HostNeed]
 
 
 def _part(
-    request: Request, instance: Instance, rows: tuple[GpuRow, ...], catalogue: Catalogue, *, before: list[_Part]
+    request: Request,
+    instance: Instance,
+    rows: tuple[GpuRow, ...],
+    catalogue: Catalogue,
+    *,
+    before: list[_Part],
+    engines: int,
 ) -> _Part:
     card, model = rows[instance.gpus[0]], _model(request, instance, catalogue)
     sized = _sized(request, instance, model, rows, catalogue)
     engine, extra, budget, env = sized.engine, sized.extra, sized.budget, sized.env
     reasons, pending = [*sized.reasons], [*sized.pending]
-    argv, argv_reasons = command_line(instance, engine, model, budget, extra)
+    needs, lowered = _host_needs(request, instance, model, sized, catalogue, engines=engines)
+    argv, argv_reasons = command_line(instance, engine, model, budget, extra, further=lowered)
     service, service_reasons = unit.service(request, instance, engine, model, budget=budget, argv=argv)
     dropin, dropin_reasons = unit.dropin(request, instance, service, env, engine, before=_awaited(instance, before))
     reasons += [*argv_reasons, *service_reasons, *dropin_reasons]
     reasons += cache_reason(instance, engine, budget)
     reasons += attention_reason(instance, engine, model, card, argv=argv, catalogue=catalogue)
     pending += _pending(request, instance, engine, extra, catalogue)
-    speed = predicted(request, instance, card, model, engine, budget=budget, catalogue=catalogue)
-    pending += speed.pending
-    return _Part(instance, engine, service, env, dropin, budget.document(), speed.roofline, reasons, pending)
+    pending += host_pending(instance, request.hardware.memory_mib, needs)
+    if budget.placement is None or budget.placement.whole(model):
+        speed = predicted(request, instance, card, model, engine, budget=budget, catalogue=catalogue)
+        roofline, pending = speed.roofline, pending + speed.pending
+    else:
+        roofline = offload.host_roofline(card, model, budget.placement)
+        pending += asked_latencies(instance, None)
+    document = {**budget.document(), "host": host_document(request.hardware.memory_mib, needs)}
+    return _Part(instance, engine, service, env, dropin, document, roofline, reasons, pending, needs)
+
+
+def _host_needs(
+    request: Request, instance: Instance, model: ModelRow, sized: _Sized, catalogue: Catalogue, *, engines: int
+) -> tuple[list[HostNeed], list[Told]]:
+    """What the engine takes of the host's memory, and which of its own limits it has to be told lower."""
+    engine, host_mib = sized.engine, request.hardware.memory_mib
+    needs = host_needs(
+        instance, engine, model, sized.budget, words=sized.extra.words, env=sized.env, catalogue=catalogue
+    )
+    limits = own_limits(engine, host_mib, needs, engines, instance=instance)
+    lowered = [
+        Told(concept, round(need.value), lowered_because(need, host_mib), "formula:memory.host")
+        for need in limits
+        if need.flag is not None and need.value < (need.flag.default or 0)
+        for concept, flag in engine.flags.items()
+        if flag == need.flag.flag
+    ]
+    return [*needs, *limits], lowered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +192,9 @@ def _sized(
             problems = attention_problems(instance, engine, model, card, words=extra.words, catalogue=catalogue)
             if problems:
                 raise InputError(problems)
+            demand = _demand(instance, model, extra, total_bytes)
         except InputError as error:
             raise refused or error from error
-        demand = _demand(instance, model, extra, total_bytes)
         cache = engine.kv_cache[instance.text("kv_cache_dtype")]
         try:
             budget = memory_budget(total_bytes, model, engine, cache, demand, instance=instance)
@@ -157,7 +203,9 @@ def _sized(
                 offer = fitting_hint(
                     model, card, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue
                 )
-                refused = _offered(error, offer)
+                refused = offload.offered(
+                    _offered(error, offer), total_bytes, model, engine, demand, instance=instance
+                )
             if instance.text("engine") != "auto" or {p.id for p in error.problems} - UNFIT:
                 raise refused from error
             unfit[engine.key] = f"{engine.engine} {engine.version}: {error.problems[0].message}"
@@ -236,6 +284,7 @@ def _demand(instance: Instance, model: ModelRow, extra: ExtraArguments, total_by
         hint = f"use {instance.path('memory_share')}: the plan computes the fraction from the shares"
         found = f'"{instance.name}" has its card not for itself, and a memory fraction of its own'
         raise InputError([Problem(instance.path("extra_args"), found, hint, "memory-share")])
+    placement, may_offload = offload.wanted_placement(instance, model)
     return Demand(
         context_tokens(instance, model),
         instance.integer("max_sequences"),
@@ -245,6 +294,8 @@ def _demand(instance: Instance, model: ModelRow, extra: ExtraArguments, total_by
         tensor_parallel_size=instance.tensor_parallel_size,
         used_bytes=total_bytes - math.floor(total_bytes * instance.share),
         later_bytes=math.floor(total_bytes * instance.later_share),
+        placement=placement,
+        may_offload=may_offload,
     )
 
 
