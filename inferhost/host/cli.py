@@ -17,13 +17,14 @@ from typing import NoReturn
 
 from inferhost import __version__
 from inferhost.host import discover, facts, verbs
-from inferhost.host.gpu import load
+from inferhost.host.gpu import challenge, load
 from inferhost.host.gpu import sample as sampling
 from inferhost.host.guard import daemon
 from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.record import revert
 from inferhost.host.report import HostError, NothingTouched, Report, reason
 from inferhost.host.service import gate
+from inferhost.host.signals import stopping
 from inferhost.host.watch import boot, drift, journal
 from inferhost.schema import document, result
 from inferhost.schema.plan import SECTIONS, Plan, read_plan
@@ -122,6 +123,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                 "--under-load", action="store_true", help="sample the GPUs too, under whatever load there is"
             )
             command.add_argument("--seconds", type=float, metavar="S", help=f"how long (default: {load.SECONDS:g})")
+            ask = "prove clocks that samples alone cannot: move them for so long, and back; not on a serving host"
+            command.add_argument("--challenge", action="store_true", help=ask)
+            mine = "the process that keeps the cards busy for --challenge; any other on a card refuses it"
+            command.add_argument("--load-pid", type=int, metavar="PID", help=mine)
         if verb == "watch":
             where = "folder for metrics (default: the node exporter's, where it has one)"
             command.add_argument("--metrics", metavar="DIR", help=where)
@@ -174,7 +179,8 @@ def _watch(options: argparse.Namespace, machine: Machine, plan: Plan, _content: 
 
 
 def _verify(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
-    verbs.verify(machine, plan, options.section or SECTIONS, report, _load_s(options))
+    asked = challenge.Asked(options.load_pid) if options.challenge else None
+    verbs.verify(machine, plan, options.section or SECTIONS, report, _load_s(options), challenged=asked)
 
 
 def _gate(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
@@ -186,7 +192,7 @@ def _guard(options: argparse.Namespace, machine: Machine, plan: Plan, _content: 
     if options.after_end:
         daemon.after_the_end(machine, plan, os.environ.get("SERVICE_RESULT", daemon.NORMAL_END), daemon.journal)
         return
-    with daemon.stopping() as stopped:
+    with stopping() as stopped:
         daemon.watch(machine, plan, report, stopped, daemon.journal)
 
 
@@ -205,7 +211,9 @@ FOLLOWERS = {
 
 def _load_s(options: argparse.Namespace) -> float | None:
     """How long `verify` samples; None where it was not asked to."""
-    if not options.under_load:
+    if options.load_pid is not None and not options.challenge:
+        raise InputError([Problem("--load-pid", "is for --challenge only", "add --challenge", "usage")])
+    if not options.under_load and not options.challenge:
         if options.seconds is not None:
             raise InputError([Problem("--seconds", "is for --under-load only", "add --under-load", "usage")])
         return None

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from inferhost.host.cpu import cpufreq, sysctl
 from inferhost.host.driver import state
-from inferhost.host.gpu import load, selection
+from inferhost.host.gpu import challenge, load, selection
 from inferhost.host.gpu.card_knob import CardKnob
-from inferhost.host.gpu.clock_lock import ClockLock, GraphicsClockLock
+from inferhost.host.gpu.clock_lock import GraphicsClockLock
 from inferhost.host.gpu.clock_record import Natural, loaded_now, read_clocks, remember_natural
 from inferhost.host.gpu.load import natural_clock_mhz
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
@@ -108,11 +108,18 @@ def apply(
 
 
 def verify(
-    machine: Machine, plan: Plan, sections: Sequence[str], report: Report, load_s: float | None = None
+    machine: Machine,
+    plan: Plan,
+    sections: Sequence[str],
+    report: Report,
+    load_s: float | None = None,
+    *,
+    challenged: challenge.Asked | None = None,
 ) -> None:
     """Compares the host with the plan and writes nothing; with `load_s` it samples that long whatever load there is.
 
-    A verdict under load is kept in `/run/inferhost`, for those who look later without load.
+    A verdict under load is kept in `/run/inferhost`, for those who look later without load. What samples cannot
+    decide may be `challenged`, and that alone writes to the cards.
     """
     if load_s is not None:
         checked_period(load_s, load.HZ, load.SECONDS_MIN)
@@ -123,8 +130,12 @@ def verify(
         with gpu_knobs(machine, plan, report) as knobs:
             if load_s is None:
                 verify_knobs(knobs, report)
-            else:
+            elif challenged is None:
                 verify_under_load(machine, knobs, load_s, report)
+            else:
+                challenge.refuse_where_in_use(machine, plan, knobs, challenged)
+                verify_under_load(machine, knobs, load_s, report)
+                challenge.prove(machine, plan, knobs, challenged, report, seconds=load_s)
     if "cpu" in chosen:
         verify_knobs(sysctl.knobs(machine, plan.sysctl), report)
         cpufreq.verify_frequency(machine, plan.cpu, report)
@@ -164,9 +175,9 @@ def verify_under_load(machine: Machine, knobs: Sequence[Knob], seconds: float, r
 
 def _keep(machine: Machine, knobs: Sequence[CardKnob], series: dict[str, Series], report: Report) -> None:
     verdicts = {verdict.setting: verdict for verdict in report.verdicts}
-    for lock in (knob for knob in knobs if isinstance(knob, ClockLock)):
-        if series[lock.card.uuid].error is None:
-            lock.keep(verdicts[lock.setting])
+    for knob in knobs:
+        if series[knob.card.uuid].error is None:
+            knob.keep(verdicts[knob.setting])
     locked_cards = {knob.card.uuid for knob in knobs if isinstance(knob, GraphicsClockLock)}
     for uuid, one in series.items():
         if uuid in locked_cards:

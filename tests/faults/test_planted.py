@@ -18,6 +18,8 @@ from tests.faults import cells
 from tests.unit.host.fake_host import TESTS, FakeHost, plan, simulator_state
 
 LOCK, POWER, CLOCKS = "graphics_clock_lock_mhz", "power_limit_w", "application_clocks_mhz"
+MEMORY = "memory_clock_lock_mhz"
+LOAD_PID = 900
 SETTLE_S = 30
 CLEAN_HOSTS, RUNS_PER_HOST = (500, 20) if cells.SLOW else (50, 20)
 
@@ -216,6 +218,55 @@ def test_a_range_around_the_cards_own_clock_is_called_indistinguishable_on_every
     assert host.run("install").code == 0
     assert host.run("apply").code == 0
     check(under_load(host), locking, (LOCK,), {"unverified indistinguishable"})
+
+
+CHALLENGED = {
+    "obeyed": {"held none"},
+    "ignored": {"ignored unexplained", "ignored memory_pstate"},
+    "taken away": {"held none"},  # it is asked for anew, and then it stands
+}
+
+
+@pytest.mark.parametrize("fault", CHALLENGED)
+def test_a_challenge_decides_what_is_indistinguishable_on_every_card(mixed, fault: str):
+    """Each card at clocks that it has by itself; one with a single memory clock has no other to be moved to."""
+    host, kinds = mixed
+    gpus = tuple(one.gpu(**own_clocks(one)) for one in kinds)
+    host.plan = plan(gpus=gpus, manage=("gpu",), files=(), dropins=(), service=(), env={})
+    assert host.run("install").code == 0
+    host.run("apply")
+    asked = [host.card(number) for number in range(len(kinds))]
+    undecided = {s for s, v in under_load(host).items() if v["cause"] == "indistinguishable"}
+    assert {s.split(".")[1] for s in undecided} == {one.fields["uuid"] for one in kinds}
+    for number, one in enumerate(kinds):
+        for lock in (LOCK, MEMORY) if fault == "taken away" and one.can_lock else ():
+            host.sim("set", lock, "none", "--gpu", number)
+    for setting in ("graphics_clock", "memory_clock") if fault == "ignored" else ():
+        host.sim("fault", setting, "accepted_ignored")
+    host.sim("load", "on", "--pid", LOAD_PID)
+    answer = host.run("verify", "--challenge", "--load-pid", str(LOAD_PID), "--seconds", "4")
+    wrong = []
+    for setting, found in ((v["setting"], v) for v in answer.document["verdicts"] if v["setting"] in undecided):
+        one = next(one for one in kinds if one.fields["uuid"] in setting)
+        alone = setting.endswith(MEMORY) and len(one.fields["memory_clock_steps_mhz"].split()) == 1
+        honest = not one.can_lock  # the getter of application clocks tells a request that was not taken
+        accepted = {"unverified indistinguishable"} if alone else CHALLENGED["obeyed" if honest else fault]
+        right = f"{found['verdict']} {found['cause']}" in accepted
+        wrong += cells.judged("challenges x cards", [] if right else [f"{one.path.stem}: {found}"])
+    assert not wrong, "\n".join(wrong)
+    for number, before in enumerate(asked):
+        for name in (LOCK, MEMORY, CLOCKS, "power_limit_mw"):
+            alone = name == MEMORY and len(kinds[number].fields["memory_clock_steps_mhz"].split()) == 1
+            if not alone or fault != "taken away":
+                assert host.card(number)[name] == before[name], (kinds[number].path.stem, name)
+
+
+def own_clocks(one: Kind) -> dict[str, Any]:
+    """A wish for what the card does anyway."""
+    if not one.can_lock:
+        default = "application_clock_memory_mhz", "application_clock_graphics_mhz"
+        return {CLOCKS: tuple(one.number(name) for name in default)}
+    return {LOCK: (one.step(one.own_share),) * 2, MEMORY: (one.number("load_memory_clock_mhz"),) * 2}
 
 
 def test_clean_runs_raise_no_alarm(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path):

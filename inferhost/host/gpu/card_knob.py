@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from inferhost.host.gpu import load
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample
 from inferhost.host.knob import Knob, Unusable
@@ -49,6 +50,21 @@ class CardKnob(Knob):
             return self.boots_with()
         except NvmlError:
             return None
+
+    def challenge(self) -> load.Range | None:
+        """What a challenge asks for instead, so that samples tell; None where nothing would, or nothing is moved."""
+        return None
+
+    def move(self, to: load.Range) -> None:
+        """Asks for it, written down first as what it is. Raises `Unusable`."""
+        raise NotImplementedError
+
+    def put_back(self) -> None:
+        """Asks for the wanted value again, the card before the record: that it was moved is on record already."""
+        raise NotImplementedError
+
+    def keep(self, verdict: Verdict) -> None:
+        """Writes a verdict under load down for those who look without load. Raises `WriteFailed`."""
 
     def under_load(self, verdict: Verdict, _samples: Sequence[Sample]) -> Verdict:
         """The verdict after samples were taken; most settings are proven by their getter alone."""

@@ -18,16 +18,17 @@ from inferhost.host.gpu.clock_record import (
     Asked,
     Loaded,
     LoadVerdict,
+    last_evidence,
     loaded_now,
     read_clocks,
     remember_asked,
+    remember_or_refuse,
 )
 from inferhost.host.gpu.nvml import AMPERE, VOLTA, Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample
 from inferhost.host.guard.latch import taken_back_s
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
-from inferhost.host.report import WriteFailed
 from inferhost.schema.result import Verdict
 
 UNKNOWN, UNLOCKED = "unknown", "unlocked"
@@ -124,8 +125,8 @@ class ClockLock(CardKnob):
             evidence = f"the request on record is for {on_record}" if record.confirmed else self.doubt
             return self.verdict(None, "overridden", "unexplained", evidence)
         if record.last is not None:
-            last, age = record.last, _age(self.machine.clock.now_s() - record.last.time_s)
-            return self.verdict(last.found, last.verdict, last.cause, f"{last.evidence}; under load {age} ago")
+            last, evidence = record.last, last_evidence(record.last, self.machine.clock.now_s())
+            return self.verdict(last.found, last.verdict, last.cause, evidence)
         doubt = f"; {self.doubt}" if self.doubt else ""
         return self.verdict(None, "unverified", "needs_load", f"asked for, and {NO_GETTER}{doubt}")
 
@@ -133,12 +134,25 @@ class ClockLock(CardKnob):
         """The verdict of the samples, where a request of ours stands; kept for those who look without load."""
         if self.asked_mhz is None or self.gone or not self._is_asked():
             return verdict
-        natural = read_clocks(self.machine).natural.get(self.record_key(self.card.uuid))
-        own = (
-            (natural.low_mhz, natural.high_mhz) if natural and not natural.loaded.reload_signs(self.loaded) else None
-        )
-        judged = load.judge_clock(samples, self.range_under_load(own))
+        judged = load.judge_clock(samples, self._judged_range())
         return self.verdict(judged.found, judged.verdict, judged.cause, judged.evidence)
+
+    def challenge(self) -> load.Range | None:
+        if self.asked_mhz is None or self.gone or not self._is_asked():
+            return None
+        mhz = load.telling_mhz(self._judged_range())
+        return None if mhz is None else dataclasses.replace(self._judged_range(), low_mhz=mhz, high_mhz=mhz)
+
+    def move(self, to: load.Range) -> None:
+        asked = Asked(to.low_mhz, to.high_mhz, False, self.loaded, self.machine.clock.now_s(), None, challenged=True)
+        self._remember(asked, "not moved: ")
+        self.ask(to.low_mhz, to.high_mhz)
+
+    def put_back(self) -> None:
+        assert self.asked_mhz is not None
+        self.ask(*self.asked_mhz)
+        self.record = Asked(*self.asked_mhz, True, self.loaded, self.machine.clock.now_s(), None)
+        self._remember(self.record, "put back, but ")
 
     def keep(self, verdict: Verdict) -> None:
         """Writes a verdict under load beside its request, unless that was made again meanwhile. Raises `WriteFailed`.
@@ -163,6 +177,12 @@ class ClockLock(CardKnob):
         asked = "" if self.record is None else f" for {shown(self.record.low_mhz, self.record.high_mhz)}"
         return self.verdict(None, "overridden", "other_writer", f"a request of ours{asked} is still on record")
 
+    def _judged_range(self) -> load.Range:
+        """The wanted range, with the clock that this card has by itself where it was seen on this driver."""
+        natural = read_clocks(self.machine).natural.get(self.record_key(self.card.uuid))
+        known = natural is not None and not natural.loaded.reload_signs(self.loaded)
+        return self.range_under_load((natural.low_mhz, natural.high_mhz) if natural and known else None)
+
     def _is_asked(self) -> bool:
         """Whether the wanted range is the one on record."""
         record = self.record
@@ -178,11 +198,7 @@ class ClockLock(CardKnob):
             raise
 
     def _remember(self, asked: Asked | None, what: str) -> None:
-        try:
-            remember_asked(self.machine, self.record_key(self.card.uuid), asked)
-        except WriteFailed as error:
-            evidence = f"{what}{error.problem.path} {error.problem.message}"
-            raise Unusable("refused", "unexplained", evidence, True) from error
+        remember_or_refuse(self.machine, self.record_key(self.card.uuid), asked, what)
 
 
 class GraphicsClockLock(ClockLock):
@@ -258,6 +274,8 @@ def _doubt(record: Asked | None, persistence: bool) -> str:
     """Why a request that may stand is made again all the same; empty where there is no reason."""
     if record is None:
         return ""
+    if record.challenged:
+        return f"a challenge moved it to {shown(record.low_mhz, record.high_mhz)} and did not come to its end"
     if not record.confirmed:
         return "the last attempt did not come to its end"
     if not persistence:
@@ -265,10 +283,3 @@ def _doubt(record: Asked | None, persistence: bool) -> str:
     if record.last is not None and record.last.verdict == "ignored":
         return "it was ignored under load, and somebody may have taken it away"
     return ""
-
-
-def _age(seconds: float) -> str:
-    """A time span in words."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

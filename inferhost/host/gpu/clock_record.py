@@ -13,8 +13,10 @@ import dataclasses
 import json
 from typing import Any, Optional
 
+from inferhost.host.knob import Unusable
 from inferhost.host.machine import RUN_DIRECTORY, Machine
 from inferhost.host.record.baseline import boot_id
+from inferhost.host.report import WriteFailed
 from inferhost.schema import document
 from inferhost.schema.problems import InputError
 
@@ -55,7 +57,10 @@ class LoadVerdict:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """One request for a range of the graphics clock."""
+    """One request for a range of a clock; of application clocks: memory and graphics clock.
+
+    Not `confirmed` is what may not have come to its end; `challenged` says that it stands for a test only.
+    """
 
     low_mhz: int
     high_mhz: int
@@ -63,6 +68,7 @@ class Asked:
     loaded: Loaded
     time_s: float
     last: Optional[LoadVerdict]
+    challenged: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +113,27 @@ def remember_asked(machine: Machine, uuid: str, asked: Asked | None) -> None:
     clocks = read_clocks(machine)
     others = {key: value for key, value in clocks.asked.items() if key != uuid}
     write_clocks(machine, dataclasses.replace(clocks, asked=others if asked is None else {**others, uuid: asked}))
+
+
+def remember_or_refuse(machine: Machine, key: str, asked: Asked | None, what: str) -> None:
+    """The same for a knob that is being written: a failure is `Unusable`, told after `what` was done or not."""
+    try:
+        remember_asked(machine, key, asked)
+    except WriteFailed as error:
+        evidence = f"{what}{error.problem.path} {error.problem.message}"
+        raise Unusable("refused", "unexplained", evidence, True) from error
+
+
+def last_evidence(last: LoadVerdict, now_s: float) -> str:
+    """The evidence of a verdict under load, for those who look later."""
+    seconds = now_s - last.time_s
+    age = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"{last.evidence}; under load {age if seconds < 7200 else f'{seconds / 3600:.0f} h'} ago"
+
+
+def unfinished(machine: Machine) -> list[str]:
+    """The UUIDs of cards of which a request may have stopped half way: a kill in an apply or in a challenge."""
+    return sorted({key.partition(":")[0] for key, asked in read_clocks(machine).asked.items() if not asked.confirmed})
 
 
 def remember_natural(machine: Machine, uuid: str, natural: Natural) -> None:

@@ -159,6 +159,17 @@ def judge_clock(samples: Sequence[Sample], asked: Range) -> Judged:
     )
 
 
+def telling_mhz(asked: Range) -> int | None:
+    """A step of the card where no card runs by itself under load, so that only a lock explains it; None without one.
+
+    The one nearest to half of the highest clock: far from the card's own, and out of reach of most power caps.
+    """
+    alone = [
+        mhz for mhz in asked.steps_mhz if not dataclasses.replace(asked, low_mhz=mhz, high_mhz=mhz).may_be_natural()
+    ]
+    return min(alone, key=lambda mhz: abs(mhz - asked.steps_mhz[-1] / 2), default=None)
+
+
 def memory_clock_mhz(samples: Sequence[Sample]) -> int | None:
     """The median memory clock under load; None without load, or on a card that does not say."""
     clocks = [s.memory_clock_mhz for s in settled(samples) if s.memory_clock_mhz is not None]

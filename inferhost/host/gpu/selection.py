@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from inferhost.host.gpu import load
@@ -18,7 +18,6 @@ from inferhost.host.gpu.clock_lock import UNLOCKED, ClockLock, GraphicsClockLock
 from inferhost.host.gpu.clock_record import read_clocks
 from inferhost.host.gpu.compute_mode import ComputeMode
 from inferhost.host.gpu.ecc import Ecc
-from inferhost.host.gpu.idle_knob import IdleCardKnob
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample
 from inferhost.host.guard.latch import held_back
@@ -144,10 +143,10 @@ def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: A
     for lock in LOCK_WISHES:
         if key_name == lock.key_name:  # what was there before us has no getter: it is reset
             return lock(machine, nvml, card, None, {})
-    idle: dict[str, type[IdleCardKnob]] = {k.key_name: k for k in (ComputeMode, Ecc)}
-    if key_name in idle:
-        return idle[key_name](machine, nvml, card, wanted, {})
-    kinds: dict[str, type[CardKnob]] = {k.key_name: k for k in (PowerLimit, Persistence, ApplicationClocks)}
+    with_machine: dict[str, Callable[..., CardKnob]] = {k.key_name: k for k in (ComputeMode, Ecc, ApplicationClocks)}
+    if key_name in with_machine:
+        return with_machine[key_name](machine, nvml, card, wanted, {})
+    kinds: dict[str, type[CardKnob]] = {k.key_name: k for k in (PowerLimit, Persistence)}
     return kinds[key_name](nvml, card, wanted, {}) if key_name in kinds else None
 
 
@@ -304,7 +303,7 @@ class _Search:
             self._verdict(card, ApplicationClocks.name, wanted, error)
             return None
         if graphics_mhz in steps:
-            return ApplicationClocks(self.nvml, card, list(wish), self.context)
+            return ApplicationClocks(self.machine, self.nvml, card, list(wish), self.context)
         which, mhz, offered = ("graphics", graphics_mhz, steps) if steps else ("memory", memory_mhz, rungs)
         near = min(offered, key=lambda step: abs(step - mhz))
         message = (

@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from inferhost.host.gpu import selection
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
@@ -79,20 +78,6 @@ def guarded(plan: Plan) -> list[int]:
         hint = "inferhost_gpu_guard: true, and inferhost_manage with gpu in it"
         raise NothingTouched(Problem(PLAN, "guards no card", hint, "no-guard"))
     return found
-
-
-@contextlib.contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or SIGINT came since."""
-    seen: list[int] = []
-    before = {
-        number: signal.signal(number, lambda n, _: seen.append(n)) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def journal(line: str) -> None:

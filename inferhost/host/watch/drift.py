@@ -14,7 +14,7 @@ import time
 
 from inferhost.host import verbs
 from inferhost.host.gpu import selection
-from inferhost.host.gpu.clock_record import Loaded
+from inferhost.host.gpu.clock_record import Loaded, unfinished
 from inferhost.host.gpu.nvml import NvmlError, open_nvml
 from inferhost.host.machine import Machine
 from inferhost.host.record import base_units
@@ -43,7 +43,7 @@ def watch(machine: Machine, plan: Plan, metrics_folder: str | None, report: Repo
         else:
             plan = boot.with_cards_that_are_here(machine, plan, 0, report)
             now = _drivers(machine, plan, now)
-            if _apply_after_reload(machine, plan, before.loaded, now.loaded, report):
+            if _apply_again(machine, plan, _why_again(machine, before.loaded, now.loaded), report):
                 now = _drivers(machine, plan, now)
     verbs.verify(machine, plan, sections, report)
     if not report.check:
@@ -81,14 +81,19 @@ def _drivers(machine: Machine, plan: Plan, now: Watched) -> Watched:
         return now
 
 
-def _apply_after_reload(
-    machine: Machine, plan: Plan, before: dict[str, Loaded], now: dict[str, Loaded], report: Report
-) -> bool:
-    """Whether the driver was loaded again, and the GPU section is therefore applied."""
-    signs = {sign for uuid in now if uuid in before for sign in before[uuid].reload_signs(now[uuid])}
-    if not signs:
+def _why_again(machine: Machine, before: dict[str, Loaded], now: dict[str, Loaded]) -> list[str]:
+    """What calls for another apply: a driver that was loaded again, and requests of ours that stopped half way."""
+    signs = sorted({sign for uuid in now if uuid in before for sign in before[uuid].reload_signs(now[uuid])})
+    reasons = [f"the driver was loaded again since the last look ({', '.join(signs)})"] if signs else []
+    half = [uuid for uuid in unfinished(machine) if uuid in now]
+    return reasons + ([f"a request of ours did not come to its end on {', '.join(half)}"] if half else [])
+
+
+def _apply_again(machine: Machine, plan: Plan, reasons: list[str], report: Report) -> bool:
+    """Whether there is a reason, and the GPU section is therefore applied."""
+    if not reasons:
         return False
-    report.note(f"the driver was loaded again since the last look ({', '.join(sorted(signs))}): settings are applied")
+    report.note(f"{'; '.join(reasons)}: settings are applied")
     own = Report(report.check)
     boot.apply_sections(machine, plan, ["gpu"], own)
     report.changes += own.changes
