@@ -30,9 +30,12 @@ options:
     description: What to do.
     type: str
     required: true
-    choices: [install, apply, verify, gate, revert, status, facts]
+    choices: [install, apply, verify, gate, balancer, revert, status, facts]
   sections: {description: Only these sections of the plan., type: list, elements: str, default: []}
   wait: {description: Give a starting engine the time that its plan grants., type: bool, default: false}
+  server: {description: The member that C(balancer) is about., type: str}
+  state: {description: What becomes of the member., type: str, choices: [drain, ready, show]}
+  wait_s: {description: How long C(balancer) waits at most., type: int}
   plan: {description: The plan document; the host's installed one when absent., type: dict}
 """
 
@@ -59,6 +62,9 @@ class ActionModule(ActionBase):
                 "verb": {"type": "str", "required": True},
                 "sections": {"type": "list", "elements": "str", "default": []},
                 "wait": {"type": "bool", "default": False},
+                "server": {"type": "str"},
+                "state": {"type": "str"},
+                "wait_s": {"type": "int"},
                 "plan": {"type": "dict"},
             }
         )
@@ -103,6 +109,9 @@ class ActionModule(ActionBase):
             command += ["--section", section]
         if arguments["wait"]:
             command.append("--wait")
+        for option, name in (("--server", "server"), ("--state", "state"), ("--wait", "wait_s")):
+            if arguments[name] is not None:
+                command += [option, str(arguments[name])]
         if self._task.check_mode:
             command.append("--check")
         return _answer(self._low_level_execute_command(shlex.join(command), in_data=given), " ".join(command[2:3]))

@@ -12,24 +12,28 @@ from ansible.parsing.dataloader import DataLoader
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from inferhost import catalogue, explain, planner, table
+from inferhost.planner.balancer import group
 from inferhost.planner.machine import power
 from inferhost.schema import document
 from inferhost.schema.plan import Dropin
 from inferhost.schema.problems import InputError, Problem
 
 
-def inferhost_plan(wish, host):
-    """The plan of `host` from all its `inferhost_*` variables; a wish that cannot work is an error."""
+def inferhost_plan(wish, host, hostvars=None, groups=None):
+    """The plan of `host` from all its `inferhost_*` variables; a wish that cannot work is an error.
+
+    A balancer is planned with the engines of its group, and for that takes the variables of other hosts.
+    """
     try:
-        return document.plain(planner.plan(_plain(wish), host, catalogue.load()))
+        return document.plain(_planned(wish, host, hostvars, groups))
     except InputError as error:
         raise AnsibleFilterError(f"the wish for {host} cannot be planned\n{error}") from error
 
 
-def inferhost_plan_problems(wish, host):
+def inferhost_plan_problems(wish, host, hostvars=None, groups=None):
     """What is wrong with the wish, as `error:` and `hint:` lines; empty when it can be planned."""
     try:
-        planner.plan(_plain(wish), host, catalogue.load())
+        _planned(wish, host, hostvars, groups)
     except InputError as error:
         return str(error)
     return ""
@@ -93,6 +97,19 @@ def inferhost_explain(plan, setting=""):
         return explain.explained(_plain(plan), setting)
     except InputError as error:
         raise AnsibleFilterError(str(error)) from error
+
+
+def _planned(wish, host, hostvars, groups):
+    """The plan of a host whose wish may name a group of engines."""
+    values = _plain(wish)
+    others = {
+        name: {
+            "address": str(hostvars[name].get("ansible_host") or name),
+            "wish": _plain({key: hostvars[name][key] for key in hostvars[name] if key.startswith("inferhost_")}),
+        }
+        for name in (groups or {}).get(group.named(values), [])
+    }
+    return planner.plan(group.with_group(values, host, others, catalogue.load()), host, catalogue.load())
 
 
 def _plain(value):

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from inferhost import __version__
 from inferhost.host import discover, facts, verbs
+from inferhost.host.balancer import runtime
 from inferhost.host.gpu import challenge, load
 from inferhost.host.gpu import sample as sampling
 from inferhost.host.guard import daemon
@@ -53,6 +54,7 @@ VERBS = {
     "gate": "ask every engine of the plan for a token",
     "sample": "show what the GPUs do over some seconds; creates no load",
     "guard": "bring a GPU that gets too hot down to the safe state of the plan, and give it back when it is cool",
+    "balancer": "show a member of this host's balancer, take it out of rotation or back, and say what is in flight",
     "revert": "put back what was here before, from the record alone",
     "status": "say which plan is installed and what is on record",
 }
@@ -127,6 +129,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             command.add_argument("--challenge", action="store_true", help=ask)
             mine = "the process that keeps the cards busy for --challenge; any other on a card refuses it"
             command.add_argument("--load-pid", type=int, metavar="PID", help=mine)
+        if verb == "balancer":
+            command.add_argument("--server", required=True, metavar="NAME", help="the member")
+            command.add_argument("--state", choices=runtime.STATES, default="show", help="default: only show it")
+            most = "at most so many seconds until nothing is in flight, or it is up (default: 0)"
+            command.add_argument("--wait", type=float, default=0.0, metavar="S", help=most)
         if verb == "watch":
             where = "folder for metrics (default: the node exporter's, where it has one)"
             command.add_argument("--metrics", metavar="DIR", help=where)
@@ -188,6 +195,14 @@ def _gate(options: argparse.Namespace, machine: Machine, plan: Plan, _content: b
         gate.prove_tokens(machine, plan, options.wait, report, only=options.instance)
 
 
+def _balancer(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    if plan.balancer is None or plan.balancer.socket is None:
+        hint = "inferhost_manage: [balancer] with haproxy makes one"
+        raise NothingTouched(Problem("balancer", "this host has no balancer that can be told", hint, "no-balancer"))
+    told = {"name": options.server, "state": options.state, "wait_s": options.wait}
+    runtime.set_member(machine, plan.balancer, report, **told)
+
+
 def _guard(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
     if options.after_end:
         daemon.after_the_end(machine, plan, os.environ.get("SERVICE_RESULT", daemon.NORMAL_END), daemon.journal)
@@ -205,6 +220,7 @@ FOLLOWERS = {
     "verify": _verify,
     "gate": _gate,
     "guard": _guard,
+    "balancer": _balancer,
 }
 """Verbs that follow a plan."""
 

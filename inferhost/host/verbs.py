@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from inferhost.host.balancer import placed_unit
 from inferhost.host.cpu import cpufreq, sysctl
 from inferhost.host.driver import state
 from inferhost.host.gpu import challenge, load, selection
@@ -45,6 +46,7 @@ def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, r
             users = sorted({s.user for s in plan.service})
             report.facts["users_absent"] = [u for u in users if account.uid_of(machine, u) is None]
         report.facts["driver"] = state.driver_facts(machine, plan, baseline)
+        report.facts["balancer"] = placed_unit.balancer_facts(machine, plan)
         _place(machine, PROGRAM, program, 0o755, report)
         _place(machine, PLAN, plan_content, 0o640, report)
         for file in placed.placed_files(plan, [BASE]):
@@ -70,6 +72,7 @@ def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
     """Refuses, before anything is placed, an engine that is not there, has no model, or finds its place taken."""
     warn(machine, plan, report)
     problems = adopt.conflicts(machine, plan, report) + state.secure_boot_problems(machine, plan)
+    problems += placed_unit.balancer_problems(machine, plan)
     for entry in plan.service if "service" in plan.manage else ():
         for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):
             if not machine.exists(path):
@@ -105,6 +108,8 @@ def apply(
             engine.retire_engines(machine, plan, baseline, report)
             adopt.adopt_units(machine, plan, baseline, report)
             engine.apply_engines(machine, plan, report)
+        if "balancer" in chosen:
+            placed_unit.apply_balancer(machine, plan, baseline, report)
 
 
 def verify(
@@ -147,6 +152,8 @@ def verify(
         adopt.verify_adoption(machine, plan, report)
         for entry in plan.service:
             processes.verify_service(machine, entry, plan.env.get(entry.instance, {}), report)
+    if "balancer" in chosen:
+        placed_unit.verify_balancer(machine, plan, report)
     name_writers(machine, report)
 
 
@@ -212,6 +219,7 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
             "not_held": list(read_watched(machine).not_held),
             "units": units,
             "driver": state.driver_revert(baseline, machine, report),
+            "balancer": placed_unit.balancer_revert(machine, baseline, report),
             "unit_states": {
                 unit: processes.unit_state(machine, unit).get("ActiveState", "unknown") for unit in units
             },
@@ -269,6 +277,7 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     files += [(key, "driver")] if key else []
     found.update(placed.file_records(machine, files))
     found.update(state.driver_records(machine, plan))
+    found.update(placed_unit.balancer_records(machine, plan, baseline))
     if "service" in plan.manage:
         found.update(account.account_records(machine, [s.user for s in plan.service]))
         found.update(adopt.adoption_records(machine, plan))

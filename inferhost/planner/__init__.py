@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from inferhost.catalogue import Catalogue
+from inferhost.planner.balancer.section import BalancerSection, balancer_section
 from inferhost.planner.machine.base_units import base_units
 from inferhost.planner.machine.cpu import CpuSection, cpu_section
 from inferhost.planner.machine.driver import cards, driver
@@ -51,20 +52,21 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     judged = replaced if drivers else _without_driver(request)
     service = _part(problems, lambda: service_section(judged, instances or (), rows, catalogue))
     adopted = _part(problems, lambda: adopted_units(request)) if request.manages("service") else ((), [])
+    balancer: BalancerSection | None = _part(problems, lambda: balancer_section(request))
     section: DriverSection | None = None
     if rows is not None and drivers is not None:
         asked, services = drivers[0], service.services if service else ()
         section = _part(problems, lambda: driver_section(request, rows, asked, services, catalogue))
     if problems or rows is None or drivers is None or gpus is None or service is None or adopted is None:
         raise InputError(problems)
-    if section is None:
+    if section is None or balancer is None:
         raise InputError(problems)
     reasons = [*drivers[1], *_untouched(request), *section.reasons, *gpus[1]]
     pending = [*(() if section.install else drivers[2]), *gpus[2], *(cpu.pending if cpu else ()), *service.pending]
     reasons += [*(cpu.reasons if cpu else ()), *service.reasons, *adopted[1]]
     own_files, own_reasons = base_units(request)
-    reasons += own_reasons
-    files = [*section.files, *(cpu.files if cpu else ()), *service.files, *own_files]
+    reasons += [*own_reasons, *balancer.reasons]
+    files = [*section.files, *(cpu.files if cpu else ()), *service.files, *balancer.files, *own_files]
     return identified(
         Plan(
             schema=SCHEMA,
@@ -87,6 +89,7 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
             reasons=tuple(sorted(reasons, key=lambda r: r.setting)),
             pending=tuple(sorted(pending, key=lambda p: (p.setting, p.needs))),
             adopt=adopted[0],
+            balancer=balancer.balancer,
         )
     )
 

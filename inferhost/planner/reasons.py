@@ -74,6 +74,9 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
     for dropin in plan.dropins:
         paths |= {f"dropins.{dropin.unit}.{key}" for _, key, _ in dropin.entries if key not in MIRRORED_KEYS}
     paths |= {f"adopt.{unit}" for unit in plan.adopt}
+    if plan.balancer is not None:
+        paths |= {f"balancer.{name}" for name in ("program", "host", "port", "members", "timeout_s")}
+        paths |= {"balancer.tls_certificate"} if plan.balancer.tls_certificate else set()
     for service in plan.service:
         engine = next(
             e for e in catalogue.engines.values() if (e.engine, e.version) == (service.engine, service.engine_version)

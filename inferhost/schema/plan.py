@@ -18,7 +18,7 @@ SCHEMA = 2
 READABLE_SCHEMAS = (1, 2)
 """What schema 2 added has a default, so that a plan of schema 1 reads as one that leaves it alone."""
 
-SECTIONS = ("driver", "gpu", "cpu", "service")
+SECTIONS = ("driver", "gpu", "cpu", "service", "balancer")
 """What `inferhost_manage` may name, in the order in which it is placed."""
 
 BASE = "base"
@@ -186,6 +186,37 @@ class Service:
 
 
 @dataclasses.dataclass(frozen=True)
+class Member:
+    """One engine behind a balancer; what is not known of it is 0 or empty."""
+
+    name: str
+    address: str
+    port: int
+    model: str  # the name that clients ask for
+    max_requests: int  # at once; what is above waits at the balancer
+    longest_s: int  # until the longest answer is complete
+    context_tokens: int
+    health_path: str  # empty: whether the port answers has to do
+
+
+@dataclasses.dataclass(frozen=True)
+class Balancer:
+    """What stands before the engines: HAProxy before several, nginx as the TLS front of one."""
+
+    program: str  # "haproxy" or "nginx"
+    package: str
+    unit: str
+    config: str
+    pool: str  # how HAProxy's configuration calls the members together
+    host: str
+    port: int
+    tls_certificate: Optional[str]
+    socket: Optional[str]  # where HAProxy takes commands
+    timeout_s: int
+    members: Tuple[Member, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Reason:
     """Why one value is what it is; `source` resolves to a catalogue row, a formula or a wish variable."""
 
@@ -228,6 +259,7 @@ class Plan:
     reasons: tuple[Reason, ...]
     pending: tuple[Pending, ...]
     adopt: tuple[str, ...] = ()  # units of somebody else that the service section takes over
+    balancer: Optional[Balancer] = None
 
 
 def identified(plan: Plan) -> Plan:

@@ -87,6 +87,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "service[].probe.body": (HOST, HOST),
     "service[].disruption": (PEOPLE, RESTART),
     "adopt": (HOST, "a unit of somebody else is turned off in the configuration that declares it"),
+    "balancer": (HOST, "refused by the section's name: a balancer is for services.haproxy or services.nginx there"),
     "budget": (PEOPLE, PEOPLE),
     "roofline": (PEOPLE, PEOPLE),
     "reasons": (PEOPLE, PEOPLE),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from inferhost.host.balancer.placed_unit import restore_balancer
 from inferhost.host.cpu.cpufreq import restore_frequency
 from inferhost.host.cpu.sysctl import restore_sysctl
 from inferhost.host.driver import state
@@ -59,6 +60,7 @@ def revert(machine: Machine, sections: Sequence[str], report: Report) -> None:
         account.restore_trees(machine, baseline.of("tree", sections), baseline, report)
         adopt.restore_units(machine, baseline.of("unit", sections), baseline, report)
         state.restore_driver(machine, sections, baseline, report)
+        restore_balancer(machine, sections, baseline, report)
         if everything:
             _leave_to_others(kept, baseline, report)
             _finish(machine, baseline, gone, report)

@@ -18,13 +18,13 @@ UNITS = (
     ),
     (
         "inferhost-verify.service",
-        ("gpu", "cpu", "service"),
+        ("gpu", "cpu", "service", "balancer"),
         "compares the host with its plan; drift makes it a failed unit",
         "formula:gpu.other_writers",
     ),
     (
         "inferhost-verify.timer",
-        ("gpu", "cpu", "service"),
+        ("gpu", "cpu", "service", "balancer"),
         "looks every few minutes, because other programs write the same settings",
         "formula:gpu.other_writers",
     ),

@@ -1,0 +1,1 @@
+"""What stands before the engines: members, time-outs, queue and priority classes, and the configuration's text."""
