@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 
 from inferhost.schema import document
-from inferhost.schema.plan import DriverPackages
+from inferhost.schema.plan import Balancer, DriverPackages
 
 PLACED = "placed"
 HOST = "the host program reads it"
@@ -24,6 +24,7 @@ NO_PACKAGES = "NixOS installs its own driver, see driver.kernel_module: there th
 RESTART = "NixOS restarts what changed; the roles leave that to the host program"
 
 SOME_PACKAGES = DriverPackages("apt", "535", None, "proprietary", ("x",), ("x",), None, "x", "x", None, False)
+SOME_BALANCER = Balancer("haproxy", "x", "x", "x", "x", "x", 1, None, None, 1, ())
 
 KEYS: dict[str, tuple[str, str]] = {
     # key: (Ansible, NixOS)
@@ -140,6 +141,16 @@ def others(value: Any, schema: Mapping[str, Any]) -> list[Any]:
     lists = [value[1:], [*value, value[0]]] if isinstance(value, list) and value else [["x"], [1500]]
     tables = [{}, {**value, "x": "1"}] if isinstance(value, dict) else []
     tables.append({"limit_c": 85, "resume_c": 75, "power_w": "min", "cool_down_s": 300})
-    candidates = [*words, None, True, False, 7, *lists, *tables, document.plain(SOME_PACKAGES)]
+    candidates = [
+        *words,
+        None,
+        True,
+        False,
+        7,
+        *lists,
+        *tables,
+        document.plain(SOME_PACKAGES),
+        document.plain(SOME_BALANCER),
+    ]
     check = jsonschema.Draft202012Validator(schema)
     return [c for c in candidates if check.is_valid(c) and (c, type(c)) != (value, type(value))]
