@@ -50,6 +50,7 @@ PLAN: dict[str, Any] = {
     "reasons": [],
     "pending": [],
     "adopt": [],
+    "balancer": None,
 }
 
 
