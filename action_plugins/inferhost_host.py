@@ -1,7 +1,8 @@
 """Ship the host program when the host has another one, call it, and hand its answer to Ansible.
 
 The program does the work; this file only carries it there. In check mode, and as long as it is not installed, it
-runs from Ansible's temporary folder, so that a bare host is inspected and never written to.
+runs from Ansible's temporary folder, so that a bare host is inspected and never written to. What may take long runs
+beside the connection, is asked every few seconds how far it is, and its words are shown at once.
 """
 
 import json
@@ -12,12 +13,15 @@ import tempfile
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from inferhost.host.watch.writers import WARNING
 from inferhost.host.zipapp_build import build
 from inferhost.schema import document, result
+
+display = Display()
 
 DOCUMENTATION = r"""
 module: inferhost_host
@@ -30,16 +34,38 @@ options:
     description: What to do.
     type: str
     required: true
-    choices: [install, apply, verify, gate, balancer, revert, status, facts]
+    choices: [install, fetch, apply, verify, gate, rollback, balancer, revert, status, facts]
   sections: {description: Only these sections of the plan., type: list, elements: str, default: []}
   wait: {description: Give a starting engine the time that its plan grants., type: bool, default: false}
   server: {description: The member that C(balancer) is about., type: str}
   state: {description: What becomes of the member., type: str, choices: [drain, ready, show]}
   wait_s: {description: How long C(balancer) waits at most., type: int}
+  purge: {description: Delete what was fetched or made as well; for revert., type: bool, default: false}
   plan: {description: The plan document; the host's installed one when absent., type: dict}
 """
 
 PROGRAM = "/usr/local/bin/inferhost"
+LONG = ("fetch", "apply", "gate", "rollback")
+"""Verbs that may take long. They go on where the connection is lost, and end by themselves."""
+PROGRESS, MARK = "progress: ", "--- document ---"
+LONG_ANSWER = """
+for slice in $(seq 80); do [ -e "$folder/code" ] && break; sleep 0.1; done
+echo "$folder"
+if [ -e "$folder/code" ]; then cat "$folder/code"; else echo running; fi
+cat "$folder/said"
+printf '\\n--- document ---\\n'
+if [ -e "$folder/code" ]; then cat "$folder/document"; rm -rf "$folder"; fi
+"""
+LONG_START = (
+    """folder=$(mktemp -d) || exit 1
+cat >"$folder/given"
+: >"$folder/said"
+( COMMAND <"$folder/given" >"$folder/document" 2>"$folder/said"
+  echo $? >"$folder/code.new"; mv "$folder/code.new" "$folder/code" ) </dev/null >/dev/null 2>&1 &
+"""
+    + LONG_ANSWER
+)
+"""The folder of mktemp is its owner's alone."""
 NIXOS = (
     "error: this host runs NixOS, where a configuration owns /etc and playbooks place nothing\n"
     "hint: import nix/module.nix of this repository into the host's configuration; it places the same plan"
@@ -65,6 +91,7 @@ class ActionModule(ActionBase):
                 "server": {"type": "str"},
                 "state": {"type": "str"},
                 "wait_s": {"type": "int"},
+                "purge": {"type": "bool", "default": False},
                 "plan": {"type": "dict"},
             }
         )
@@ -107,14 +134,34 @@ class ActionModule(ActionBase):
             command += ["--plan", "/dev/stdin"]
         for section in arguments["sections"]:
             command += ["--section", section]
-        if arguments["wait"]:
-            command.append("--wait")
+        command += [f"--{option}" for option in ("wait", "purge") if arguments[option]]
         for option, name in (("--server", "server"), ("--state", "state"), ("--wait", "wait_s")):
             if arguments[name] is not None:
                 command += [option, str(arguments[name])]
         if self._task.check_mode:
             command.append("--check")
-        return _answer(self._low_level_execute_command(shlex.join(command), in_data=given), " ".join(command[2:3]))
+        if arguments["verb"] in LONG and not self._task.check_mode:
+            ran = self._run_long(command, given, task_vars.get("inventory_hostname"))
+        else:
+            ran = self._low_level_execute_command(shlex.join(command), in_data=given)
+        return _answer(ran, arguments["verb"])
+
+    def _run_long(self, command: list, given: bytes, host: str) -> dict:
+        """The same answer from a program that may take hours; what it says meanwhile is shown."""
+        script, shown = LONG_START.replace("COMMAND", shlex.join(command)), 0
+        while True:
+            ran = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(script)}", in_data=given)
+            folder, _, rest = ran["stdout"].lstrip().partition("\n")
+            code, _, rest = rest.partition("\n")
+            if ran["rc"] or not folder.startswith("/"):
+                return {"rc": ran["rc"] or 1, "stdout": "", "stderr": ran["stderr"] or ran["stdout"]}
+            said, _, answer = rest.partition(f"\n{MARK}\n")
+            told = [line.partition(PROGRESS)[2] for line in said.splitlines() if line.startswith(PROGRESS)]
+            for line in told[shown:]:
+                display.display(f"[{host}] {line}")
+            if code != "running":
+                return {"rc": int(code), "stdout": answer, "stderr": said}
+            script, shown, given = f"folder={shlex.quote(folder)}\n{LONG_ANSWER}", len(told), b"\n"
 
 
 def _answer(ran: dict, verb: str) -> dict:

@@ -13,7 +13,9 @@ from typing import Any
 WIDTH = 120
 SETTING_WIDTH = 32
 VALUE_WIDTH = 24
-GROUPS = ("driver", "gpus", "cpu", "sysctl", "service", "env", "dropins", "files", "adopt", "balancer", "manage")
+GROUPS = (
+    "driver", "gpus", "cpu", "sysctl", "models", "service", "env", "dropins", "files", "adopt", "balancer", "manage",
+)  # fmt: skip
 """The order in which a person reads a plan."""
 GIB = 2**30
 MIB = 2**20

@@ -179,6 +179,7 @@ class EngineRow:
     families: Optional[Tuple[str, ...]]  # None: any
     executable: str
     arguments: Tuple[str, ...]
+    check_arguments: Tuple[str, ...]  # put last, the engine reads all, refuses wrong ones and ends; none: it cannot
     port: int
     fixed_host: Optional[str]  # where the engine cannot be told to listen elsewhere
     flags: Dict[str, Optional[str]]  # concept -> flag; None: the bare argument

@@ -22,9 +22,10 @@ from inferhost.host.gpu import challenge, load
 from inferhost.host.gpu import sample as sampling
 from inferhost.host.guard import daemon
 from inferhost.host.machine import PLAN, Machine, machine_at
+from inferhost.host.models import fetch
 from inferhost.host.record import revert
 from inferhost.host.report import HostError, NothingTouched, Report, reason
-from inferhost.host.service import gate
+from inferhost.host.service import gate, rollback
 from inferhost.host.signals import stopping
 from inferhost.host.watch import boot, drift, journal
 from inferhost.schema import document, result
@@ -47,11 +48,13 @@ VERBS = {
     "record": "record what is here now and place nothing, where NixOS places the files",
     "discover": "say what this host is made of, how it is set and what serves on it now; writes nothing",
     "facts": "say what this host is made of; works without a driver",
+    "fetch": "bring the models of the plan to this host, resume what was cut, and prove them by checksum",
     "apply": "write what has no file (NVML, kernel, governor) and prove it",
     "boot": "wait for the cards and apply again what they forgot; what the boot unit runs",
     "watch": "look for drift, and apply again what a driver reload took; what the timer runs",
     "verify": "compare this host with its plan, setting by setting",
     "gate": "ask every engine of the plan for a token",
+    "rollback": "put back the service files that served last, and start them",
     "sample": "show what the GPUs do over some seconds; creates no load",
     "guard": "bring a GPU that gets too hot down to the safe state of the plan, and give it back when it is cool",
     "balancer": "show a member of this host's balancer, take it out of rotation or back, and say what is in flight",
@@ -81,6 +84,7 @@ def main(arguments: Sequence[str], machine: Callable[[str], Machine] = machine_a
     try:
         options = parse(arguments)
         report.check, verb = options.check, options.verb
+        report.progress = _tell
         _run(options, machine(options.root), report)
         code = report.exit_code()
     except InputError as error:
@@ -93,6 +97,11 @@ def main(arguments: Sequence[str], machine: Callable[[str], Machine] = machine_a
         print(line, file=sys.stderr)
     print(document.text(report.result()), end="", flush=True)
     return code
+
+
+def _tell(line: str) -> None:
+    """Progress goes out at once, for whoever waits."""
+    print(f"progress: {line}", file=sys.stderr, flush=True)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -112,6 +121,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--plan", metavar="FILE", help=f"the plan (default: {PLAN})")
         if verb == "install":
             command.add_argument("--program", metavar="FILE", default=sys.argv[0], help="the zipapp to install")
+        if verb == "revert":
+            command.add_argument("--purge", action="store_true", help="delete the models that were fetched, too")
         if verb == "gate":
             command.add_argument(
                 "--wait", action="store_true", help="give a starting engine the time that its plan grants"
@@ -159,7 +170,7 @@ def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
     elif options.verb == "status":
         verbs.status(machine, _installed_plan(options, machine, report), report)
     elif options.verb == "revert":
-        revert.revert(machine, options.section or SECTIONS, report)
+        revert.revert(machine, options.section or SECTIONS, report, options.purge)
     else:
         content = _plan_content(options, machine)
         FOLLOWERS[options.verb](options, machine, _read(content, options.plan or PLAN), content, report)
@@ -175,6 +186,10 @@ def _record(options: argparse.Namespace, machine: Machine, plan: Plan, _content:
 
 def _apply(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
     verbs.apply(machine, plan, options.section or SECTIONS, report)
+
+
+def _fetch(_options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    fetch.fetch(machine, plan, report)
 
 
 def _boot(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
@@ -203,6 +218,11 @@ def _balancer(options: argparse.Namespace, machine: Machine, plan: Plan, _conten
     runtime.set_member(machine, plan.balancer, report, **told)
 
 
+def _rollback(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    if not options.check:
+        rollback.roll_back(machine, plan, report)
+
+
 def _guard(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
     if options.after_end:
         daemon.after_the_end(machine, plan, os.environ.get("SERVICE_RESULT", daemon.NORMAL_END), daemon.journal)
@@ -214,11 +234,13 @@ def _guard(options: argparse.Namespace, machine: Machine, plan: Plan, _content: 
 FOLLOWERS = {
     "install": _install,
     "record": _record,
+    "fetch": _fetch,
     "apply": _apply,
     "boot": _boot,
     "watch": _watch,
     "verify": _verify,
     "gate": _gate,
+    "rollback": _rollback,
     "guard": _guard,
     "balancer": _balancer,
 }

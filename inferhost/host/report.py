@@ -6,7 +6,7 @@ cannot disagree, and a failure half way still shows what was done before it. Eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from inferhost.schema import result
@@ -63,11 +63,16 @@ def reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
+def _unheard(_line: str) -> None:
+    """Progress that nobody listens to."""
+
+
 class Report:
-    """Everything one run found and did, in order."""
+    """Everything one run found and did, in order. `progress` is told at once what takes long; it is no result."""
 
     def __init__(self, check: bool) -> None:
         self.check = check
+        self.progress: Callable[[str], None] = _unheard
         self.changes: list[Change] = []
         self.verdicts: list[Verdict] = []
         self.notes: list[str] = []

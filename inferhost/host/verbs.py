@@ -23,6 +23,8 @@ from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.gpu.sample import Series, checked_period, take_samples
 from inferhost.host.knob import Knob, apply_knobs, originals, tell, verify_knobs
 from inferhost.host.machine import CONFIG_DIRECTORY, PLAN, PROGRAM, Machine
+from inferhost.host.models import fetch as models_fetch
+from inferhost.host.models import state as models
 from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.record.lock import locked
@@ -73,12 +75,14 @@ def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
     warn(machine, plan, report)
     problems = adopt.conflicts(machine, plan, report) + state.secure_boot_problems(machine, plan)
     problems += placed_unit.balancer_problems(machine, plan)
+    problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
     for entry in plan.service if "service" in plan.manage else ():
         for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):
-            if not machine.exists(path):
+            if not machine.exists(path) and not models.brings(plan, path):
                 message = f"{path} is not on this host"
                 hint = "install or copy it first, or name the place where it is"
                 problems.append(Problem(f"inferhost_service_{option}", message, hint, "not-there"))
+        problems += engine.argument_problems(machine, entry, report)
     if problems:
         raise InputError(problems)
 
@@ -148,6 +152,8 @@ def verify(
     placed.verify_files(machine, placed.placed_files(plan, [*chosen, BASE] if whole else chosen), report)
     if whole:
         base_units.verify_switches(machine, plan, report)
+    if "models" in chosen:
+        models.verify_models(machine, plan, report)
     if "service" in chosen:
         adopt.verify_adoption(machine, plan, report)
         for entry in plan.service:
@@ -278,6 +284,12 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     found.update(placed.file_records(machine, files))
     found.update(state.driver_records(machine, plan))
     found.update(placed_unit.balancer_records(machine, plan, baseline))
+    if "models" in plan.manage:
+        found.update(models_fetch.model_records(machine, plan))
+        for key in list(found):
+            kind, _, path = key.partition(":")
+            if kind == "model":
+                found.update(placed.directory_records(machine, os.path.dirname(path), "models"))
     if "service" in plan.manage:
         found.update(account.account_records(machine, [s.user for s in plan.service]))
         found.update(adopt.adoption_records(machine, plan))

@@ -17,6 +17,7 @@ from inferhost.planner.machine.cpu import CpuSection, cpu_section
 from inferhost.planner.machine.driver import cards, driver
 from inferhost.planner.machine.driver_packages import DriverSection, driver_section
 from inferhost.planner.machine.gpu import gpu_section
+from inferhost.planner.machine.models import model_section
 from inferhost.planner.machine.power import within_budget
 from inferhost.planner.reasons import reason, resolve, setting_paths
 from inferhost.planner.request import Instance, Request, read_request
@@ -53,17 +54,18 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     service = _part(problems, lambda: service_section(judged, instances or (), rows, catalogue))
     adopted = _part(problems, lambda: adopted_units(request)) if request.manages("service") else ((), [])
     balancer: BalancerSection | None = _part(problems, lambda: balancer_section(request))
+    models = _part(problems, lambda: model_section(request, catalogue))
     section: DriverSection | None = None
     if rows is not None and drivers is not None:
         asked, services = drivers[0], service.services if service else ()
         section = _part(problems, lambda: driver_section(request, rows, asked, services, catalogue))
     if problems or rows is None or drivers is None or gpus is None or service is None or adopted is None:
         raise InputError(problems)
-    if section is None or balancer is None:
+    if section is None or balancer is None or models is None:
         raise InputError(problems)
     reasons = [*drivers[1], *_untouched(request), *section.reasons, *gpus[1]]
     pending = [*(() if section.install else drivers[2]), *gpus[2], *(cpu.pending if cpu else ()), *service.pending]
-    reasons += [*(cpu.reasons if cpu else ()), *service.reasons, *adopted[1]]
+    reasons += [*(cpu.reasons if cpu else ()), *service.reasons, *adopted[1], *models[1]]
     own_files, own_reasons = base_units(request)
     reasons += [*own_reasons, *balancer.reasons]
     files = [*section.files, *(cpu.files if cpu else ()), *service.files, *balancer.files, *own_files]
@@ -88,6 +90,7 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
             roofline=service.roofline,
             reasons=tuple(sorted(reasons, key=lambda r: r.setting)),
             pending=tuple(sorted(pending, key=lambda p: (p.setting, p.needs))),
+            models=models[0],
             adopt=adopted[0],
             balancer=balancer.balancer,
         )

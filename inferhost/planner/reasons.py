@@ -77,6 +77,8 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
     if plan.balancer is not None:
         paths |= {f"balancer.{name}" for name in ("program", "host", "port", "members", "timeout_s")}
         paths |= {"balancer.tls_certificate"} if plan.balancer.tls_certificate else set()
+    paths |= {f"models.{model.name}.{name}" for model in plan.models for name in ("source", "path")}
+    paths |= {f"models.{model.name}.quantise" for model in plan.models if model.quantise}
     for service in plan.service:
         engine = next(
             e for e in catalogue.engines.values() if (e.engine, e.version) == (service.engine, service.engine_version)

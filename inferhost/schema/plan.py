@@ -18,7 +18,7 @@ SCHEMA = 2
 READABLE_SCHEMAS = (1, 2)
 """What schema 2 added has a default, so that a plan of schema 1 reads as one that leaves it alone."""
 
-SECTIONS = ("driver", "gpu", "cpu", "service", "balancer")
+SECTIONS = ("driver", "gpu", "cpu", "models", "service", "balancer")
 """What `inferhost_manage` may name, in the order in which it is placed."""
 
 BASE = "base"
@@ -154,6 +154,38 @@ class Dropin:
 
 
 @dataclasses.dataclass(frozen=True)
+class Quantisation:
+    """How a model's file is made from the one that is fetched."""
+
+    program: str
+    type: str
+    fetched_path: str
+    sha256: Optional[str]  # of the file that is made
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One model on disk: where it lies, where it comes from, and what proves it. Secrets are files of the host."""
+
+    name: str
+    path: str  # what the engine opens
+    kind: str  # "file" or "directory"
+    source: str  # "here", "hub", "address" or "store"
+    location: str  # repository, address, or path in the store; empty for "here"
+    revision: Optional[str]  # of a repository: a commit
+    files: Tuple[str, ...]  # patterns of the repository's files; none: all
+    endpoint: Optional[str]  # of the hub
+    sha256: Optional[str]  # of the fetched file
+    expected_bytes: Optional[int]  # as the catalogue knows it
+    token_file: Optional[str]
+    quantise: Optional[Quantisation]
+
+    @property
+    def fetched_path(self) -> str:
+        return self.quantise.fetched_path if self.quantise else self.path
+
+
+@dataclasses.dataclass(frozen=True)
 class Probe:
     """How the host itself asks its engine: the request that proves a token, and how long a start may take, in
     seconds."""
@@ -161,6 +193,8 @@ class Probe:
     url: str
     wait_s: int
     body: dict[str, Any]
+    warm_up_words: Tuple[int, ...] = ()
+    gpu_memory_mib: Optional[int] = None  # the least on all cards that proves the weights to be there; None: waived
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +217,7 @@ class Service:
     limit_memlock: str  # bytes, or "infinity"
     probe: Probe
     disruption: str
+    check_argv: Tuple[str, ...] = ()  # has the engine read its arguments and end; none where it cannot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +293,7 @@ class Plan:
     roofline: dict[str, Any]  # by instance
     reasons: tuple[Reason, ...]
     pending: tuple[Pending, ...]
+    models: Tuple[Model, ...] = ()
     adopt: tuple[str, ...] = ()  # units of somebody else that the service section takes over
     balancer: Optional[Balancer] = None
 

@@ -24,6 +24,9 @@ PREFIX = "inferhost_"
 INSTANCE_PREFIX = "inferhost_service_"
 HOST_WIDE = ("instances", "adopt")
 """Service options that an instance cannot have: they are about the host."""
+MODEL_PREFIX = "inferhost_models_"
+MODELS_HOST_WIDE = ("items", "purge")
+"""Likewise of a model."""
 # What int() takes is more than a person means: "²" and "--5" fail in it, thousands of digits too.
 INTEGER = re.compile(r"-?[0-9]{1,18}")
 TRUE, FALSE = ("yes", "true", "on", "1"), ("no", "false", "off", "0")
@@ -89,21 +92,31 @@ def read_wish(given: Mapping[str, Any]) -> Wish:
 
 def read_instances(wish: Wish) -> dict[str, Wish]:
     """Every engine instance by name: the flat service values with the instance's own ones on top."""
+    return _several(wish, INSTANCE_PREFIX, "instances", HOST_WIDE, "an instance")
+
+
+def read_models(wish: Wish) -> dict[str, Wish]:
+    """Every model by name: the flat values of the models section with the model's own ones on top."""
+    return _several(wish, MODEL_PREFIX, "items", MODELS_HOST_WIDE, "a model")
+
+
+def _several(wish: Wish, prefix: str, table: str, host_wide: tuple[str, ...], what: str) -> dict[str, Wish]:
+    """The flat values of a prefix under each name of a table, with the name's own values on top."""
     known, problems = options(), []
     found: dict[str, Wish] = {}
-    for name, own in sorted(wish.table(INSTANCE_PREFIX + "instances").items()):
-        path = f"{INSTANCE_PREFIX}instances.{name}"
+    for name, own in sorted(wish.table(prefix + table).items()):
+        path = f"{prefix}{table}.{name}"
         if not isinstance(own, dict):
             problems.append(Problem(path, f"found {shown(own)}, wanted a mapping", "{} inherits everything"))
             continue
         values = dict(wish.values)
         for key, value in own.items():
-            full = INSTANCE_PREFIX + str(key)
-            if full not in known or key in HOST_WIDE:
-                offered = [n.removeprefix(INSTANCE_PREFIX) for n in known if n.startswith(INSTANCE_PREFIX)]
-                names = [n for n in offered if n not in HOST_WIDE]
-                hint = near(str(key), names) or "docs/options.md lists them, without inferhost_service_ here"
-                problems.append(Problem(f"{path}.{key}", "is not an option of an instance", hint))
+            full = prefix + str(key)
+            if full not in known or key in host_wide:
+                offered = [n.removeprefix(prefix) for n in known if n.startswith(prefix)]
+                names = [n for n in offered if n not in host_wide]
+                hint = near(str(key), names) or f"docs/options.md lists them, without {prefix} here"
+                problems.append(Problem(f"{path}.{key}", f"is not an option of {what}", hint))
             else:
                 values[full] = _converted(value, known[full], f"{path}.{key}", problems)
         found[str(name)] = Wish(values)

@@ -20,6 +20,7 @@ PEOPLE = "for people: it explains, and sets nothing"
 RECORD = "for people: the same value stands in the drop-in or is asked by the probe"
 PLANNED = "the planner has used it; what follows from it is in the plan"
 NIX_ONLY = "the packages that follow from it are in driver.install; NixOS has no packages of a distribution"
+FETCHED = "sudo inferhost fetch brings it on NixOS too; a store path is no place for weights"
 NO_PACKAGES = "NixOS installs its own driver, see driver.kernel_module: there the plan names no packages"
 RESTART = "NixOS restarts what changed; the roles leave that to the host program"
 
@@ -86,7 +87,22 @@ KEYS: dict[str, tuple[str, str]] = {
     "service[].probe.url": (HOST, HOST),
     "service[].probe.wait_s": (HOST, HOST),
     "service[].probe.body": (HOST, HOST),
+    "service[].probe.warm_up_words": (HOST, HOST),
+    "service[].probe.gpu_memory_mib": (HOST, HOST),
     "service[].disruption": (PEOPLE, RESTART),
+    "service[].check_argv": (HOST, "refused by the roles; NixOS cannot ask an engine before it switches"),
+    "models[].name": (HOST, FETCHED),
+    "models[].path": (HOST, FETCHED),
+    "models[].kind": (HOST, FETCHED),
+    "models[].source": (HOST, FETCHED),
+    "models[].location": (HOST, FETCHED),
+    "models[].revision": (HOST, FETCHED),
+    "models[].files": (HOST, FETCHED),
+    "models[].endpoint": (HOST, FETCHED),
+    "models[].sha256": (HOST, FETCHED),
+    "models[].expected_bytes": (HOST, FETCHED),
+    "models[].token_file": (HOST, FETCHED),
+    "models[].quantise": (HOST, FETCHED),
     "adopt": (HOST, "a unit of somebody else is turned off in the configuration that declares it"),
     "balancer": (HOST, "refused by the section's name: a balancer is for services.haproxy or services.nginx there"),
     "budget": (PEOPLE, PEOPLE),
@@ -141,6 +157,7 @@ def others(value: Any, schema: Mapping[str, Any]) -> list[Any]:
     lists = [value[1:], [*value, value[0]]] if isinstance(value, list) and value else [["x"], [1500]]
     tables = [{}, {**value, "x": "1"}] if isinstance(value, dict) else []
     tables.append({"limit_c": 85, "resume_c": 75, "power_w": "min", "cool_down_s": 300})
+    tables.append({"program": "x", "type": "x", "fetched_path": "x", "sha256": None})
     candidates = [
         *words,
         None,

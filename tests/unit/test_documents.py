@@ -49,6 +49,7 @@ PLAN: dict[str, Any] = {
     "roofline": {},
     "reasons": [],
     "pending": [],
+    "models": [],
     "adopt": [],
     "balancer": None,
 }

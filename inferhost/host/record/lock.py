@@ -1,8 +1,9 @@
 """One host program at a time: `/run/inferhost/lock`, held with flock, which the kernel releases when a holder dies.
 
-Only verbs that write take it. It lives as long as the record does: a run that leaves no record (refused, or the whole
-revert) removes it. The wait is short and bounded, because the caller is a play or a timer that can come
-again; whoever waits in vain is told which process holds the lock.
+A fetch may take hours and has a lock of its own, so that nobody else waits for it. Only verbs that write take it. It
+lives as long as the record does: a run that leaves no record (refused, or the whole revert) removes it. The wait is
+short and bounded, because the caller is a play or a timer that can come again; whoever waits in vain is told which
+process holds the lock.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ from inferhost.host.report import Locked, WriteFailed
 from inferhost.schema.problems import Problem
 
 LOCK = f"{RUN_DIRECTORY}/lock"
+FETCH_LOCK = f"{RUN_DIRECTORY}/fetch.lock"
 WAIT_S = 10.0
 POLL_S = 0.1
 
 
 @contextlib.contextmanager
-def locked(machine: Machine, wait_s: float | None = None) -> Iterator[None]:
+def locked(machine: Machine, wait_s: float | None = None, lock: str = LOCK) -> Iterator[None]:
     """Holds the lock for the block, or raises `Locked` after `wait_s` seconds (`WAIT_S` when None)."""
     wait_s = WAIT_S if wait_s is None else wait_s
     deadline_s = time.monotonic() + wait_s
     while True:
         machine.make_directories(RUN_DIRECTORY)
-        descriptor = _taken(machine)
+        descriptor = _taken(machine, lock)
         if descriptor is not None:
             break
         if time.monotonic() >= deadline_s:
-            raise Locked(_problem(machine, wait_s))
+            raise Locked(_problem(machine, wait_s, lock))
         time.sleep(POLL_S)
     try:
         os.ftruncate(descriptor, 0)
@@ -41,15 +43,17 @@ def locked(machine: Machine, wait_s: float | None = None) -> Iterator[None]:
         yield
     finally:
         try:
-            if not machine.exists(STATE_DIRECTORY):
-                _remove_lock(machine)
+            if lock == FETCH_LOCK or not machine.exists(STATE_DIRECTORY):
+                _remove_lock(machine, lock)
         finally:
             os.close(descriptor)
 
 
-def _remove_lock(machine: Machine) -> None:
+def _remove_lock(machine: Machine, lock: str) -> None:
     """The lock file and its folder, removed by their holder; who waits notices that the file is another one."""
-    machine.remove_file(LOCK)
+    machine.remove_file(lock)
+    if machine.entries(RUN_DIRECTORY):
+        return
     try:
         machine.remove_directory(RUN_DIRECTORY)
     except WriteFailed:
@@ -57,9 +61,9 @@ def _remove_lock(machine: Machine) -> None:
             raise
 
 
-def _taken(machine: Machine) -> int | None:
+def _taken(machine: Machine, lock: str) -> int | None:
     """The descriptor of the held lock, or None when it is somebody else's or was removed under our hands."""
-    path = machine.at(LOCK)
+    path = machine.at(lock)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except FileNotFoundError:  # its folder went between our mkdir and here
@@ -74,10 +78,10 @@ def _taken(machine: Machine) -> int | None:
     return None
 
 
-def _problem(machine: Machine, wait_s: float) -> Problem:
-    holder = (machine.read_text(LOCK) or "").strip() or "an unknown process"
+def _problem(machine: Machine, wait_s: float, lock: str) -> Problem:
+    holder = (machine.read_text(lock) or "").strip() or "an unknown process"
     return Problem(
-        LOCK,
+        lock,
         f"held by process {holder}, still after {wait_s:g} s",
         f"wait for it to end, or look at it with: ps -fp {holder}" if holder.isdigit() else "",
         "locked",

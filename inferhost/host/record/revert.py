@@ -7,6 +7,7 @@ said, and keeps the program installed; when nothing stays, Inferhost itself goes
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 
@@ -22,10 +23,15 @@ from inferhost.host.gpu.nvml import NO_DRIVER, Nvml, NvmlError, open_nvml
 from inferhost.host.guard.latch import LATCH
 from inferhost.host.knob import Knob, restore_knobs
 from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
+from inferhost.host.models.kept import KEPT
+from inferhost.host.models.state import restore_models
 from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
+from inferhost.host.record.lock import FETCH_LOCK, locked
 from inferhost.host.report import Report
 from inferhost.host.service import account, adopt
+from inferhost.host.service.gate import WARM
+from inferhost.host.service.rollback import SERVED
 from inferhost.host.verbs import lock_unless_check
 from inferhost.host.watch.watched import WATCHED
 from inferhost.schema.plan import BASE, SECTIONS
@@ -43,9 +49,9 @@ GPU_ORDER = (
 )
 
 
-def revert(machine: Machine, sections: Sequence[str], report: Report) -> None:
-    """Restores the sections; a revert of every section removes Inferhost as well."""
-    with lock_unless_check(machine, report):
+def revert(machine: Machine, sections: Sequence[str], report: Report, purge: bool = False) -> None:
+    """Restores the sections; a revert of every section removes Inferhost as well. Models go only with `purge`."""
+    with _no_fetch(machine, sections, report), lock_unless_check(machine, report):
         baseline = read_baseline(machine)
         everything = set(sections) >= set(SECTIONS)
         base_units.remember_reverts(sections, baseline, report)
@@ -55,6 +61,7 @@ def revert(machine: Machine, sections: Sequence[str], report: Report) -> None:
         restore_sysctl(machine, baseline.of("sysctl", sections), baseline, report)
         restore_frequency(machine, baseline.of("cpu", sections), baseline, report)
         gone = placed.restore_files(machine, baseline.of("file", sections), baseline, report)
+        gone |= restore_models(machine, sections, purge, baseline, report)
         kept = placed.restore_directories(machine, baseline.of("dir", sections), gone, baseline, report)
         account.restore_users(machine, baseline.of("user", sections), baseline, report)
         account.restore_trees(machine, baseline.of("tree", sections), baseline, report)
@@ -64,6 +71,13 @@ def revert(machine: Machine, sections: Sequence[str], report: Report) -> None:
         if everything:
             _leave_to_others(kept, baseline, report)
             _finish(machine, baseline, gone, report)
+
+
+def _no_fetch(machine: Machine, sections: Sequence[str], report: Report) -> contextlib.AbstractContextManager[None]:
+    """No fetch is under way while models are forgotten."""
+    if report.check or "models" not in sections or not machine.exists(FETCH_LOCK):
+        return contextlib.nullcontext()
+    return locked(machine, lock=FETCH_LOCK)
 
 
 def _restore_gpus(machine: Machine, records: Mapping[str, Record], baseline: Baseline, report: Report) -> None:
@@ -162,6 +176,9 @@ def _finish(machine: Machine, baseline: Baseline, gone: set[str], report: Report
         machine.remove_file(CLOCKS)
         machine.remove_file(WATCHED)
         machine.remove_file(LATCH)
+        machine.remove_file(WARM)
+        machine.remove_file(SERVED)
+        machine.remove_file(KEPT)
         machine.remove_file(BASELINE)
         _remove_state_directory(machine)
     if present:

@@ -16,7 +16,8 @@ from inferhost.host.record.baseline import Baseline
 from inferhost.host.record.placed import placed_files, restore_directories, restore_files
 from inferhost.host.report import Report
 from inferhost.host.service.processes import unit_state
-from inferhost.schema.plan import UNIT_DIRECTORY, Plan
+from inferhost.host.waiting import told
+from inferhost.schema.plan import UNIT_DIRECTORY, Plan, Service
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
@@ -36,6 +37,26 @@ def apply_engines(machine: Machine, plan: Plan, report: Report) -> None:
         mine = [path for path in outdated if service.unit in path or template in path]
         _enable(machine, service.instance, service.unit, report)
         _start(machine, service.instance, service.unit, mine, report)
+
+
+def argument_problems(machine: Machine, service: Service, report: Report) -> list[Problem]:
+    """What the engine itself says against its new arguments, while the old ones still serve.
+
+    Only where it can read them and end. It runs as nobody: what cannot be started so is told and not refused.
+    """
+    if not service.check_argv or not machine.exists(service.check_argv[0]):
+        return []
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--"]
+    done = machine.command([*nobody, *service.check_argv])
+    if done.code == 0:
+        return []
+    said = [line for line in (done.stderr + done.stdout).splitlines() if "error" in line.lower()]
+    if not said:
+        report.note(f"service.{service.instance}: its arguments could not be tried here (exit status {done.code})")
+        return []
+    message = f"{service.engine} {service.engine_version} refuses its arguments: {said[0].strip()}"
+    hint = "look at the engine's --help at this version; what serves now goes on"
+    return [Problem("inferhost_service_extra_args", message, hint, "arguments")]
 
 
 def recorded_units(baseline: Baseline) -> list[str]:
@@ -67,7 +88,8 @@ def retire_engines(machine: Machine, plan: Plan, baseline: Baseline, report: Rep
 
 def _stopped(machine: Machine, setting: str, unit: str, report: Report) -> bool:
     """Stops a unit for good; whether systemd says so afterwards. One that runs on keeps its files and its record."""
-    _systemctl(machine, setting, ["disable", "--quiet", "--now", unit], report)
+    with told(report.progress, f"{setting}: systemctl disable --now {unit}"):
+        _systemctl(machine, setting, ["disable", "--quiet", "--now", unit], report)
     after = unit_state(machine, unit).get("ActiveState", "unknown")
     if after in ("inactive", "failed"):
         return True
@@ -105,7 +127,8 @@ def _start(machine: Machine, instance: str, unit: str, outdated: Sequence[str], 
     _systemctl(machine, setting, ["daemon-reload"], report)
     # After some failed starts systemd refuses further ones; a person who repaired the cause and runs again means it.
     machine.command(["systemctl", "reset-failed", "--", unit])
-    _systemctl(machine, setting, ["restart", unit], report)
+    with told(report.progress, f"{setting}: systemctl restart {unit}"):
+        _systemctl(machine, setting, ["restart", unit], report)
     after = reason_to_restart(machine, unit, ())
     if after != before:
         report.change(setting, before, after or "active")

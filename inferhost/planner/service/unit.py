@@ -21,6 +21,10 @@ RESTART = "engine restart"
 PROGRAM = "/usr/local/bin/inferhost"
 START_S = 300
 SLOW_DISK_BYTES_S = 200_000_000
+WARM_UP_WORDS = (16, 64, 256, 1024, 4096)
+"""Prompt lengths of the warm-up, as far as they fill half of the context. Source: formula `gate.warm_up`."""
+CONTEXT_BYTES = 450 << 20
+"""What a bare CUDA context holds, which proves no weights. Source: formula `gate.gpu_memory`."""
 
 
 def service(
@@ -32,8 +36,10 @@ def service(
     address = f"http://{_reachable(host)}:{port}"
     probe = Probe(
         url=address + engine.probe_path,
-        wait_s=start_wait_s(budget.division.weights_bytes),
+        wait_s=instance.integer("start_wait_s") or start_wait_s(budget.division.weights_bytes),
         body={"model": served, **engine.probe_body},
+        warm_up_words=tuple(n for n in WARM_UP_WORDS if 2 * n <= budget.context_tokens),
+        gpu_memory_mib=_least_memory_mib(request, instance, budget),
     )
     entry = Service(
         instance=instance.name,
@@ -52,6 +58,7 @@ def service(
         limit_memlock=cpu.memlock_bytes(request),
         probe=probe,
         disruption=RESTART,
+        check_argv=(*argv, *engine.check_arguments) if engine.check_arguments else (),
     )
     where, limits = f"service.{instance.name}", "wish:inferhost_cpu_limit_"
     rows = (
@@ -91,6 +98,18 @@ def start_wait_s(weights_bytes: int) -> int:
     Source: formula `unit.start_wait`.
     """
     return START_S + weights_bytes // SLOW_DISK_BYTES_S
+
+
+def _least_memory_mib(request: Request, instance: Instance, budget: Budget) -> int | None:
+    """What the engine's processes hold on all their cards at the least when the weights are there, in MiB.
+
+    None where there is no real card.
+    Source: formula `gate.gpu_memory`.
+    """
+    if request.wish.flag("inferhost_simulated"):
+        return None
+    per_card = CONTEXT_BYTES + budget.division.weights_bytes // 2
+    return per_card * instance.tensor_parallel_size // 2**20
 
 
 def _reachable(host: str) -> str:

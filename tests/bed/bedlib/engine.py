@@ -17,6 +17,7 @@ from .tools import REFUSED, BedError, digest, output_of, say
 # The code name, not "testing": this archive folder stays, and freezes, when forky becomes stable.
 ENGINE_SUITE = "forky"
 PACKAGE = "llama.cpp-tools"
+PROGRAMS = ("llama-server", "llama-quantize")
 LAUNCHER = IMAGE_FILES / "llama-server"
 
 
@@ -94,8 +95,9 @@ def unpack(packages: list[Path], root: Path) -> None:
             shutil.copy2(found, library / found.name, follow_symlinks=False)
     loader = next(library.glob("ld-linux-*.so.*"))
     (library / "ld.so").symlink_to(loader.name)
-    shutil.copy2(scratch / "usr/bin/llama-server", program / "llama-server.bin")
-    shutil.copy2(LAUNCHER, program / "llama-server")
+    for name in PROGRAMS:
+        shutil.copy2(scratch / "usr/bin" / name, program / f"{name}.bin")
+        shutil.copy2(LAUNCHER, program / name)
     shutil.rmtree(scratch)
 
 

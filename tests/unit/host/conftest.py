@@ -9,6 +9,7 @@ import pytest
 
 from inferhost.host.zipapp_build import build as build_zipapp
 from tests.unit.host.fake_host import FakeHost, built_simulator, simulator_state
+from tests.unit.host.hub import Hub, running_hub
 
 
 @pytest.fixture(scope="session")
@@ -40,4 +41,11 @@ def pair(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib
         found = FakeHost(tmp_path, simulator_build, program, cards=2)
         found.sim("set", "power_limit_mw", 480000)
         found.sim("set", "persistence", 1)
+        yield found
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A stand-in of a model hub on loopback."""
+    with running_hub() as found:
         yield found

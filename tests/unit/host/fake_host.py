@@ -306,7 +306,10 @@ class FakeHost:
     def run(self, verb: str, *arguments: str, before_write: Callable[[str], None] = lambda _: None) -> Answer:
         """One verb of the host program below the root, with the plan where it wants one."""
         given = [verb, "--root", str(self.root), *arguments]
-        if verb in ("install", "record", "apply", "boot", "watch", "verify", "gate") and "--plan" not in arguments:
+        if (
+            verb in ("install", "record", "fetch", "apply", "boot", "watch", "verify", "gate")
+            and "--plan" not in arguments
+        ):
             path = self.folder / "plan.json"
             path.write_text(document.text(self.plan))
             given += ["--plan", str(path)]

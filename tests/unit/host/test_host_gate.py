@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 
 from inferhost.host.report import Report
-from inferhost.host.service.gate import prove_tokens
-from tests.unit.host.fake_host import FakeHost
+from inferhost.host.service.gate import WARM, prove_tokens
+from inferhost.host.waiting import EVERY_S, told
+from tests.unit.host.fake_host import ENGINE, UNIT, FakeHost, plan
 
 DEAD = "LoadState=loaded\nActiveState=failed\nSubState=failed\nMainPID=0\nResult=exit-code\n"
 
@@ -65,3 +69,106 @@ def test_one_engine_is_asked_alone_and_one_that_the_plan_does_not_name_is_none_t
     host.systemctl = DEAD
     assert host.run("gate", "--wait", "--instance", host.plan.service[0].instance).code == 3
     assert host.run("gate", "--wait", "--instance", "nobody").code == 0
+
+
+NEEDS_MIB = 1000
+
+
+def real(host: FakeHost, least: int | None = NEEDS_MIB, words: tuple[int, ...] = ()) -> FakeHost:
+    """A converged host whose plan wants so much of the cards' memory, and prompts of these lengths."""
+    whole = plan()
+    probe = dataclasses.replace(whole.service[0].probe, gpu_memory_mib=least, warm_up_words=words)
+    host.plan = plan(service=(dataclasses.replace(whole.service[0], probe=probe),))
+    host.converge()
+    return host
+
+
+def gate(host: FakeHost, asked: Callable[[str, dict[str, Any]], str] = lambda url, body: "", wait: bool = False):
+    report = Report(check=False)
+    prove_tokens(host.machine(str(host.root)), host.plan, wait, report, asked=asked, pause=lambda _: None)
+    return report, {v.setting.rpartition(".")[2]: (v.verdict, v.cause) for v in report.verdicts}
+
+
+def test_memory_that_the_units_own_processes_hold_proves_the_card(host: FakeHost):
+    real(host).process(812, ENGINE, UNIT)
+    host.sim("load", "on", "--pid", 812)
+    report, found = gate(host)
+    assert found == {"token": ("held", "none"), "gpu_memory": ("held", "none")}
+    assert report.exit_code() == 0
+
+
+def test_a_token_from_the_cpu_does_not_pass(host: FakeHost):
+    report, found = gate(real(host))
+    assert found == {"token": ("held", "none"), "gpu_memory": ("refused", "unexplained")}
+    assert report.exit_code() == 3
+    assert report.problems[0].message == f"the processes of {UNIT} hold 0 MiB of the cards, wanted at least 1000"
+    assert "it computes on the CPU" in report.problems[0].hint
+
+
+def test_memory_of_somebody_else_proves_nothing(host: FakeHost):
+    real(host).process(812, ENGINE, "other.service")
+    host.sim("load", "on", "--pid", 812)
+    assert gate(host)[1]["gpu_memory"] == ("refused", "unexplained")
+
+
+def test_memory_of_a_process_that_cannot_be_seen_is_no_proof_and_no_refusal(host: FakeHost):
+    host.sim("load", "on", "--pid", 9999)
+    report, found = gate(real(host))
+    assert found["gpu_memory"] == ("unverified", "no_interface")
+    assert report.exit_code() == 0
+
+
+def test_where_there_is_no_real_card_it_is_waived_and_said(host: FakeHost):
+    report, found = gate(real(host, None))
+    assert found["gpu_memory"] == ("not_applicable", "none")
+    assert "waived: the cards are simulated" in str(report.verdicts[-1].evidence)
+
+
+def test_each_start_is_warmed_up_once_with_every_length(host: FakeHost):
+    real(host, None, (16, 64))
+    asked: list[int] = []
+
+    def answer(_url: str, body: dict[str, Any]) -> str:
+        asked.append(len(str(body.get("prompt", "")).split()))
+        return ""
+
+    assert gate(host, answer, wait=True)[1]["warm_up"] == ("held", "none")
+    assert asked == [0, 16, 64]
+    assert "warm_up" not in gate(host, answer, wait=True)[1]
+    host.systemctl = host.systemctl.replace("Timestamp=@", "Timestamp=@1")
+    assert "warm_up" in gate(host, answer, wait=True)[1]
+    assert "warm_up" not in gate(host, answer)[1], "only who waits for a start warms it up"
+
+
+def test_a_long_prompt_that_fails_fails_the_gate_and_is_tried_again(host: FakeHost):
+    real(host, None, (16, 64))
+
+    def answer(_url: str, body: dict[str, Any]) -> str:
+        return "HTTP status 500" if len(str(body.get("prompt", ""))) > 100 else ""
+
+    for _ in range(2):
+        report, found = gate(host, answer, wait=True)
+        assert found["warm_up"] == ("refused", "unexplained")
+        assert report.problems[0].message == "a prompt of 64 words: HTTP status 500"
+
+
+def test_a_revert_leaves_no_trace_of_the_warm_up(host: FakeHost):
+    before = host.snapshot()
+    gate(real(host, None, (16,)), wait=True)
+    assert host.at(WARM).exists()
+    host.stop_engine()
+    host.enabled = "disabled"
+    assert host.run("revert").code == 0
+    assert {k for k in host.snapshot() if "/run/" in k} == {k for k in before if "/run/" in k}
+
+
+def test_who_waits_is_told_what_for():
+    said: list[str] = []
+    with told(said.append, "x: waits", every_s=0.01):
+        while len(said) < 2:
+            time.sleep(0.01)
+    assert said[0] == "x: waits, 0 s by now"
+    count = len(said)
+    time.sleep(0.05)
+    assert len(said) == count, "it is quiet once the block has ended"
+    assert EVERY_S <= 10

@@ -1,0 +1,1 @@
+"""The models: fetched or looked at, proven by checksum, and forgotten again without being deleted."""

@@ -1,0 +1,112 @@
+"""The way back when a new engine does not serve: the files that served last are placed again and started.
+
+A gate that passed keeps the service files of its plan; a rollback restores those, not what was here before Inferhost.
+Where nothing of ours ever served, the units that the plan took over are given back. Whoever served before serves
+again, the failed plan stays visible as drift, and the run fails with what went wrong.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+from typing import Any, Dict  # noqa: UP035 (the document reader resolves the hints of Python 3.9)
+
+from inferhost.host.machine import STATE_DIRECTORY, Machine
+from inferhost.host.record.baseline import Baseline, Record, read_baseline
+from inferhost.host.record.lock import locked
+from inferhost.host.record.placed import observe_file, placed_files, restore_files
+from inferhost.host.report import Report
+from inferhost.host.service.adopt import restore_units
+from inferhost.host.service.processes import unit_state
+from inferhost.host.waiting import told
+from inferhost.schema import document
+from inferhost.schema.plan import Plan
+from inferhost.schema.problems import InputError, Problem
+from inferhost.schema.result import Verdict
+
+SERVED = f"{STATE_DIRECTORY}/served.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """What stood on the host when the gate passed: the plan's id, its units, and the service files as they were."""
+
+    plan_id: str
+    units: Dict[str, str]  # noqa: UP006 unit -> instance
+    files: Dict[str, Any]  # noqa: UP006 path -> as the baseline records a file
+
+
+def keep_served(machine: Machine, plan: Plan) -> None:
+    """Remembers the files of a plan whose engines all passed the gate; those on disk, which are what runs."""
+    files = {file.path: observe_file(machine, file.path) for file in placed_files(plan, ["service"])}
+    found = Served(plan.plan_id, {s.unit: s.instance for s in plan.service}, files)
+    content = document.text(found).encode()
+    if machine.read_bytes(SERVED) == content or not machine.exists(STATE_DIRECTORY):
+        return
+    machine.replace_file(SERVED, content, 0o600)
+
+
+def read_served(machine: Machine) -> Served | None:
+    """What served last, or None where nothing did or nobody can read it."""
+    try:
+        return document.read(Served, json.loads((machine.read_bytes(SERVED) or b"").decode()))
+    except (OSError, ValueError, InputError):
+        return None
+
+
+def roll_back(machine: Machine, plan: Plan, report: Report) -> None:
+    """Whoever served before the plan serves again, as far as that is known; a problem says what came of it."""
+    with locked(machine):
+        baseline = read_baseline(machine)
+        served = read_served(machine)
+        failed = [s for s in plan.service if served is None or s.unit not in served.units]
+        for service in failed:
+            with told(report.progress, f"service.{service.instance}: systemctl disable --now {service.unit}"):
+                machine.before_write(f"systemctl disable {service.unit}")
+                machine.command(["systemctl", "disable", "--quiet", "--now", "--", service.unit])
+            report.change(f"service.{service.instance}.active", "failed", "stopped")
+        if served is None:
+            restore_units(machine, baseline.of("unit", ["service"]), baseline, report)
+            hint = "repair the cause and run again; the units that were taken over run again"
+            _say(report, "service", "no engine of ours served before, so none is started", hint)
+            return
+        _restore(machine, plan, served, baseline, report)
+        _restart(machine, served, report)
+
+
+def _restore(machine: Machine, plan: Plan, served: Served, baseline: Baseline, report: Report) -> None:
+    """The service files as they were; what only the failed plan brought goes back to the baseline."""
+    for path, found in served.files.items():
+        before = observe_file(machine, path)
+        if found is None or before == found or "content_base64" not in found:
+            continue
+        machine.make_directories(os.path.dirname(path))
+        machine.replace_file(path, base64.b64decode(found["content_base64"]), int(found["mode"], 8))
+        report.change(f"file:{path}", "of the failed plan", f"of plan {served.plan_id}")
+    new = {file.path for file in placed_files(plan, ["service"])} - set(served.files)
+    records = {path: record for path, record in baseline.of("file", ["service"]).items() if path in new}
+    restore_files(machine, records, baseline, report)
+    # The failed plan is repaired and run again: what it found stays on record for the revert.
+    baseline.add({f"file:{path}": Record("service", record.found, {}) for path, record in records.items()}, False)
+
+
+def _restart(machine: Machine, served: Served, report: Report) -> None:
+    machine.command(["systemctl", "daemon-reload"])
+    for unit, instance in served.units.items():
+        setting = f"service.{instance}.rolled_back"
+        machine.command(["systemctl", "reset-failed", "--", unit])
+        machine.before_write(f"systemctl restart {unit}")
+        with told(report.progress, f"{setting}: systemctl restart {unit}"):
+            done = machine.command(["systemctl", "restart", unit])
+        active = unit_state(machine, unit).get("ActiveState", "unknown")
+        evidence = f"plan {served.plan_id}: {unit} is {active}"
+        verdict = ("held", "none") if active == "active" and done.code == 0 else ("refused", "unexplained")
+        report.verdicts.append(Verdict(setting, "active", active, *verdict, evidence))
+        hint = "repair the cause and run again; until then verify tells of drift"
+        _say(report, setting, f"the new plan does not serve; {evidence} again", hint)
+
+
+def _say(report: Report, path: str, message: str, hint: str) -> None:
+    report.problems.append(Problem(path, message, hint, "rolled-back"))
