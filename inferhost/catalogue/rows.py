@@ -164,6 +164,16 @@ class ModelRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class KeyRow:
+    """How an engine is given the key that its clients have to send, without the key in its arguments."""
+
+    how: str  # "file" (a flag names it), "environment" (a variable holds it), "own" (it makes one), "none"
+    name: str  # the flag, the variable, or the file that it makes in its working directory
+    because: str  # why there is no other way, where somebody may want one
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
 class EngineRow:
     """One engine at one version: what it runs on, what it reads and how it is told."""
 
@@ -195,6 +205,7 @@ class EngineRow:
     kv_cache: Dict[str, KvCacheFormat]
     environment: Tuple[EnvironmentDefault, ...]
     reads_environment_of: Tuple[str, ...]
+    api_key: KeyRow
     health_path: str
     probe_path: str
     probe_body: Dict[str, Any]

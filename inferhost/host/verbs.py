@@ -29,7 +29,7 @@ from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.record.lock import locked
 from inferhost.host.report import HostError, Report
-from inferhost.host.service import account, adopt, engine, processes
+from inferhost.host.service import account, adopt, engine, key, processes
 from inferhost.host.watch.watched import read_watched, remember_applied
 from inferhost.host.watch.writers import name_writers, warn
 from inferhost.schema import document
@@ -75,6 +75,7 @@ def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
     warn(machine, plan, report)
     problems = adopt.conflicts(machine, plan, report) + state.secure_boot_problems(machine, plan)
     problems += placed_unit.balancer_problems(machine, plan)
+    problems += key.key_problems(machine, plan) if "service" in plan.manage else ()
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
     for entry in plan.service if "service" in plan.manage else ():
         for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):

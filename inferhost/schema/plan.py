@@ -194,6 +194,7 @@ class Probe:
     wait_s: int
     body: dict[str, Any]
     warm_up_words: Tuple[int, ...] = ()
+    key_file: Optional[str] = None  # holds the key that a request has to carry, alone or behind "api_key:"
     gpu_memory_mib: Optional[int] = None  # the least on all cards that proves the weights to be there; None: waived
 
 

@@ -89,6 +89,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "service[].probe.body": (HOST, HOST),
     "service[].probe.warm_up_words": (HOST, HOST),
     "service[].probe.gpu_memory_mib": (HOST, HOST),
+    "service[].probe.key_file": (HOST, HOST),
     "service[].disruption": (PEOPLE, RESTART),
     "service[].check_argv": (HOST, "refused by the roles; NixOS cannot ask an engine before it switches"),
     "models[].name": (HOST, FETCHED),

@@ -16,6 +16,7 @@ from inferhost.planner.machine.driver import driver_version
 from inferhost.planner.nearby import listed
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import Instance, Request
+from inferhost.planner.service.key import key_obstacles
 from inferhost.schema.plan import Reason
 from inferhost.schema.problems import InputError, Problem
 
@@ -57,6 +58,7 @@ def obstacles(
     listen = instance.text("host")
     if engine.fixed_host is not None and listen != engine.fixed_host:
         found.append(("host", f"{name} always listens on {engine.fixed_host}, and {listen} is asked for"))
+    found += key_obstacles(engine, instance)
     if "served_model_name" not in engine.flags and instance.text("served_model_name"):
         found.append(("served_model_name", f"{name} cannot be told a name for the model"))
     if "gpu_layers" not in engine.flags and instance.text("gpu_layers") not in ("all", "auto"):

@@ -39,7 +39,7 @@ def form_problems(instance: Instance) -> list[Problem]:
         if not instance.text(option):
             hint = f"{where}; without an engine, leave service out of inferhost_manage"
             problems.append(Problem(instance.path(option), "is required while service is managed", hint))
-    for option in ("model_path", "engine_path"):
+    for option in ("model_path", "engine_path", "api_key_file"):
         path = instance.text(option)
         if path and not (path.startswith("/") and path.isprintable()):
             hint = "begin with /, for example /srv/models/NAME, in characters that can be printed"

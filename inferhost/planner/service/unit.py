@@ -14,6 +14,7 @@ from inferhost.planner.machine import cpu
 from inferhost.planner.memory.budget import Budget
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import HARDWARE, Instance, Request
+from inferhost.planner.service import key
 from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, File, Probe, Reason, Service
 
 UNIT_FILE = "inferhost-serve@.service"
@@ -39,17 +40,19 @@ def service(
         wait_s=instance.integer("start_wait_s") or start_wait_s(budget.division.weights_bytes),
         body={"model": served, **engine.probe_body},
         warm_up_words=tuple(n for n in WARM_UP_WORDS if 2 * n <= budget.context_tokens),
+        key_file=key.key_file(engine, instance),
         gpu_memory_mib=_least_memory_mib(request, instance, budget),
     )
+    unit = unit_name(instance)
     entry = Service(
         instance=instance.name,
-        unit=UNIT_FILE.replace("@.", f"@{instance.name}."),
+        unit=unit,
         user=instance.text("user"),
         engine=engine.engine,
         engine_version=engine.version,
         model=model.key,
         model_path=instance.text("model_path"),
-        argv=argv,
+        argv=(*argv, *key.key_words(engine, instance, unit)),
         host=host,
         port=port,
         context_tokens=budget.context_tokens,
@@ -85,7 +88,7 @@ def service(
             "none: it loads at all",
         ),
     )
-    return entry, [
+    return entry, key.key_reasons(engine, instance) + [
         reason(f"{where}.{name}", value, because, source, gain=gain, disruption=RESTART)
         for name, value, because, source, gain in rows
     ]
@@ -98,6 +101,11 @@ def start_wait_s(weights_bytes: int) -> int:
     Source: formula `unit.start_wait`.
     """
     return START_S + weights_bytes // SLOW_DISK_BYTES_S
+
+
+def unit_name(instance: Instance) -> str:
+    """The unit of an instance."""
+    return UNIT_FILE.replace("@.", f"@{instance.name}.")
 
 
 def _least_memory_mib(request: Request, instance: Instance, budget: Budget) -> int | None:
@@ -140,7 +148,10 @@ def dropin(
     """What was decided for this host, as ordered entries, with the reasons of what stands only here."""
     where = f"dropins.{entry.unit}"
     entries, reasons = _turn(instance, entry.unit, before)
-    entries += [("Service", "ExecStart", ""), ("Service", "ExecStart", quoting.exec_start(entry.argv))]
+    entries += [("Service", "ExecStart", ""), ("Service", "ExecStart", key.exec_start(engine, instance, entry.argv))]
+    credential, credential_reasons = key.credential_entries(instance, entry.unit)
+    entries += credential
+    reasons += credential_reasons
     entries.append(("Service", "User", entry.user))
     for name, value in sorted(environment.items()):
         entries.append(("Service", "Environment", quoting.environment_assignment(name, value)))
