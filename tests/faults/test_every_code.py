@@ -14,12 +14,14 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pynvml
 import pytest
 
+from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.nvml import Nvml
 from inferhost.host.record.baseline import BASELINE
 from tests.faults import cells
@@ -29,6 +31,7 @@ from tests.unit.host.fake_host import P4, Answer, FakeHost, p4_plan, plan, simul
 RUNS = {
     "install": ["install"],
     "apply": ["apply"],
+    "boot": ["boot"],
     "verify": ["verify"],
     "under load": ["verify", "--under-load", "--seconds", "4"],
     "sample": ["sample", "--seconds", "0.4"],
@@ -119,6 +122,21 @@ def old_card(host: FakeHost) -> None:
 
 
 CARDS = {"locks": (pair_with_locks, 2), "old card": (old_card, 1)}
+MATRIX = "NVML calls x codes x (install, apply, boot, verify, under load, sample, revert, guard)"
+WRITES = ("apply", "boot")
+BOOT_ID, RUN_DIRECTORY = "/proc/sys/kernel/random/boot_id", "/run/inferhost"
+
+
+def rebooted(host: FakeHost) -> None:
+    """Another boot: the driver is new, and so is /run."""
+    host.sim("reload")
+    shutil.rmtree(host.at(RUN_DIRECTORY))
+    host.write(BOOT_ID, "boot-2\n")
+
+
+def same(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """What a boot alone does not change."""
+    return {path: value for path, value in comparable(snapshot).items() if path != BOOT_ID}
 
 
 @dataclasses.dataclass
@@ -130,10 +148,12 @@ class Fault:
     first_card_only: bool = False
     struck: set[int] = dataclasses.field(default_factory=set)
     calls: set[str] = dataclasses.field(default_factory=set)
+    of_knobs: set[tuple[str, str]] = dataclasses.field(default_factory=set)  # with the setting that cannot do without
     handles: dict[int | None, int] = dataclasses.field(default_factory=dict)  # where NVML keeps a card: its index
 
     def strikes(self, function: str, arguments: tuple[Any, ...]) -> bool:
         self.calls.add(function)
+        self.of_knobs |= {(function, name) for name in waiting_knobs(function)}
         card = self._card(arguments[0]) if arguments else -1
         if function != self.function or (self.first_card_only and card != 0):
             return False
@@ -153,6 +173,19 @@ DONE = (0, 7)
 """How a revert may end: with ECC, what the card was asked for is back and waits for its next start."""
 
 
+def waiting_knobs(function: str) -> Iterator[str]:
+    """The setting that is being observed or written by this call, if any."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        knob = frame.f_locals.get("self")
+        if frame.f_code.co_name == "reading":  # goes without, where the card has no such reading
+            return
+        if isinstance(knob, CardKnob) and frame.f_code.co_name in ("observe", "write", "obstacle"):
+            yield knob.name
+            return
+        frame = frame.f_back
+
+
 @dataclasses.dataclass
 class Stage:
     """A host that goes back to where a run starts as often as one likes."""
@@ -164,6 +197,12 @@ class Stage:
     originals: dict[str, Any]
     start: dict[str, Any]
     fault: Fault
+    of_knobs: frozenset[tuple[str, str]] = frozenset()  # in an undisturbed run
+
+    def concerned(self, function: str, name: str) -> bool:
+        """Whether this setting cannot do without this call, in this run."""
+        met = {setting for of, setting in self.of_knobs if of == function}
+        return name in CONCERNS.get(function, ()) and (not met or name in met)
 
     def attempt(self, function: str = "", code: int = 0, first_card_only: bool = False) -> Answer:
         """The run from its start, with this fault."""
@@ -220,7 +259,7 @@ def staged(
     def make(run: str) -> Stage:
         host = FakeHost(tmp_path, simulator_build, program, cards=cards)
         prepare(host)
-        bare = comparable(host.snapshot())
+        bare = same(host.snapshot())
         assert host.run("install").code == 0
         originals = {key: record["found"] for key, record in host.baseline().items()}
         if run == "install":
@@ -229,6 +268,8 @@ def staged(
             assert host.run("apply").code == 0
         if run in ("under load", "sample"):
             host.sim("load", "on")
+        if run == "boot":
+            rebooted(host)
         for folder, name in ((host.root, "root"), (host.sim_folder, "sim")):
             shutil.copytree(folder, tmp_path / "image" / name, symlinks=True)
         return Stage(host, run, tmp_path / "image", bare, originals, comparable(host.snapshot()), fault)
@@ -239,7 +280,7 @@ def staged(
 
 def codes(run: str, function: str) -> Iterable[int]:
     """The codes to try: all of them where something is written."""
-    if cells.SLOW or (run == "apply" and "DeviceSet" in function):
+    if cells.SLOW or (run in WRITES and "DeviceSet" in function):
         return CODES
     return FEW[::2] if run == "under load" else FEW
 
@@ -251,6 +292,9 @@ def test_any_call_may_fail_with_any_code(staged: Callable[[str], Stage], run: st
     undisturbed = said(stage.attempt())
     functions = sorted(stage.fault.calls)
     assert len(functions) > 5
+    stage.of_knobs = frozenset(stage.fault.of_knobs)
+    unnamed = {pair for pair in stage.fault.of_knobs if pair[1] not in CONCERNS.get(pair[0], ())}
+    assert not unnamed, f"CONCERNS does not say what happens to a setting: {unnamed}"
     wrong = []
     for function in functions:
         for code in codes(run, function):
@@ -260,7 +304,7 @@ def test_any_call_may_fail_with_any_code(staged: Callable[[str], Stage], run: st
                     continue
                 found = [*false_words(stage, answer, undisturbed), *false_deeds(stage, answer)]
                 where = f"{run}: {function} {code}{' on one card' if first_card_only else ''}"
-                wrong += [f"{where}: {what}" for what in cells.judged("NVML calls x codes", found)]
+                wrong += [f"{where}: {what}" for what in cells.judged(MATRIX, found)]
     assert not wrong, "\n".join(wrong[:30])
 
 
@@ -287,7 +331,8 @@ def false_words(stage: Stage, answer: Answer, undisturbed: dict[str, tuple[str, 
     function, code, one, run = fault.function, fault.code, fault.first_card_only, stage.run
     if answer.code not in (0, 2, 3, 4, 7):
         yield f"exit {answer.code}"
-    if function != "nvmlShutdown" and code not in NO_INTERFACE and f"NVML error {code})" not in answer.prose:
+    told = answer.prose + (json.dumps(answer.document) if run == "boot" else "")  # the journal has a line per card
+    if function != "nvmlShutdown" and code not in NO_INTERFACE and f"NVML error {code})" not in told:
         yield f"not told: {answer.prose}"
     verdicts, cards = said(answer), json.loads(host.sim("dump"))["gpus"]
     lasting = "PersistenceMode" not in function  # without it the driver unloads, and what held is gone
@@ -296,7 +341,7 @@ def false_words(stage: Stage, answer: Answer, undisturbed: dict[str, tuple[str, 
         if verdict == "held" and run != "revert" and lasting and card and card[KEPT[name]] != WANTED[name]:
             yield f"{setting} is called held and is {card[KEPT[name]]}"
         is_concerned = card is not None and cards.index(card) in fault.struck
-        if run in ("apply", "verify") and is_concerned and name in CONCERNS.get(function, ()):
+        if run in (*WRITES, "verify") and is_concerned and stage.concerned(function, name):
             if (verdict, cause) != expected(code):
                 yield f"{setting} is {verdict} {cause}, not {expected(code)}"
             if verdict == "refused" and answer.code != 3:
@@ -321,8 +366,8 @@ def false_deeds(stage: Stage, answer: Answer) -> Iterator[str]:
         again = stage.healed("install").code, stage.healed("apply").code
         if again != (0, 0):
             yield f"the next way there ends with {again}"
-    elif answer.code == 0 and comparable(host.snapshot()) != stage.bare:
+    elif answer.code == 0 and same(host.snapshot()) != stage.bare:
         yield "a revert says that it is done, and is not"
     back = stage.healed("revert")
-    if back.code not in DONE or comparable(host.snapshot()) != stage.bare:
+    if back.code not in DONE or same(host.snapshot()) != stage.bare:
         yield f"not reverted, exit {back.code}: {back.prose}"

@@ -13,6 +13,8 @@ import pytest
 from inferhost.host.gpu.nvml import MEANINGS, Nvml
 from inferhost.host.guard import daemon
 from inferhost.host.guard.card import BLIND_S, GONE, RETRY_S
+from tests.faults import cells
+from tests.faults.test_every_code import CODES, FEW, MATRIX
 from tests.unit.host.fake_host import UUID, FakeHost
 from tests.unit.host.test_host_guard import BURNING, LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot, with_gpu
 
@@ -61,22 +63,19 @@ def again(host: FakeHost) -> None:
     assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (PLANNED_MW, [2100, 2400])
 
 
-def test_every_call_with_every_code(host: FakeHost, monkeypatch: pytest.MonkeyPatch, record_property: Any):
+def test_every_call_with_every_code(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
     made_hot(host, with_gpu(graphics_clock_lock_mhz=(2100, 2400), guard=RULE))
     functions = called(host, monkeypatch)
     assert {"nvmlInitWithFlags", *READS_TEMPERATURE[:1], "nvmlDeviceSetPowerManagementLimit"} < set(functions)
-    cells = 0
     for function in functions:
-        for code in MEANINGS:
+        for code in CODES if cells.SLOW else (*FEW, 999):
             again(host)
-            assert_survives(Run(host, monkeypatch), function, code)
-            cells += 1
-    record_property("cells", cells)
-    assert cells == len(functions) * len(MEANINGS)
+            wrong = survived(Run(host, monkeypatch), function, code)
+            assert not cells.judged(MATRIX, wrong), wrong
 
 
-def assert_survives(run: Run, function: str, code: int) -> None:
-    """A guard that meets the error for a while, then no more."""
+def survived(run: Run, function: str, code: int) -> list[str]:
+    """What is wrong with a guard that meets the error for a while, then no more."""
     host, where = run.host, f"{function} with {code}"
     host.sim("fail", function, code)
     began_s, turns = host.passed_s, len(run.told)
@@ -88,11 +87,13 @@ def assert_survives(run: Run, function: str, code: int) -> None:
         return run.state() == "latched" and host.passed_s - began_s >= span_s + 6
 
     run.until(heals, span_s + 30)
-    where = f"{where}: {run.lines}"
-    assert len(run.told) - turns <= (host.passed_s - began_s) / daemon.PERIOD_S + 3, where
-    assert len(run.lines) <= JOURNAL_LINES_MOST, where
-    assert run.state() == "latched", where
-    assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (SAFE_MW, None), where
+    found = {
+        "it turns too fast": len(run.told) - turns <= (host.passed_s - began_s) / daemon.PERIOD_S + 3,
+        "it fills the journal": len(run.lines) <= JOURNAL_LINES_MOST,
+        "the card is not held": run.state() == "latched",
+        "the card is not at its safe state": (host.card()["power_limit_mw"], host.card()[LOCK]) == (SAFE_MW, None),
+    }
+    return [f"{where}: {what}: {run.lines}" for what, is_right in found.items() if not is_right]
 
 
 @pytest.mark.parametrize("code", sorted(set(MEANINGS) - GONE - UNSUPPORTED))
