@@ -106,6 +106,59 @@ def test_a_card_that_is_lost_amid_a_revert_keeps_its_record_and_its_neighbour_go
     assert f"gpu:{UUID}:power_limit_mw" in pair.baseline()
 
 
+def two_of_one_kind(pair: FakeHost) -> list[str]:
+    """The personality text of both cards; they are managed by number, the first at 450 W and the second at 400 W."""
+    first = dataclasses.replace(pair.plan.gpus[0], power_limit_w=450)
+    second = dataclasses.replace(first, power_limit_w=400, select=dataclasses.replace(first.select, ordinal=1))
+    pair.plan = plan(gpus=(first, second), manage=("gpu",), files=(), dropins=(), service=(), env={})
+    assert pair.run("install").code == 0
+    assert pair.run("apply").code == 0
+    assert limits(pair) == {UUID: 450000, SECOND_UUID: 400000}
+    return (pair.folder / "personality.txt").read_text().split("[gpu]")
+
+
+@pytest.mark.parametrize("verb", ["apply", "boot", "watch", "verify"])
+def test_a_number_never_means_the_neighbour_of_a_card_that_is_lost(pair: FakeHost, verb: str):
+    two_of_one_kind(pair)
+    pair.sim("lost", 0)
+    pair.sim("set", "power_limit_mw", 300000, "--gpu", 1)  # so that there is something to write
+    answer = pair.run(verb)
+    assert answer.code in (2, 3)
+    assert "wanted card 0 with PCI device id 2BB1" in answer.prose
+    assert pair.card(1)["power_limit_mw"] == (400000 if verb == "boot" else 300000)
+    assert not any(v["setting"].startswith(f"gpu.{UUID}") for v in answer.document["verdicts"])
+
+
+@pytest.mark.parametrize("verb", ["apply", "boot", "watch"])
+def test_a_number_never_means_the_neighbour_of_a_card_that_left_the_bus(pair: FakeHost, verb: str):
+    shared, first, second = two_of_one_kind(pair)
+    assert UUID in first
+    (pair.folder / "personality.txt").write_text(f"{shared}[gpu]{second}")
+    pair.sim("init", pair.folder / "personality.txt")
+    pair.sim("set", "persistence", 1)
+    answer = pair.run(verb)
+    assert "wanted card 0 with PCI device id 2BB1" in answer.prose
+    assert pair.card(0)["uuid"] == SECOND_UUID
+    assert pair.card(0)["power_limit_mw"] == (400000 if verb == "boot" else 600000)
+
+
+def test_a_new_card_takes_the_number_of_the_one_that_it_replaces(pair: FakeHost):
+    two_of_one_kind(pair)
+    third = UUID[:-1] + "3"
+    restarted(pair, (pair.folder / "personality.txt").read_text().replace(UUID, third))
+    pair.sim("set", "power_limit_mw", 600000)
+    assert pair.run("apply").code == 0
+    assert limits(pair) == {third: 450000, SECOND_UUID: 400000}
+
+
+def test_without_a_record_a_number_means_nothing_while_a_card_is_silent(pair: FakeHost):
+    pair.sim("lost", 0)
+    answer = pair.run("install")
+    assert answer.code == 2
+    assert "wanted card 0 with PCI device id 2BB1" in answer.prose
+    assert not pair.at("/etc/inferhost/plan.json").exists()
+
+
 def test_a_card_whose_counter_fails_does_not_keep_its_neighbours_from_going_back(
     pair: FakeHost, monkeypatch: pytest.MonkeyPatch
 ):

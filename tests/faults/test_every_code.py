@@ -32,6 +32,7 @@ RUNS = {
     "install": ["install"],
     "apply": ["apply"],
     "boot": ["boot"],
+    "watch": ["watch"],
     "verify": ["verify"],
     "under load": ["verify", "--under-load", "--seconds", "4"],
     "sample": ["sample", "--seconds", "0.4"],
@@ -122,7 +123,7 @@ def old_card(host: FakeHost) -> None:
 
 
 CARDS = {"locks": (pair_with_locks, 2), "old card": (old_card, 1)}
-MATRIX = "NVML calls x codes x (install, apply, boot, verify, under load, sample, revert, guard)"
+MATRIX = "NVML calls x codes x (install, apply, boot, watch, verify, under load, sample, revert, guard)"
 WRITES = ("apply", "boot")
 BOOT_ID, RUN_DIRECTORY = "/proc/sys/kernel/random/boot_id", "/run/inferhost"
 
@@ -264,12 +265,17 @@ def staged(
         originals = {key: record["found"] for key, record in host.baseline().items()}
         if run == "install":
             assert host.run("revert").code in DONE
+        if run == "watch":
+            host.wait(60)  # so that an energy counter has something to lose
         if run not in ("install", "apply"):
             assert host.run("apply").code == 0
         if run in ("under load", "sample"):
             host.sim("load", "on")
         if run == "boot":
             rebooted(host)
+        if run == "watch":
+            assert host.run("watch").code == 0
+            host.sim("reload")
         for folder, name in ((host.root, "root"), (host.sim_folder, "sim")):
             shutil.copytree(folder, tmp_path / "image" / name, symlinks=True)
         return Stage(host, run, tmp_path / "image", bare, originals, comparable(host.snapshot()), fault)
@@ -331,7 +337,9 @@ def false_words(stage: Stage, answer: Answer, undisturbed: dict[str, tuple[str, 
     function, code, one, run = fault.function, fault.code, fault.first_card_only, stage.run
     if answer.code not in (0, 2, 3, 4, 7):
         yield f"exit {answer.code}"
-    told = answer.prose + (json.dumps(answer.document) if run == "boot" else "")  # the journal has a line per card
+    told = answer.prose + (
+        json.dumps(answer.document) if run in ("boot", "watch") else ""
+    )  # the journal has a line per card
     if function != "nvmlShutdown" and code not in NO_INTERFACE and f"NVML error {code})" not in told:
         yield f"not told: {answer.prose}"
     verdicts, cards = said(answer), json.loads(host.sim("dump"))["gpus"]

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from inferhost.host.gpu import load
+from inferhost.host.gpu import load, which
 from inferhost.host.gpu.application_clocks import ApplicationClocks
 from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.clock_lock import UNLOCKED, ClockLock, GraphicsClockLock, MemoryClockLock, shown, snapped_mhz
@@ -112,11 +112,11 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob
     search = _Search(machine, nvml, context, report, problems)
     cards = nvml.cards()
     found: list[Knob] = []
-    for number, gpu in enumerate(plan.gpus):
-        card = _selected(gpu, cards)
+    for number, (gpu, card) in enumerate(zip(plan.gpus, which.chosen_cards(plan, nvml, machine, cards))):
         if card is None:
-            problems.append(_missing(gpu, number, cards, nvml))
+            problems.append(which.missing(gpu, number, cards, nvml))
         else:
+            search.context = {**context, **which.numbered(gpu)}
             mine = search.knobs_of(gpu, card)
             for knob in mine if gpu.guard is not None else ():
                 knob.held_back = functools.partial(held_back, machine, card.uuid)
@@ -124,18 +124,6 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob
     if problems:
         raise InputError(problems)
     return found
-
-
-def missing_cards(plan: Plan, nvml: Nvml) -> dict[int, Problem]:
-    """The plan's cards that this host does not have now, by their number in the plan."""
-    cards = nvml.cards()
-    gone = (number for number, gpu in enumerate(plan.gpus) if _selected(gpu, cards) is None)
-    return {number: _missing(plan.gpus[number], number, cards, nvml) for number in gone}
-
-
-def selected_cards(plan: Plan, cards: list[Card]) -> list[Card]:
-    """The cards that the plan means, as far as they are there."""
-    return [card for card in (_selected(gpu, cards) for gpu in plan.gpus) if card is not None]
 
 
 def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: Any) -> Knob | None:
@@ -153,7 +141,7 @@ def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: A
 def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
     """The verdicts while no driver answers: every setting waits, and nothing else fails."""
     for gpu in plan.gpus:
-        name = card_name(gpu)
+        name = which.card_name(gpu)
         wanted = {
             "persistence_mode": gpu.persistence_mode,
             "power_limit_w": gpu.power_limit_w,
@@ -170,11 +158,6 @@ def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
                 )
 
 
-def card_name(gpu: Gpu) -> str:
-    """A card of the plan in verdicts, while nobody has asked it who it is."""
-    return gpu.select.uuid or f"{gpu.select.pci_device_id}[{gpu.select.ordinal}]"
-
-
 def span(clocks_mhz: tuple[int, ...] | None) -> str | None:
     """A range of clocks as people write it."""
     return None if clocks_mhz is None else shown(clocks_mhz[0], clocks_mhz[-1])
@@ -183,12 +166,6 @@ def span(clocks_mhz: tuple[int, ...] | None) -> str | None:
 def pair(clocks_mhz: tuple[int, ...] | None) -> str | None:
     """Memory and graphics clock as people write them."""
     return None if clocks_mhz is None else ",".join(str(mhz) for mhz in clocks_mhz)
-
-
-def pci_device_id(text: str) -> str:
-    """The four digits of a PCI device id, from "2BB1", "10DE:2BB1" or NVML's "0x2BB110DE"."""
-    digits = text.upper().replace("0X", "")
-    return digits.rpartition(":")[2] if ":" in digits else digits[:4]
 
 
 def simulation_problems(plan: Plan, nvml: Nvml) -> list[Problem]:
@@ -205,28 +182,6 @@ def simulation_problems(plan: Plan, nvml: Nvml) -> list[Problem]:
             "simulated-mismatch",
         )
     ]
-
-
-def _selected(gpu: Gpu, cards: list[Card]) -> Card | None:
-    if gpu.select.uuid is not None:
-        return next((c for c in cards if c.uuid == gpu.select.uuid), None)
-    alike = [c for c in cards if c.pci_device_id == pci_device_id(gpu.select.pci_device_id)]
-    return alike[gpu.select.ordinal] if 0 <= gpu.select.ordinal < len(alike) else None
-
-
-def _missing(gpu: Gpu, number: int, cards: list[Card], nvml: Nvml) -> Problem:
-    if gpu.select.uuid is not None:
-        wanted = gpu.select.uuid
-    else:
-        wanted = f"card {gpu.select.ordinal} with PCI device id {gpu.select.pci_device_id}"
-    here = ", ".join(f"{c.name} {c.pci_device_id} {c.uuid}" for c in cards) or "no card"
-    lost = "".join(f"; {error.evidence}" for error in nvml.unreadable)
-    return Problem(
-        f"inferhost_hardware.gpus[{number}]",
-        f"found {here}{lost}, wanted {wanted}",
-        "was a card moved or replaced? What is there now is shown by: inferhost facts",
-        "gpu-missing",
-    )
 
 
 @dataclasses.dataclass

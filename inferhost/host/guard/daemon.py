@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from inferhost.host.gpu import selection
+from inferhost.host.gpu import selection, which
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.guard.card import RETRY_S, GuardedCard, Say
 from inferhost.host.guard.latch import FREE, NOTHING, read_latches, write_latches
@@ -142,7 +142,7 @@ class _Watcher:
             return
         for number in guarded(self.plan):
             alone = self._alone(number)
-            found = selection.selected_cards(alone, here)
+            found = [card for card in which.chosen_cards(alone, nvml, self.machine, here) if card is not None]
             if found:
                 self.uuids[number] = found[0].uuid
                 hold = self.holds.get(found[0].uuid, NOTHING)
@@ -183,7 +183,7 @@ def _look_once(machine: Machine, plan: Plan, report: Report) -> None:
         alone = dataclasses.replace(plan, gpus=(plan.gpus[number],))
         try:
             with open_nvml(machine.before_write) as nvml:
-                for card in selection.selected_cards(alone, nvml.cards()):
+                for card in which.selected_cards(alone, nvml, machine):
                     one = GuardedCard(
                         machine, alone, nvml, card, hold=NOTHING, say=Say(report.note, machine.clock.now_s)
                     )

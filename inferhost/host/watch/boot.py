@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from inferhost.host import verbs
-from inferhost.host.gpu import selection
+from inferhost.host.gpu import which
 from inferhost.host.gpu.nvml import NvmlError, open_nvml
 from inferhost.host.machine import Machine
 from inferhost.host.record import base_units
@@ -72,7 +72,7 @@ def _missing(machine: Machine, plan: Plan) -> tuple[dict[int, Problem], bool]:
     """The plan's cards that do not answer now, by their number in the plan, and whether they may still come."""
     try:
         with open_nvml(machine.before_write) as nvml:
-            return selection.missing_cards(plan, nvml), True
+            return which.missing_cards(plan, nvml, machine), True
     except NvmlError as error:
         problem = Problem("nvml", error.evidence, "", "nvml")
         return dict.fromkeys(range(len(plan.gpus)), problem), error.code not in NOT_COMING

@@ -3,27 +3,33 @@
 Looking through NVML at a card without persistence loads its driver and unloads it again, which drops what it was set
 to: such a card is not looked at. A driver that was loaded again shows in its version or in the energy counter, which
 starts at zero then; that is all that can be seen of a recovery from an Xid as well. A card without a counter (before
-Volta) shows less: there a lost setting is drift, and stays for a person. What another program wrote is told, and
-never fought over.
+Volta) shows less: there a reload is believed where every setting that a driver forgets is back at what the card boots
+with, and no program is known that writes one of them; and once only, until a look finds the settings holding. What
+another program wrote is told, and never fought over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 
 from inferhost.host import verbs
-from inferhost.host.gpu import selection
+from inferhost.host.gpu import which
+from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.clock_record import Loaded, unfinished
 from inferhost.host.gpu.nvml import NvmlError, open_nvml
+from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
 from inferhost.host.record import base_units
 from inferhost.host.record.baseline import read_baseline
-from inferhost.host.report import Report
+from inferhost.host.report import HostError, Report
 from inferhost.host.watch import boot
 from inferhost.host.watch.metrics import write_metrics
 from inferhost.host.watch.watched import Watched, drivers_now, read_watched, write_watched
+from inferhost.host.watch.writers import other_writers
 from inferhost.schema.plan import Plan
+from inferhost.schema.problems import InputError
 from inferhost.schema.result import DRIFT, Verdict
 
 NOT_LOOKED_AT = "looking would load the driver and unload it again; inferhost verify looks all the same"
@@ -45,7 +51,13 @@ def watch(machine: Machine, plan: Plan, metrics_folder: str | None, report: Repo
             now = _drivers(machine, plan, now)
             if _apply_again(machine, plan, _why_again(machine, before.loaded, now.loaded), report):
                 now = _drivers(machine, plan, now)
-    verbs.verify(machine, plan, sections, report)
+    seen = _verified(machine, plan, sections, report)
+    reset = _reset_cards(machine, plan, now.loaded) if "gpu" in sections else []
+    fresh = [uuid for uuid in reset if uuid not in before.reset]
+    if fresh and _apply_again(machine, plan, [f"{', '.join(fresh)}: all at what the card boots with"], report):
+        now, seen = _drivers(machine, plan, now), _verified(machine, plan, sections, report)
+    now = dataclasses.replace(now, reset=tuple(reset))
+    _take_over(seen, report)
     if not report.check:
         not_held = tuple(f"{v.setting}: {v.verdict} ({v.cause})" for v in report.verdicts if v.verdict in DRIFT)
         write_watched(machine, dataclasses.replace(now, not_held=not_held))
@@ -64,7 +76,7 @@ def _unseen(plan: Plan, before: Watched) -> list[Verdict]:
         return []
     said = f"off by plan; {NOT_LOOKED_AT}"
     return [
-        Verdict(f"gpu.{selection.card_name(entry)}.persistence_mode", False, None, "unverified", "none", said)
+        Verdict(f"gpu.{which.card_name(entry)}.persistence_mode", False, None, "unverified", "none", said)
         for entry in plan.gpus
         if not entry.persistence_mode
     ]
@@ -74,7 +86,7 @@ def _drivers(machine: Machine, plan: Plan, now: Watched) -> Watched:
     """The driver and the persistence of each card of the plan; as before where none answers: verify says why."""
     try:
         with open_nvml(machine.before_write) as nvml:
-            cards = selection.selected_cards(plan, nvml.cards())
+            cards = which.selected_cards(plan, nvml, machine)
             asleep = tuple(card.uuid for card in cards if not nvml.persistence_mode(card))
             return dataclasses.replace(now, loaded=drivers_now(machine, nvml, cards), asleep=asleep)
     except NvmlError:
@@ -96,8 +108,45 @@ def _apply_again(machine: Machine, plan: Plan, reasons: list[str], report: Repor
     report.note(f"{'; '.join(reasons)}: settings are applied")
     own = Report(report.check)
     boot.apply_sections(machine, plan, ["gpu"], own)
+    own.verdicts.clear()  # the look that follows has them
+    _take_over(own, report)
+    return True
+
+
+def _reset_cards(machine: Machine, plan: Plan, loaded: dict[str, Loaded]) -> list[str]:
+    """The cards without a counter whose every forgettable setting stands at what the card boots with."""
+    uncounted = [uuid for uuid, driver in loaded.items() if driver.energy_mj is None]
+    if not uncounted:
+        return []
+    written = {name for writer in other_writers(machine) for name in writer.settings}
+    standing: dict[str, list[bool]] = {}
+    with contextlib.suppress(InputError, HostError), verbs.gpu_knobs(machine, plan, Report(check=True)) as knobs:
+        for knob in (k for k in knobs if isinstance(k, CardKnob) and k.card.uuid in uncounted):
+            try:
+                boots_with = knob.boots_with()
+                if boots_with is not None and boots_with != knob.wanted:
+                    stands = knob.name in written or knob.observe() != boots_with
+                    standing.setdefault(knob.card.uuid, []).append(stands)
+            except Unusable:
+                standing.setdefault(knob.card.uuid, []).append(True)
+    return [uuid for uuid, stands in standing.items() if not any(stands)]
+
+
+def _verified(machine: Machine, plan: Plan, sections: list[str], report: Report) -> Report:
+    """What verify says, apart from the report; one that ends early is told at once."""
+    own = Report(report.check)
+    try:
+        verbs.verify(machine, plan, sections, own)
+    except (InputError, HostError):
+        _take_over(own, report)
+        raise
+    return own
+
+
+def _take_over(own: Report, report: Report) -> None:
+    """What one step said is said by the whole."""
     report.changes += own.changes
+    report.verdicts += own.verdicts
     report.problems += own.problems
     for note in own.notes:
         report.note(note)
-    return True

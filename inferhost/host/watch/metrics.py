@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from inferhost.host.guard.latch import LATCHED, NOTHING, read_latches
+from inferhost.host.guard.rule import recent
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import read_baseline
 from inferhost.host.record.lock import locked
@@ -56,6 +58,8 @@ HELP = {
     "inferhost_plan_info": "The plan that this host is compared with.",
     "inferhost_check_timestamp_seconds": "When the host was compared with its plan.",
     "inferhost_setting_drift": "Whether a setting is not as planned.",
+    "inferhost_gpu_guard_latched": "Whether the guard holds a card at its safe state because it was too hot.",
+    "inferhost_gpu_guard_trips_last_hour": "How often the guard brought a card down in the last hour.",
     "inferhost_setting_info": "Verdict on a setting, with what was declared and what was measured.",
 }
 
@@ -72,13 +76,27 @@ def write_metrics(
         with locked(machine):
             read_baseline(machine).add(file_records(machine, [(path, BASE)]), check=False)
     machine.make_directories(folder)
-    machine.replace_file(path, text(plan, verdicts, now_s).encode(), 0o644)
+    lines = text(plan, verdicts, now_s, guarded_now(machine, plan, verdicts))
+    machine.replace_file(path, lines.encode(), 0o644)
 
 
-def text(plan: Plan, verdicts: Sequence[Verdict], now_s: float) -> str:
+def guarded_now(machine: Machine, plan: Plan, verdicts: Iterable[Verdict]) -> dict[str, tuple[bool, int]]:
+    """Each guarded card's latch, and its trips of the last hour, from what the guard wrote down; by UUID."""
+    latches = read_latches(machine)
+    now_s = machine.clock.now_s()
+    whole = bool(plan.gpus) and all(entry.guard is not None for entry in plan.gpus)
+    cards = [_place(verdict.setting).get("gpu") for verdict in verdicts] if whole else []
+    uuids = [uuid for uuid in dict.fromkeys([*cards, *latches]) if uuid is not None]
+    holds = {uuid: latches.get(uuid, NOTHING) for uuid in uuids}
+    return {uuid: (hold.state == LATCHED, len(recent(hold, now_s))) for uuid, hold in holds.items()}
+
+
+def text(
+    plan: Plan, verdicts: Sequence[Verdict], now_s: float, guarded: Mapping[str, tuple[bool, int]] | None = None
+) -> str:
     """The file: every metric with its help and type, samples of one metric together; no setting twice."""
     samples: dict[str, list[str]] = {}
-    for name, labels, value in _samples(plan, verdicts, now_s):
+    for name, labels, value in [*_samples(plan, verdicts, now_s), *_guard_samples(guarded or {})]:
         line = f"{name}{_labels(labels)} {value:.17g}"
         if line not in samples.setdefault(name, []):
             samples[name].append(line)
@@ -101,6 +119,12 @@ def _samples(plan: Plan, verdicts: Iterable[Verdict], now_s: float) -> Iterator[
         yield "inferhost_setting_info", info, 1
         if "gpu" in labels and labels["setting"] in NUMBERS:
             yield from _numbers(NUMBERS[labels["setting"]], labels["gpu"], verdict)
+
+
+def _guard_samples(guarded: Mapping[str, tuple[bool, int]]) -> Iterator[tuple[str, dict[str, str], float]]:
+    for uuid, (latched, trips) in guarded.items():
+        yield "inferhost_gpu_guard_latched", {"gpu": uuid}, float(latched)
+        yield "inferhost_gpu_guard_trips_last_hour", {"gpu": uuid}, float(trips)
 
 
 def _numbers(how: Numbers, gpu: str, verdict: Verdict) -> Iterator[tuple[str, dict[str, str], float]]:

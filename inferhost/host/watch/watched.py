@@ -32,6 +32,7 @@ class Watched:
     asleep: tuple[str, ...]  # UUIDs of cards found without persistence, though the plan keeps it
     not_held: tuple[str, ...]
     time_s: float
+    reset: tuple[str, ...] = ()  # UUIDs of cards found at what they boot with, though nothing counts their drivers
 
 
 def read_watched(machine: Machine) -> Watched:

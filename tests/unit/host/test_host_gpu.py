@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from inferhost.host.gpu import selection
+from inferhost.host.gpu import which
 from inferhost.host.gpu.nvml import Nvml
 from inferhost.schema.plan import GpuSelector, Host
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
@@ -221,7 +221,7 @@ def test_a_limit_lost_with_the_driver_is_told_as_that(host: FakeHost):
 
 @pytest.mark.parametrize("text", ["2BB1", "2bb1", "10DE:2BB1", "0x2BB110DE"])
 def test_a_pci_device_id_is_read_in_each_common_spelling(text: str):
-    assert selection.pci_device_id(text) == "2BB1"
+    assert which.pci_device_id(text) == "2BB1"
 
 
 def test_nvml_is_closed_again_after_a_refusal_too(host: FakeHost, monkeypatch: pytest.MonkeyPatch):

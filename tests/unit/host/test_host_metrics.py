@@ -10,7 +10,9 @@ import subprocess
 
 import pytest
 
+from inferhost.host.guard.latch import FREE, LATCHED, Hold, write_latches
 from inferhost.host.watch.metrics import text
+from inferhost.schema.plan import Guard
 from inferhost.schema.result import Verdict
 from tests.unit.host.fake_host import UUID, FakeHost, plan, with_gpu
 
@@ -48,6 +50,30 @@ def test_declared_measured_and_verdict_of_each_setting(exported: FakeHost):
     info = 'setting="cpu.governor",verdict="held",cause="none",declared="performance",measured="performance"'
     assert found[f"inferhost_setting_info{{{info}}}"] == 1
     assert found[f'inferhost_plan_info{{plan_id="{exported.plan.plan_id}"}}'] == 1
+
+
+def test_what_the_guard_holds_and_how_often_it_had_to(exported: FakeHost):
+    rule = Guard(limit_c=85, resume_c=75, power_w="min", cool_down_s=30)
+    exported.plan = with_gpu(guard=rule)
+    exported.passed_s = 4000.0
+    latched, trips = (f'inferhost_gpu_guard_{what}{{gpu="{UUID}"}}' for what in ("latched", "trips_last_hour"))
+    exported.run("watch")
+    found = samples(exported.read(FILE))
+    assert (found[latched], found[trips]) == (0, 0)
+    machine = exported.machine(str(exported.root))
+    write_latches(machine, {UUID: Hold(LATCHED, "hot", None, (100.0, 3000.0, 3990.0), 3990.0)})
+    exported.run("watch")
+    found = samples(exported.read(FILE))
+    assert (found[latched], found[trips]) == (1, 2)
+    write_latches(machine, {UUID: Hold(FREE, "hot", None, (3000.0, 3990.0), 3990.0)})
+    exported.run("watch")
+    found = samples(exported.read(FILE))
+    assert (found[latched], found[trips]) == (0, 2)
+
+
+def test_a_card_that_nobody_guards_has_no_such_metric(exported: FakeHost):
+    exported.run("watch")
+    assert "guard" not in exported.read(FILE)
 
 
 def test_promtool_accepts_the_file(exported: FakeHost):

@@ -102,17 +102,66 @@ def test_a_missing_card_does_not_hide_what_its_neighbour_holds(pair: FakeHost):
     assert answer.verdict(f"{UUID}.power_limit_w") == ("overridden", "other_writer")
 
 
-def test_a_card_without_an_energy_counter_is_reported_and_left(host: FakeHost):
+@pytest.fixture
+def p4(host: FakeHost) -> FakeHost:
+    """A card that counts no energy, with two settings that a driver forgets."""
     host.sim("init", P4)
     host.sim("set", "persistence", 1)
-    host.plan = p4_plan(compute_mode="exclusive_process")
+    host.plan = p4_plan(compute_mode="exclusive_process", application_clocks_mhz=(3003, 999))
     host.converge()
     assert host.run("watch").code == 0
+    return host
+
+
+def reloaded(host: FakeHost) -> None:
+    """As where the persistence daemon is: it is on again."""
     host.sim("reload")
     host.sim("set", "persistence", 1)
-    answer = host.run("watch")
+
+
+def test_a_reload_that_nothing_counts_shows_in_settings_that_are_all_gone_and_is_repaired(p4: FakeHost):
+    reloaded(p4)
+    answer = p4.run("watch")
+    assert (answer.code, answer.changed) == (0, True)
+    assert f"{P4_UUID}: all at what the card boots with: settings are applied" in answer.prose
+    assert (p4.card()["compute_mode"], p4.card()["application_clocks_mhz"]) == (3, [3003, 999])
+    assert not p4.run("watch").changed
+
+
+def test_what_is_gone_again_at_the_next_look_is_not_fought_over(p4: FakeHost):
+    reloaded(p4)
+    assert p4.run("watch").changed
+    for _ in range(2):
+        reloaded(p4)
+        answer = p4.run("watch")
+        assert (answer.code, answer.changed) == (3, False)
+        assert answer.verdict(f"{P4_UUID}.compute_mode") == ("overridden", "driver_reload")
+    assert p4.run("apply").code == 0
+    assert p4.run("watch").code == 0
+    reloaded(p4)
+    assert p4.run("watch").changed
+
+
+def test_one_setting_of_two_that_is_gone_was_taken_by_somebody_and_is_left(p4: FakeHost):
+    p4.sim("set", "compute_mode", 0)
+    for _ in range(2):
+        answer = p4.run("watch")
+        assert (answer.code, answer.changed) == (3, False)
+    assert p4.card()["compute_mode"] == 0
+
+
+def test_a_known_writer_of_what_is_gone_is_not_fought_over(p4: FakeHost):
+    p4.write("/etc/systemd/system/clocks.service", "[Service]\nExecStart=/usr/bin/nvidia-smi -ac 3003,885\n")
+    reloaded(p4)
+    answer = p4.run("watch")
     assert (answer.code, answer.changed) == (3, False)
-    assert answer.verdict(f"{P4_UUID}.compute_mode")[0] == "overridden"
+
+
+def test_check_mode_says_what_of_them_would_be_applied(p4: FakeHost):
+    reloaded(p4)
+    before = p4.snapshot()
+    assert p4.run("watch", "--check").changed
+    assert p4.snapshot() == before
 
 
 def test_a_drifted_file_and_an_edited_sysctl_are_drift_as_well(placed: FakeHost):
