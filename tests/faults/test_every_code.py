@@ -21,6 +21,7 @@ from typing import Any
 import pynvml
 import pytest
 
+from inferhost.host.cli import JOURNALLED
 from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.nvml import Nvml
 from inferhost.host.record.baseline import BASELINE
@@ -337,9 +338,7 @@ def false_words(stage: Stage, answer: Answer, undisturbed: dict[str, tuple[str, 
     function, code, one, run = fault.function, fault.code, fault.first_card_only, stage.run
     if answer.code not in (0, 2, 3, 4, 7):
         yield f"exit {answer.code}"
-    told = answer.prose + (
-        json.dumps(answer.document) if run in ("boot", "watch") else ""
-    )  # the journal has a line per card
+    told = answer.prose + (json.dumps(answer.document) if run in JOURNALLED else "")
     if function != "nvmlShutdown" and code not in NO_INTERFACE and f"NVML error {code})" not in told:
         yield f"not told: {answer.prose}"
     verdicts, cards = said(answer), json.loads(host.sim("dump"))["gpus"]
