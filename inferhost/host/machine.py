@@ -73,12 +73,21 @@ def _nothing(_what: str) -> None:
     """The announcement nobody listens to."""
 
 
+def _slept_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+
+
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """Time that passes: seconds since some moment of this boot, alike for all processes; and waiting."""
+    """Time that passes: seconds since some moment of this boot, alike for all processes; and waiting.
+
+    `slept_s` is for how long of this boot the machine was suspended: `now_s` stands still then. Source: time(7),
+    CLOCK_BOOTTIME in clock_gettime(2).
+    """
 
     now_s: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    slept_s: Callable[[], float] = _slept_s
 
 
 @dataclasses.dataclass(frozen=True)

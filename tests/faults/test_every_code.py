@@ -266,8 +266,6 @@ def staged(
         originals = {key: record["found"] for key, record in host.baseline().items()}
         if run == "install":
             assert host.run("revert").code in DONE
-        if run == "watch":
-            host.wait(60)  # so that an energy counter has something to lose
         if run not in ("install", "apply"):
             assert host.run("apply").code == 0
         if run in ("under load", "sample"):
@@ -275,6 +273,7 @@ def staged(
         if run == "boot":
             rebooted(host)
         if run == "watch":
+            host.wait(60)  # so that an energy counter has something to lose
             assert host.run("watch").code == 0
             host.sim("reload")
         for folder, name in ((host.root, "root"), (host.sim_folder, "sim")):

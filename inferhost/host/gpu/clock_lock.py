@@ -29,6 +29,7 @@ from inferhost.host.gpu.sample import Sample
 from inferhost.host.guard.latch import taken_back_s
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
+from inferhost.host.watch.watched import Watched, read_watched
 from inferhost.schema.result import Verdict
 
 UNKNOWN, UNLOCKED = "unknown", "unlocked"
@@ -56,7 +57,9 @@ class ClockLock(CardKnob):
         self.steps_mhz: Sequence[int] = ()
         self.loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(card))
         self.record = read_clocks(machine).asked.get(self.record_key(card.uuid))
-        self.gone = _gone(self.record, self.loaded, taken_back_s(machine, card.uuid))
+        self.gone = _gone(self.record, self.loaded, read_watched(machine), card.uuid) or _taken(
+            self.record, taken_back_s(machine, card.uuid)
+        )
         self.doubt = _doubt(self.record, nvml.persistence_mode(card))
         self._believed = UNKNOWN
         if self.record is not None and not self.gone and not self.doubt:
@@ -260,14 +263,21 @@ def snapped_mhz(wanted_mhz: int, steps_mhz: Sequence[int], most_mhz: int) -> int
     return nearest if abs(nearest - wanted_mhz) <= most_mhz else None
 
 
-def _gone(record: Asked | None, now: Loaded, taken_s: float | None) -> str:
-    """How it shows that no request of ours stands; empty where one may."""
+def _gone(record: Asked | None, now: Loaded, watched: Watched, uuid: str) -> str:
+    """How it shows that no request of ours stands; empty where one may.
+
+    A counter that started again may have passed what it was when we asked, so the last look at it counts as well.
+    """
     if record is None:
         return NOT_ON_RECORD
-    if taken_s is not None and record.time_s <= taken_s:
-        return TAKEN_BACK
     signs = record.loaded.reload_signs(now)
+    if not signs and uuid in watched.loaded and watched.time_s > record.time_s:
+        signs = watched.loaded[uuid].reload_signs(now)
     return f"lost with the driver: {', '.join(signs)} since it was asked for" if signs else ""
+
+
+def _taken(record: Asked | None, taken_s: float | None) -> str:
+    return TAKEN_BACK if record is not None and taken_s is not None and record.time_s <= taken_s else ""
 
 
 def _doubt(record: Asked | None, persistence: bool) -> str:

@@ -2,7 +2,8 @@
 
 A request is written down as not yet confirmed before NVML is asked, and confirmed after, so that a kill in between
 is seen as "unknown" and never as done. Boot, driver version and energy counter tell whether the driver was loaded
-again since; the counter restarts there. Beside the request stands the last verdict under load, and per card the
+again since; the counter restarts there. Whether a request outlives a suspend nobody says, so after one it counts as
+gone as well. Beside the request stands the last verdict under load, and per card the
 clock seen under load without a lock. A record that cannot be read is none: everything is asked for again.
 """
 # ruff: noqa: UP045 (the document reader resolves the hints of Python 3.9)
@@ -22,15 +23,18 @@ from inferhost.schema.problems import InputError
 
 SCHEMA = 1
 CLOCKS = f"{RUN_DIRECTORY}/clocks.json"
+SLEPT_S_LEAST = 0.5
+"""The two clocks are not read at once; no suspend is as short as that."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """Which driver is loaded: what differs after a reboot, an upgrade or a reload."""
+    """Which driver is loaded: what differs after a reboot, an upgrade, a reload or a suspend."""
 
     boot_id: str
     driver_version: str
     energy_mj: Optional[int]
+    slept_s: float = 0.0
 
     def reload_signs(self, now: Loaded) -> list[str]:
         """How `now` shows that the driver was loaded again since; a card without the counter shows less."""
@@ -41,6 +45,8 @@ class Loaded:
             signs.append(f"driver {now.driver_version} instead of {self.driver_version}")
         if self.energy_mj is not None and now.energy_mj is not None and now.energy_mj < self.energy_mj:
             signs.append(f"the energy counter fell from {self.energy_mj // 1000} to {now.energy_mj // 1000} J")
+        if now.slept_s - self.slept_s >= SLEPT_S_LEAST:
+            signs.append(f"the host was suspended for {now.slept_s - self.slept_s:.0f} s")
         return signs
 
 
@@ -144,4 +150,4 @@ def remember_natural(machine: Machine, uuid: str, natural: Natural) -> None:
 
 def loaded_now(machine: Machine, driver_version: str, energy_mj: int | None) -> Loaded:
     """The driver that is loaded at this moment."""
-    return Loaded(boot_id(machine), driver_version, energy_mj)
+    return Loaded(boot_id(machine), driver_version, energy_mj, machine.clock.slept_s())

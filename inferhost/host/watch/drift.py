@@ -49,12 +49,16 @@ def watch(machine: Machine, plan: Plan, metrics_folder: str | None, report: Repo
         else:
             plan = boot.with_cards_that_are_here(machine, plan, 0, report)
             now = _drivers(machine, plan, now)
-            if _apply_again(machine, plan, _why_again(machine, before.loaded, now.loaded), report):
+            reasons = _why_again(machine, before.loaded, now.loaded)
+            if reasons:
+                applied = _apply_again(machine, plan, reasons, report)
                 now = _drivers(machine, plan, now)
+                now = now if applied else dataclasses.replace(now, loaded=before.loaded)
     seen = _verified(machine, plan, sections, report)
-    reset = _reset_cards(machine, plan, now.loaded) if "gpu" in sections else []
+    reset = _reset_cards(machine, plan, now.loaded, report) if "gpu" in sections else []
     fresh = [uuid for uuid in reset if uuid not in before.reset]
-    if fresh and _apply_again(machine, plan, [f"{', '.join(fresh)}: all at what the card boots with"], report):
+    if fresh:
+        _apply_again(machine, plan, [f"{', '.join(fresh)}: all at what the card boots with"], report)
         now, seen = _drivers(machine, plan, now), _verified(machine, plan, sections, report)
     now = dataclasses.replace(now, reset=tuple(reset))
     _take_over(seen, report)
@@ -83,14 +87,15 @@ def _unseen(plan: Plan, before: Watched) -> list[Verdict]:
 
 
 def _drivers(machine: Machine, plan: Plan, now: Watched) -> Watched:
-    """The driver and the persistence of each card of the plan; as before where none answers: verify says why."""
-    try:
-        with open_nvml(machine.before_write) as nvml:
-            cards = which.selected_cards(plan, nvml, machine)
-            asleep = tuple(card.uuid for card in cards if not nvml.persistence_mode(card))
-            return dataclasses.replace(now, loaded=drivers_now(machine, nvml, cards), asleep=asleep)
-    except NvmlError:
-        return now
+    """The driver and the persistence of each card of the plan that answers; as before for the others."""
+    loaded, asleep = dict(now.loaded), []
+    with contextlib.suppress(NvmlError), open_nvml(machine.before_write) as nvml:
+        for card in which.selected_cards(plan, nvml, machine):
+            with contextlib.suppress(NvmlError):  # verify says why; its neighbours are looked at
+                if not nvml.persistence_mode(card):
+                    asleep.append(card.uuid)
+                loaded.update(drivers_now(machine, nvml, [card]))
+    return dataclasses.replace(now, loaded=loaded, asleep=tuple(asleep))
 
 
 def _why_again(machine: Machine, before: dict[str, Loaded], now: dict[str, Loaded]) -> list[str]:
@@ -102,18 +107,20 @@ def _why_again(machine: Machine, before: dict[str, Loaded], now: dict[str, Loade
 
 
 def _apply_again(machine: Machine, plan: Plan, reasons: list[str], report: Report) -> bool:
-    """Whether there is a reason, and the GPU section is therefore applied."""
-    if not reasons:
-        return False
+    """Applies the GPU section; whether nothing failed, so that the next look need not try again."""
     report.note(f"{'; '.join(reasons)}: settings are applied")
     own = Report(report.check)
     boot.apply_sections(machine, plan, ["gpu"], own)
+    for verdict in own.verdicts:
+        if verdict.verdict in DRIFT or verdict.verdict == "pending":
+            report.note(f"{verdict.setting}: {verdict.verdict}; {verdict.evidence}")
+    failed = bool(own.problems) or any(verdict.verdict == "pending" for verdict in own.verdicts)
     own.verdicts.clear()  # the look that follows has them
     _take_over(own, report)
-    return True
+    return not failed
 
 
-def _reset_cards(machine: Machine, plan: Plan, loaded: dict[str, Loaded]) -> list[str]:
+def _reset_cards(machine: Machine, plan: Plan, loaded: dict[str, Loaded], report: Report) -> list[str]:
     """The cards without a counter whose every forgettable setting stands at what the card boots with."""
     uncounted = [uuid for uuid, driver in loaded.items() if driver.energy_mj is None]
     if not uncounted:
@@ -127,7 +134,8 @@ def _reset_cards(machine: Machine, plan: Plan, loaded: dict[str, Loaded]) -> lis
                 if boots_with is not None and boots_with != knob.wanted:
                     stands = knob.name in written or knob.observe() != boots_with
                     standing.setdefault(knob.card.uuid, []).append(stands)
-            except Unusable:
+            except Unusable as error:
+                report.note(f"{knob.setting}: nobody can tell whether it was lost with the driver; {error.evidence}")
                 standing.setdefault(knob.card.uuid, []).append(True)
     return [uuid for uuid, stands in standing.items() if not any(stands)]
 

@@ -185,7 +185,7 @@ class FakeHost:
         self.plan = plan()
         self.userdel_code = 0
         self.enabled = "disabled"
-        self.passed_s = 0.0
+        self.passed_s = self.slept_s = 0.0
         self.systemctl = INACTIVE
         self.own_units: dict[str, dict[str, bool]] = {}  # enabled, active
         self.others: dict[str, dict[str, bool]] = {}  # units of somebody else: active, enabled
@@ -234,7 +234,9 @@ class FakeHost:
         return dict(json.loads(self.sim("dump"))["gpus"][number])
 
     def machine(self, root: str, before_write: Callable[[str], None] = lambda _: None) -> Machine:
-        return Machine(root, self.command, before_write, Clock(lambda: self.passed_s, self.wait))
+        return Machine(
+            root, self.command, before_write, Clock(lambda: self.passed_s, self.wait, lambda: self.slept_s)
+        )
 
     def wait(self, seconds: float) -> None:
         """Time passes for the program and for the cards; the simulator's tick is a tenth of a second."""

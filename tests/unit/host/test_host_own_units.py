@@ -28,6 +28,19 @@ def test_install_places_the_units_and_switches_them_on(booted: FakeHost):
     }
 
 
+def test_what_brings_settings_back_runs_once_per_boot_and_once_after_each_kind_of_sleep(booted: FakeHost):
+    """A target of sleep comes after the service that sleeps (systemd.special(7)), so what comes after it is awake."""
+    assert booted.run("install").code == 0
+    lines = booted.read(f"{FOLDER}/{APPLY}").splitlines()
+    words = {key: [w for line in lines if line.startswith(f"{key}=") for w in line.partition("=")[2].split()]
+             for key in ("After", "WantedBy")}  # fmt: skip
+    sleeps = {f"{kind}.target" for kind in ("suspend", "hibernate", "hybrid-sleep", "suspend-then-hibernate")}
+    assert set(words["WantedBy"]) == {"multi-user.target", *sleeps}
+    assert sleeps <= set(words["After"])
+    assert {"nvidia-persistenced.service", "nvidia-resume.service"} <= set(words["After"])
+    assert not any(line.startswith("RemainAfterExit") for line in lines), "a unit that stays active is not run again"
+
+
 def test_check_mode_foretells_the_units_and_a_second_install_changes_nothing(booted: FakeHost):
     foretold = booted.run("install", "--check")
     assert booted.own_units == {}

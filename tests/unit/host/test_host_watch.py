@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from inferhost.schema.plan import GpuSelector
 from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, plan, with_gpu
 
 
@@ -46,6 +49,58 @@ def test_a_driver_reload_is_noticed_and_repaired_once(placed: FakeHost):
     card = placed.card()
     assert (card["power_limit_mw"], card["persistence"], card["graphics_clock_lock_mhz"]) == (450000, 1, [2100, 2100])
     assert not placed.run("watch").changed
+
+
+def test_a_reload_shows_even_where_the_counter_passed_what_it_was_when_the_lock_was_asked_for(host: FakeHost):
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100))
+    host.converge()  # right after the driver was loaded: the counter stands near zero
+    host.wait(3600)
+    assert host.run("watch").code == 0
+    host.sim("reload")
+    host.sim("set", "persistence", 1)
+    host.wait(60)
+    answer = host.run("watch")
+    assert (answer.code, host.card()["graphics_clock_lock_mhz"]) == (0, [2100, 2100])
+    assert not host.run("watch").changed
+
+
+def test_a_repair_that_failed_is_tried_again_at_the_next_look(placed: FakeHost):
+    assert placed.run("watch").code == 0
+    placed.sim("reload")
+    placed.sim("fail", "nvmlDeviceSetPowerManagementLimit", 999, 1)
+    assert placed.run("watch").code == 3
+    answer = placed.run("watch")
+    assert (answer.code, placed.card()["power_limit_mw"]) == (0, 450000)
+
+
+def test_a_card_that_fails_does_not_keep_its_neighbour_from_being_repaired(pair: FakeHost):
+    second = dataclasses.replace(plan().gpus[0], select=GpuSelector(None, "2BB1", 1))
+    pair.plan = plan(gpus=(plan().gpus[0], second))
+    pair.converge()
+    pair.wait(60)
+    assert pair.run("watch").code == 0
+    pair.sim("reload")
+    pair.sim("lost", 0)
+    pair.run("watch")
+    assert pair.card(1)["power_limit_mw"] == 450000
+
+
+def test_after_a_suspend_what_no_call_reads_back_is_asked_for_again(placed: FakeHost):
+    assert placed.run("watch").code == 0
+    placed.sim("set", "graphics_clock_lock_mhz", "none")  # nothing was loaded again, and no counter fell
+    placed.slept_s = 600
+    answer = placed.run("watch")
+    assert (answer.code, placed.card()["graphics_clock_lock_mhz"]) == (0, [2100, 2100])
+    assert "the host was suspended for 600 s" in answer.prose
+    assert not placed.run("watch").changed
+
+
+def test_the_unit_that_runs_after_a_suspend_asks_for_it_again_too(placed: FakeHost):
+    placed.sim("set", "graphics_clock_lock_mhz", "none")
+    placed.slept_s = 600
+    assert placed.run("boot").code == 0
+    assert placed.card()["graphics_clock_lock_mhz"] == [2100, 2100]
+    assert not placed.run("boot").changed
 
 
 def test_a_reload_before_the_first_look_is_noticed_too(placed: FakeHost):
