@@ -79,11 +79,3 @@ def test_more_cells_or_cards_never_need_less():
             assert found == sorted(found)
             found = [mib(key, graph(fork, 8192, 512, cards=cards, pipelined=cards > 1)) for cards in (1, 2, 4)]
             assert found == sorted(found)
-
-
-def test_a_plan_counts_the_mask_of_a_long_context():
-    row = CATALOGUE.models["llama-3.1-8b-instruct"]
-    short = buffers.largest_card_bytes(row, graph(False, 8192, 512)) / MIB
-    long = buffers.largest_card_bytes(row, graph(False, 131072, 512)) / MIB
-    assert short == 266.5
-    assert long == 4 * 512 * (3 * 14336 + 2 * 4096) / MIB + 6 * 512 * 131072 / MIB

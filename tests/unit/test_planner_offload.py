@@ -129,7 +129,7 @@ def test_the_experts_of_a_mixture_leave_the_card_before_any_layer():
 
 def test_more_room_for_requests_is_had_by_naming_fewer_layers():
     auto, named = planned(offloaded()), planned(offloaded(layers="20"))
-    assert (auto.service[0].max_sequences, named.service[0].max_sequences) == (1, 8)
+    assert auto.service[0].max_sequences < named.service[0].max_sequences == 8
 
 
 def test_the_cache_of_a_layer_in_host_memory_is_in_host_memory():

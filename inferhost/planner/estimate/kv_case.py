@@ -62,7 +62,7 @@ def _allocated(case: Case) -> dict[str, Any]:
     start = llama_cpp_rules.read_start(case, cells)
     kv = llama_cpp_rules.cache_bytes(case.model, start)
     graph = llama_cpp_rules.graph(case.model, start, case)
-    compute = llama_cpp_buffers.compute_bytes(case.model, graph)
+    compute = llama_cpp_rules.compute_bytes(case.model, start, case)
     below, above = llama_cpp_buffers.spread(case.model, graph)
     weights = weights_bytes(case.model, embedding_on_host=True)
     return {

@@ -117,7 +117,7 @@ def memory_budget(
     )
 
     def placed(placement: Placement | None) -> Budget:
-        tried = dataclasses.replace(demand, placement=placement)
+        tried = dataclasses.replace(demand, placement=placement, cached_bytes=cache.bytes_per_element)
         return _placed(total_bytes, model, engine, layout, tried, instance=instance)
 
     if "gpu_layers" not in engine.flags:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner.memory import sglang_rules, vllm_rules
-from inferhost.planner.memory.llama_cpp_buffers import largest_card_bytes
-from inferhost.planner.memory.llama_cpp_offload import Placement, card_weights_bytes, planned_graph, whole
+from inferhost.planner.memory.llama_cpp_offload import Placement, card_weights_bytes, whole
+from inferhost.planner.memory.llama_cpp_reserve import Reserve, card_buffer_bytes, margin_bytes
 from inferhost.planner.memory.sglang_rules import SglangRun
 from inferhost.planner.memory.vllm_rules import VllmRun
 from inferhost.planner.memory.weights import weights_bytes
@@ -44,6 +44,7 @@ class Demand:
     later_bytes: int = 0  # of `used_bytes`, what is still free when this engine starts and measures
     eager: bool = False
     request_bytes: int = 0  # cache of one sequence at the asked context; the budget fills it in
+    cached_bytes: float = 2.0  # of one number in the cache; the budget fills it in
     placement: Placement | None = None  # what of the model is on the card; nothing said means all of it
     may_offload: bool = False  # whether the planner may place it
 
@@ -287,14 +288,14 @@ def prefill_activation_bytes(model: ModelRow, batched_tokens: int) -> int:
 def llama_cpp(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
     """No fraction: the cache is allocated for what was asked, beside weights and one compute buffer.
 
-    Source: formulas `memory.llama_cpp_pool` and `memory.llama_cpp_compute`.
+    Source: formulas `memory.llama_cpp_pool`, `memory.llama_cpp_reserve` and `memory.llama_cpp_margin`.
     """
     micro = demand.micro_batch_tokens or round(engine.memory["micro_batch_tokens"])
-    cells = demand.sequences * -(-demand.context_tokens // LLAMA_CPP_STEP_TOKENS) * LLAMA_CPP_STEP_TOKENS
+    cells = -(-demand.context_tokens // LLAMA_CPP_STEP_TOKENS) * LLAMA_CPP_STEP_TOKENS
     placement = demand.placement or whole(model)
-    graph = planned_graph(model, cells, micro, placement)
-    compute = largest_card_bytes(model, graph)
-    weights, margin = card_weights_bytes(model, placement), round(engine.memory["margin_bytes"])
+    start = Reserve(cells, demand.sequences, micro, demand.cached_bytes, placement)
+    compute, margin = card_buffer_bytes(model, start), margin_bytes(model, start)
+    weights = card_weights_bytes(model, placement)
     context = round(engine.memory["context_bytes"])
     room = total_bytes - demand.used_bytes - weights - compute - context - margin
     return Division(

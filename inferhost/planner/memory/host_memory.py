@@ -18,8 +18,8 @@ from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner.memory.budget import Budget, shown_gib
 from inferhost.planner.memory.engine_rules import GIB, MIB
 from inferhost.planner.memory.kv_cache import CacheLayout, cache_layout
-from inferhost.planner.memory.llama_cpp_buffers import block_bytes
-from inferhost.planner.memory.llama_cpp_offload import host_weights_bytes, part_of_cache, planned_graph
+from inferhost.planner.memory.llama_cpp_offload import host_weights_bytes, part_of_cache
+from inferhost.planner.memory.llama_cpp_reserve import Reserve, host_buffer_bytes
 from inferhost.planner.memory.weights import weights_bytes
 from inferhost.planner.reasons import is_flag
 from inferhost.planner.request import HARDWARE, Instance
@@ -100,15 +100,13 @@ def _placed_needs(
     if mode == LOCKS_FILE:
         kept, what = max(kept, model.weights_bytes or weights_bytes(model, False)), "the model's file, locked"
     needs = [HostNeed(what, kept, path, locked=LOCKED in mode)]
-    layers = placement.host_layers(model)
+    layers, cache = placement.host_layers(model), engine.kv_cache[instance.text("kv_cache_dtype")]
     if layers:
-        cache = engine.kv_cache[instance.text("kv_cache_dtype")]
         layout = cache_layout(model, engine.engine, cache.bytes_per_element)
         needs.append(HostNeed("KV cache", _cache_bytes(part_of_cache(layout, model, layers), budget), path))
-    if not placement.whole(model):
-        cells, micro = budget.kv_cache_tokens, budget.division.micro_batch_tokens or 1
-        buffers = block_bytes(model, planned_graph(model, cells, micro, placement))
-        needs.append(HostNeed("compute buffers", math.ceil(buffers), path))
+    cells, micro = budget.kv_cache_tokens // budget.sequences, budget.division.micro_batch_tokens or 1
+    start = Reserve(cells, budget.sequences, micro, cache.bytes_per_element, placement)
+    needs.append(HostNeed("compute buffers", host_buffer_bytes(model, start), path))
     return needs
 
 

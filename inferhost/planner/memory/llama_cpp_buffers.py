@@ -40,7 +40,6 @@ class Graph:
     cards: int
     latent: bool  # the cache holds one vector per token, not K and V of every head
     experts_on_host: bool = False
-    layers_on_host: bool = False  # whole layers with their part of the cache
     repacked: bool = False  # row-interleaved weights of the fork, which no card computes
     pipelined: bool = False  # every layer on one of several cards: inputs of a card are kept for four batches
     card_bytes: int | None = None
@@ -58,16 +57,6 @@ def compute_bytes(model: ModelRow, graph: Graph) -> int:
     if graph.cards == 1:
         return round(max(output, copied))
     return round(copied + (graph.cards - 2) * block + output)
-
-
-def largest_card_bytes(model: ModelRow, graph: Graph) -> int:
-    """The buffer of the fullest card, for a plan: with both copies of the hidden states, whichever build runs.
-
-    Source: formulas `memory.llama_cpp_compute` and `memory.llama_cpp_latent`.
-    """
-    widest = block_bytes(model, graph) + pipeline_bytes(model, graph)
-    output = output_bytes(model, dataclasses.replace(graph, fork=True))
-    return math.ceil(max(output, widest, copied_expert_bytes(model, graph), copied_layer_bytes(model, graph)))
 
 
 def spread(model: ModelRow, graph: Graph) -> tuple[float, float]:
@@ -183,27 +172,6 @@ def copied_expert_bytes(model: ModelRow, graph: Graph) -> float:
         return 0.0
     kept = mask - NUMBER * graph.micro_batch_tokens * graph.cells
     return feed_forward_bytes(model, graph) + kept + 2 * tensor
-
-
-def copied_layer_bytes(model: ModelRow, graph: Graph) -> float:
-    """A block of a layer in host memory, which the card computes for large batches: tensors are copied one by one.
-
-    The scheduler starts a new part of the graph at each weight from the host, so that only one copy lives at a time;
-    attention takes the layer's whole part of the cache. Counted at 16 bit, and a tensor at the most bits that a
-    mixture of K-quants gives it.
-    Source: formula `memory.llama_cpp_copies`.
-    """
-    if not graph.layers_on_host:
-        return 0.0
-    bits = max(bits_per_weight(model), MIXED_BITS) if "_k_" in model.quantisation else bits_per_weight(model)
-    width = max(model.intermediate_size or 0, query_width(model))
-    tensor = model.hidden_size * width * bits / 8
-    if model.mla is not None:
-        numbers = model.mla.kv_lora_rank + model.mla.qk_rope_head_dim
-    else:
-        numbers = 2 * model.kv_heads * (model.head_dim or 0)
-    fed = feed_forward_bytes(model, graph) + mask_bytes(model, graph) + tensor
-    return max(fed, attention_bytes(model, graph) + max(tensor, CACHED * numbers * graph.cells))
 
 
 def bits_per_weight(model: ModelRow) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from inferhost.catalogue.rows import ModelRow
 from inferhost.planner.memory.kv_cache import CacheLayout
-from inferhost.planner.memory.llama_cpp_buffers import Graph, bits_per_weight
+from inferhost.planner.memory.llama_cpp_buffers import bits_per_weight
 from inferhost.planner.memory.weights import embedding_bytes, head_bytes, weights_bytes
 
 UNEVEN_BITS = 6.5625 - 4.5
@@ -158,18 +158,4 @@ def part_of_cache(layout: CacheLayout, model: ModelRow, layers: int) -> CacheLay
         part(layout.window_bytes_per_token, windowed),
         layout.window_tokens,
         part(layout.state_bytes, states),
-    )
-
-
-def planned_graph(model: ModelRow, cells: int, micro_batch_tokens: int, placement: Placement) -> Graph:
-    """What a plan's compute buffers depend on: one card, flash attention, and what the host computes."""
-    return Graph(
-        False,
-        cells,
-        micro_batch_tokens,
-        flash_attention=True,
-        cards=1,
-        latent=True,
-        experts_on_host=placement.cpu_expert_layers > 0,
-        layers_on_host=placement.host_layers(model) > 0,
     )

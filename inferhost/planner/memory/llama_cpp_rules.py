@@ -11,14 +11,19 @@ import re
 
 from inferhost.catalogue.rows import ModelRow
 from inferhost.planner.estimate.case import KV_BYTES, Case, Refused, text
+from inferhost.planner.memory import llama_cpp_buffers
 from inferhost.planner.memory.kv_cache import cache_layout
 from inferhost.planner.memory.llama_cpp_buffers import Graph
+from inferhost.planner.memory.llama_cpp_offload import whole
+from inferhost.planner.memory.llama_cpp_reserve import Reserve, card_buffer_bytes
 from inferhost.planner.memory.weights import weights_bytes
 
 CELL_STEP = 256
 MICRO_BATCH_TOKENS = 512
 REPACKED = re.compile(r"_r[48]\b")
 FIRST_LATENT_BUILD, FIRST_LATENT_MONTH = 5143, (2025, 4)
+FIRST_RESERVED_BUILD, FIRST_RESERVED_VERSION = 11669, "0.7."
+"""Where the newer buffers were seen; an older build may have them already."""
 FIRST_WINDOWED_BUILD, FIRST_WINDOWED_MONTH = 5427, (2025, 6)
 
 
@@ -120,6 +125,23 @@ def graph(model: ModelRow, start: Start, case: Case) -> Graph:
         pipelined=start.cards > 1 and not on_host,
         card_bytes=case.card.total_bytes if case.card is not None else None,
     )
+
+
+def compute_bytes(model: ModelRow, start: Start, case: Case) -> float:
+    """The compute buffers of all cards together: by the rule of the newest builds where the version names one."""
+    chosen = graph(model, start, case)
+    held_whole = start.cards == 1 and not larger_than_cards(model, start, case)
+    if _is_newest(case.text("engine_version")) and not start.fork and start.flash_attention and held_whole:
+        cached = (start.k_bytes + start.v_bytes) / 2
+        reserve = Reserve(start.cells, 1, start.micro_batch_tokens, cached, whole(model))
+        return card_buffer_bytes(model, reserve)
+    return llama_cpp_buffers.compute_bytes(model, chosen)
+
+
+def _is_newest(words: str) -> bool:
+    """Whether a version's text names a build whose buffers are those of `llama_cpp_reserve`."""
+    number = re.search(r"(?:build\D{0,4}|\bb)(\d{5,})\b", words)
+    return int(number[1]) >= FIRST_RESERVED_BUILD if number else words.strip().startswith(FIRST_RESERVED_VERSION)
 
 
 def larger_than_cards(model: ModelRow, start: Start, case: Case) -> bool:
