@@ -61,7 +61,7 @@ test-nix: setup
 
 test-vm: setup
 	@tests/vm/vm install
-	.venv/bin/python -m pytest tests/vm/test_vm.py
+	.venv/bin/python -m pytest tests/vm/test_*.py
 
 perf: setup
 	.venv/bin/python -m tests.perf.plans

@@ -73,7 +73,7 @@ def _remember(found: Mapping[str, Record], baseline: Baseline, report: Report) -
 def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
     """Refuses, before anything is placed, an engine that is not there, has no model, or finds its place taken."""
     warn(machine, plan, report)
-    problems = adopt.conflicts(machine, plan, report) + state.secure_boot_problems(machine, plan)
+    problems = adopt.conflicts(machine, plan, report) + state.driver_problems(machine, plan)
     problems += placed_unit.balancer_problems(machine, plan)
     problems += key.key_problems(machine, plan) if "service" in plan.manage else ()
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
@@ -280,8 +280,7 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
         found.update(placed.directory_records(machine, folder, BASE))
     found.update(_knob_records(machine, plan, plan.manage, baseline, report))
     files = [(f.path, f.section) for f in placed.placed_files(plan, [*plan.manage, BASE])]
-    key = plan.driver.install.key if plan.driver.install is not None and "driver" in plan.manage else None
-    files += [(key, "driver")] if key else []
+    files += [(path, "driver") for path in state.driver_files(plan)]
     found.update(placed.file_records(machine, files))
     found.update(state.driver_records(machine, plan))
     found.update(placed_unit.balancer_records(machine, plan, baseline))

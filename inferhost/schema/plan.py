@@ -58,6 +58,8 @@ class DriverPackages:
     headers_for_kernel: str
     key: Optional[str]  # where the repository's key goes; None: it is there
     reboot: bool  # whether the host may be restarted when the running module is not the planned one
+    persistence: bool = False  # whether the packaged daemon keeps the driver loaded, read back from each card
+    units: Tuple[str, ...] = ()  # of these packages, and to start at boot, which their packages leave to the operator
 
 
 @dataclasses.dataclass(frozen=True)

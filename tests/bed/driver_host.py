@@ -3,36 +3,54 @@
 import json
 import pathlib
 import subprocess
+from typing import NamedTuple
 
 import yaml
 
 from tests.bed import driver_packages as stand_ins
 from tests.bed.driver_packages import KERNEL, OLD
 from tests.bed.playbook import NAME, PORT, ROOT, bed, run_playbook
+from tests.bed.snapshot import differences
 
 SUITES = {"debian-12": ["bookworm"], "ubuntu-24.04": ["noble", "noble-updates"]}
 COMPONENTS = {"debian-12": ["contrib", "non-free", "non-free-firmware"], "ubuntu-24.04": ["restricted", "multiverse"]}
-BOOK_KEEPING = ("/var/lib/dpkg", "/var/lib/apt", "/etc/ld.so.cache")
-"""Where the package manager writes as it goes; the packages themselves are compared."""
+BOOK_KEEPING = ("/var/lib/dpkg", "/var/lib/apt", "/etc/ld.so.cache", "/var/lib/initramfs-tools")
+"""Where tools note what they did last; the packages and what lies in the initramfs are compared themselves."""
 MIRROR = "/srv/driver-archive"
 
 
-class Host:
-    """One sandbox host that the driver section may manage, and its inventory."""
+class Card(NamedTuple):
+    """What an inventory says of a card."""
 
-    def __init__(self, folder: pathlib.Path, os_name: str, card: str, pci_id: str, memory_mib: int) -> None:
+    model: str
+    pci_device_id: str
+    memory_mib: int
+
+
+P4 = Card("tesla-p4", "1BB3", 7606)
+
+
+class Host:
+    """One sandbox host that the driver section may manage, and its inventory.
+
+    Its packages come out of the stand-ins' archive, or out of the one at `archive_url`, whose key the host has.
+    """
+
+    root_shell = (ROOT / "tests/bed/bed", "exec", NAME)
+    connection = ROOT / "inventories/sandbox/host_vars/sandbox-c220g5/connection.yml"
+
+    def __init__(self, folder: pathlib.Path, os_name: str, card: Card, archive_url: str = "") -> None:
         self.folder, self.os = folder, os_name
         twin = yaml.safe_load((ROOT / "inventories/sandbox/host_vars/sandbox-c220g5/hardware.yml").read_text())
         hardware = twin["inferhost_hardware"]
-        gpu = {**hardware["gpus"][0], "model": card, "pci_device_id": pci_id, "memory_mib": memory_mib}
+        gpu = {**hardware["gpus"][0], **card._asdict()}
         ranges = dict.fromkeys(("power_min_w", "power_default_w", "power_max_w"))
         hardware |= {"os": os_name, "gpus": [{**gpu, **ranges}], "driver_version": None}
-        connection = ROOT / "inventories/sandbox/host_vars/sandbox-c220g5/connection.yml"
-        values = yaml.safe_load(connection.read_text()) | {
+        values = yaml.safe_load(self.connection.read_text()) | {
             "inferhost_hardware": hardware,
             "inferhost_manage": ["driver"],
-            "inferhost_driver_repository_url": f"file:{MIRROR}",
-            "inferhost_driver_repository_key": str(folder / "key.asc"),
+            "inferhost_driver_repository_url": archive_url or f"file:{MIRROR}",
+            "inferhost_driver_repository_key": "" if archive_url else str(folder / "key.asc"),
         }
         (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"sandbox-driver": values}}}))
 
@@ -41,13 +59,24 @@ class Host:
         content = stand_ins.archive(self.folder, SUITES[self.os], COMPONENTS[self.os], packages)
         self.run("rm", "-rf", MIRROR)
         self.run("mkdir", "-p", MIRROR)
-        ran = subprocess.run(
-            [ROOT / "tests/bed/bed", "exec", NAME, "tar", "-C", MIRROR, "-x"], input=content, check=False
-        )
-        assert ran.returncode == 0
+        self.run("tar", "-C", MIRROR, "-x", given=content)
 
-    def run(self, *argv: str) -> str:
-        return bed("exec", NAME, *argv)
+    def add_kernel(self, kernel: str) -> None:
+        """A kernel as far as files go."""
+        self.run("mkdir", "-p", f"/lib/modules/{kernel}")
+        self.run("touch", f"/boot/vmlinuz-{kernel}")
+        self.run("depmod", kernel)
+
+    def run(self, *argv: str, given: bytes = b"", wanted: int = 0) -> str:
+        """Both outputs of a command that root runs there."""
+        ran = subprocess.run(
+            [*self.root_shell, *argv], input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
+        assert ran.returncode == wanted, ran.stdout.decode()
+        return ran.stdout.decode()
+
+    def apt(self, *argv: str, wanted: int = 0) -> str:
+        return self.run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", *argv, wanted=wanted)
 
     def playbook(self, name: str, **options):
         given = {f"inferhost_driver_{key}": value for key, value in options.items()}
@@ -55,6 +84,10 @@ class Host:
 
     def site(self, **options):
         return self.playbook("site.yml", **options)
+
+    def check(self):
+        """What check mode foretells of `site`."""
+        return run_playbook("site.yml", "-i", str(self.folder / "hosts.yml"), "--check", "--diff")
 
     def versions(self) -> dict:
         listed = self.run("dpkg-query", "-W", "-f", "${Package} ${Version} ${db:Status-Abbrev}\n").splitlines()
@@ -65,10 +98,18 @@ class Host:
         found["paths"] = {path: what for path, what in found["paths"].items() if not path.startswith(BOOK_KEEPING)}
         return {**found, "packages": self.versions()}
 
+    def differences(self, before: dict) -> list[str]:
+        """What is not as in that snapshot, packages included."""
+        after = self.snapshot()
+        packages = set(before["packages"].items()) ^ set(after["packages"].items())
+        return differences(before, after) + sorted(f"{name}: {state}" for name, state in packages)
+
+    def in_initramfs(self) -> list[str]:
+        """The paths in the initramfs of the one kernel that has one."""
+        return self.run("sh", "-c", "lsinitramfs /boot/initrd.img-*").splitlines()
+
     def verdicts(self) -> dict:
-        ran = subprocess.run(
-            [ROOT / "tests/bed/bed", "exec", NAME, "inferhost", "verify"], capture_output=True, text=True, check=False
-        )
+        ran = subprocess.run([*self.root_shell, "inferhost", "verify"], capture_output=True, text=True, check=False)
         return {verdict["setting"]: verdict for verdict in json.loads(ran.stdout)["verdicts"]}
 
 
@@ -76,12 +117,16 @@ def changed(ran) -> list:
     return [name for name, changed, _ in ran.changes() if changed]
 
 
+def fact(ran, name: str):
+    """What a fact of the host was at the end of the run; None where no task set it."""
+    found = [r["ansible_facts"][name] for _, r in ran.tasks if name in r.get("ansible_facts", {})]
+    return found[-1] if found else None
+
+
 def debian_host(folder: pathlib.Path) -> Host:
     """Debian 12 with a Tesla P4 and a kernel of its own, as far as files go."""
     bed("up", NAME, PORT)
-    host = Host(folder, "debian-12", "tesla-p4", "1BB3", 7606)
-    host.run("mkdir", "-p", f"/lib/modules/{KERNEL}")
-    host.run("touch", f"/boot/vmlinuz-{KERNEL}")
-    host.run("depmod", KERNEL)
+    host = Host(folder, "debian-12", P4)
+    host.add_kernel(KERNEL)
     host.offer(*stand_ins.debian(OLD, "1"), *stand_ins.debian_rest())
     return host

@@ -18,24 +18,37 @@ KERNEL = "6.1.0-99-amd64"
 OLD, NEW = "535.261.03", "535.309.01"
 UBUNTU = "580.95.05"
 MODULE_FOLDER = f"/lib/modules/{KERNEL}/updates/dkms"
-BUILD = f"""#!/bin/sh
+# As dkms does: a module for every kernel that has its headers.
+BUILD = """#!/bin/sh
 set -e
-[ -d /lib/modules/{KERNEL}/build ] || exit 0
-mkdir -p {MODULE_FOLDER}
-cp /usr/share/%(package)s/%(module)s.ko {MODULE_FOLDER}/
-depmod {KERNEL}
+for build in /lib/modules/*/build; do
+    kernel=$(basename "$(dirname "$build")")
+    [ -d "$build" ] || continue
+    mkdir -p "/lib/modules/$kernel/updates/dkms"
+    cp /usr/share/%(package)s/%(module)s.ko "/lib/modules/$kernel/updates/dkms/"
+    depmod "$kernel"
+done
 """
-REMOVE = f"""#!/bin/sh
-[ -d /lib/modules/{KERNEL} ] || exit 0
-rm -f {MODULE_FOLDER}/%(module)s.ko
-rmdir --ignore-fail-on-non-empty {MODULE_FOLDER} /lib/modules/{KERNEL}/updates 2>/dev/null || true
-depmod {KERNEL}
+REMOVE = """#!/bin/sh
+for folder in /lib/modules/*/updates/dkms; do
+    [ -d "$folder" ] || continue
+    rm -f "$folder/%(module)s.ko"
+    rmdir --ignore-fail-on-non-empty "$folder" "$(dirname "$folder")" 2>/dev/null || true
+    depmod "$(basename "$(dirname "$(dirname "$folder")")")"
+done
 """
 PERSISTENCED_UNIT = """[Unit]
 Description=NVIDIA Persistence Daemon
 StopWhenUnneeded=true
 [Service]
 ExecStart=/usr/bin/nvidia-persistenced --user nvidia-persistenced --no-persistence-mode --verbose
+"""
+FABRIC_MANAGER_UNIT = """[Unit]
+Description=NVIDIA fabric manager service
+[Service]
+ExecStart=/bin/sleep infinity
+[Install]
+WantedBy=multi-user.target
 """
 
 
@@ -66,23 +79,25 @@ def debian(driver: str, revision: str) -> list[Package]:
     ]
 
 
-def debian_rest() -> list[Package]:
+def debian_rest(kernel: str = KERNEL) -> list[Package]:
     """What has a version of its own: the daemon and the kernel's headers."""
-    build = {f"/lib/modules/{KERNEL}/build/Makefile": b"# stand-in\n"}
+    build = {f"/lib/modules/{kernel}/build/Makefile": b"# stand-in\n"}
     return [
         Package("nvidia-persistenced", "535.171.04-1~deb12u1"),
-        Package(f"linux-headers-{KERNEL}", "6.1.999-1", files=build),
-        Package("linux-headers-amd64", "6.1.999-1", f"linux-headers-{KERNEL}"),
+        Package(f"linux-headers-{kernel}", "6.1.999-1", files=build),
+        Package("linux-headers-amd64", "6.1.999-1", f"linux-headers-{kernel}"),
     ]
 
 
 def ubuntu() -> list[Package]:
-    """Ubuntu 24.04's names for the open module, with its unit of the persistence daemon."""
+    """Ubuntu 24.04's names for the open module and the fabric manager, with their units."""
     version = f"{UBUNTU}-0ubuntu0.24.04.1"
     daemon = {
         "/usr/lib/systemd/system/nvidia-persistenced.service": PERSISTENCED_UNIT.encode(),
         "/usr/bin/nvidia-persistenced": b"#!/bin/sh\nexec sleep infinity\n",
     }
+    fabric = {"/usr/lib/systemd/system/nvidia-fabricmanager.service": FABRIC_MANAGER_UNIT.encode()}
+    kernel = {f"/lib/modules/{KERNEL}/build/Makefile": b"# stand-in\n"}
     return [
         Package(
             "nvidia-headless-580-server-open", version, "nvidia-dkms-580-server-open, nvidia-compute-utils-580-server"
@@ -90,6 +105,9 @@ def ubuntu() -> list[Package]:
         _module("nvidia-dkms-580-server-open", version, UBUNTU, "nvidia", ""),
         Package("nvidia-compute-utils-580-server", version, files=daemon),
         Package("nvidia-utils-580-server", version),
+        Package("nvidia-fabricmanager-580", version, files=fabric),
+        Package(f"linux-headers-{KERNEL}", "6.8.999-1", files=kernel),
+        Package("linux-headers-generic", "6.8.999-1", f"linux-headers-{KERNEL}"),
     ]
 
 

@@ -188,6 +188,63 @@ def test_rhel_gets_a_module_stream_and_a_repository_with_a_checked_key():
     assert "gpgcheck=1\ngpgkey=file:///etc/pki/rpm-gpg/inferhost-driver.asc\n" in plan.files[-1].content
 
 
+def test_a_version_is_not_promised_where_the_stream_decides():
+    assert "installs what its stream holds" in refusal(
+        {**wish(BLACKWELL, "rocky-9.6", version="580.95.05"), **NVIDIA}
+    )
+
+
+def test_the_kernel_module_of_a_card_that_takes_either_can_be_wished_for():
+    assert planned(wish(EITHER, "ubuntu-24.04", kernel_module="proprietary")).driver.install.kernel_module == (
+        "proprietary"
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ({"repository_key": "keys/a.asc"}, "is set, but there is no repository_url"),
+        ({"repository_url": "https://mirror.example", "repository_key": "keys/a.pem"}, "ends in .asc or .gpg"),
+    ],
+)
+def test_a_key_without_its_address_or_of_an_unknown_form_is_refused(own, told):
+    assert told in refusal(wish(FIRST, "debian-12", **own))
+
+
+def test_a_repository_that_a_distribution_does_not_have_is_refused():
+    assert "the driver of rocky-9.6 comes from nvidia only" in refusal(wish(FIRST, "rocky-9.6"))
+
+
+@pytest.mark.parametrize("values", [{"inferhost_hardware": hardware(os="debian-12", driver_version=None)}])
+def test_a_host_without_a_card_needs_no_driver(values):
+    assert "found driver for no card" in refusal({**DRIVER, **values})
+
+
+def test_nixos_has_a_driver_of_its_own():
+    assert planned(wish(FIRST, "nixos-25.05")).driver.install is None
+
+
+@pytest.mark.parametrize("own", [{}, {"reboot": True}])
+def test_a_restart_needs_consent(own):
+    assert planned(wish(FIRST, "debian-12", **own)).driver.install.reboot is bool(own)
+
+
+def test_the_fabric_manager_is_to_start_at_boot():
+    plan = planned(wish("h100-sxm", "ubuntu-22.04", fabric_manager=True))
+    assert plan.driver.install.units == ("nvidia-fabricmanager.service",)
+    assert planned(wish("h100-sxm", "ubuntu-22.04")).driver.install.units == ()
+
+
+def test_without_the_wish_for_persistence_no_drop_in_is_placed():
+    plan = planned({**wish(FIRST, "ubuntu-24.04"), "inferhost_gpu_persistence_mode": False})
+    assert (plan.driver.install.persistence, plan.dropins) == (False, ())
+
+
+def test_the_pin_also_goes_back_to_an_older_version():
+    """Apt's own rule: from 1000 on."""
+    assert "Pin-Priority: 1000\n" in content(planned(wish(FIRST, "debian-12")), PIN_PATH)
+
+
 def test_every_row_names_packages_for_both_modules_and_a_layout():
     for row in CATALOGUE.drivers.values():
         assert row.packages_open != row.packages_proprietary, row.key

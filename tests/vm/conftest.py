@@ -3,4 +3,4 @@
 A file named on the command line is collected all the same, and that is what `make test-vm` does.
 """
 
-collect_ignore = ["test_vm.py"]
+collect_ignore_glob = ["test_*.py"]

@@ -16,19 +16,16 @@ from inferhost.schema.problems import Problem
 
 VERSIONLOCK = "/etc/dnf/plugins/versionlock.list"
 LIST = {
-    "apt": ["dpkg-query", "--show", "--showformat", "${Package}\t${Version}\t${db:Status-Abbrev}\n"],
-    "dnf": ["rpm", "--query", "--all", "--queryformat", "%{NAME}\t%{VERSION}-%{RELEASE}\tii\n"],
-}
-NEEDS = {
     "apt": [
-        "apt-cache", "depends", "--recurse", "--installed", "--no-recommends", "--no-suggests", "--no-conflicts",
-        "--no-breaks", "--no-replaces", "--no-enhances",
+        "dpkg-query", "--show", "--showformat",
+        "${Package}\t${Version}\t${db:Status-Abbrev}\t${Pre-Depends}, ${Depends}\t${Provides}\n",
     ],
-    "dnf": [
-        "dnf", "--cacheonly", "repoquery", "--installed", "--requires", "--resolve", "--recursive",
-        "--queryformat", "%{name}",
-    ],
+    "dnf": ["rpm", "--query", "--all", "--queryformat", "%{NAME}\t%{VERSION}-%{RELEASE}\tii\t\t\n"],
 }  # fmt: skip
+RPM_NEEDS = [
+    "dnf", "--cacheonly", "repoquery", "--installed", "--requires", "--resolve", "--recursive",
+    "--queryformat", "%{name}",
+]  # fmt: skip
 REMOVAL = {
     "apt": ["apt-get", "--simulate", "--allow-change-held-packages", "purge"],
     "dnf": ["dnf", "--assumeno", "remove"],
@@ -37,34 +34,59 @@ REMOVAL = {
 
 @dataclasses.dataclass(frozen=True)
 class Installed:
-    """Every installed package with its version, and which are held."""
+    """Every installed package with its version, which are held, and for Debian's what each depends on directly."""
 
     versions: dict[str, str]
     held: frozenset[str]
+    needs: dict[str, set[str]]
 
 
 def installed(machine: Machine, family: str) -> Installed:
     """What the package database says now; a host without one is an error."""
     versions: dict[str, str] = {}
     held: set[str] = set()
+    depends: dict[str, str] = {}
+    providers: dict[str, set[str]] = {}
     for line in _asked(machine, LIST[family]).splitlines():
-        name, version, status = line.split("\t")
+        name, version, status, needed, provided = line.split("\t")
         if status[1:2] == "i":
-            versions[name] = version
+            versions[name], depends[name] = version, needed
             held.update({name} if status[:1] == "h" else ())
+            for one in (name, *_names(provided)):
+                providers.setdefault(one, set()).add(name)
     if family == "dnf":
         locks = (machine.read_text(VERSIONLOCK) or "").splitlines()
         held.update(name for name in versions if any(re.match(rf"(\d+:)?{re.escape(name)}-\d", x) for x in locks))
-    return Installed(versions, frozenset(held))
+    needs = {name: _providers(field, providers) for name, field in depends.items()}
+    return Installed(versions, frozenset(held), needs)
 
 
 def with_needs(machine: Machine, family: str, names: Sequence[str], there: Installed) -> set[str]:
     """The installed ones of these packages, and every installed package that they depend on."""
     found = {name for name in names if name in there.versions}
-    if not found:
-        return set()
-    lines = _asked(machine, [*NEEDS[family], *sorted(found)]).splitlines()
-    return found | {line for line in lines if line in there.versions}
+    if found and family == "dnf":
+        lines = _asked(machine, [*RPM_NEEDS, *sorted(found)]).splitlines()
+        return found | {line for line in lines if line in there.versions}
+    # Not apt-cache: for a virtual package it does not say which installed one provides it.
+    fresh = set(found)
+    while fresh:
+        fresh = set().union(*(there.needs[name] for name in fresh)) - found
+        found |= fresh
+    return found
+
+
+def _providers(field: str, providers: dict[str, set[str]]) -> set[str]:
+    """The installed packages that meet a `Depends` field: of alternatives, the first that is there."""
+    found: set[str] = set()
+    for group in field.split(","):
+        met = (providers[name] for name in _names(group.replace("|", ",")) if name in providers)
+        found |= next(met, set())
+    return found
+
+
+def _names(field: str) -> list[str]:
+    """The package names of a relation field, bare: `python3:any (>= 3.9)` is python3."""
+    return [part.split()[0].partition(":")[0] for part in field.split(",") if part.strip()]
 
 
 def removed_with(machine: Machine, family: str, names: Sequence[str]) -> set[str]:

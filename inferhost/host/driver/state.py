@@ -1,20 +1,22 @@
-"""The NVIDIA driver as packages: what was there before, what came with us, and whether module and library agree.
+"""The NVIDIA driver as packages: what was there before, what came with us, and whether all of it still agrees.
 
-Ansible installs, holds and removes. This records every package before the first one is touched, refuses a Secure Boot
-that would refuse the module, and compares: versions with those recorded when they were held, the module for the next
-boot with the packages, and the running module with both.
+Ansible installs, holds and removes. This records every package before the first one is touched, and compares versions
+with those recorded when they were held; `module.py` compares the kernel's side.
 """
 
 from __future__ import annotations
 
-import platform
-import re
 from collections.abc import Sequence
 from typing import Any
 
+from inferhost.host.driver import module
+from inferhost.host.driver.module import SITE, headers, version_of
 from inferhost.host.driver.packages import Installed, installed, matching, removed_with, upstream, with_needs
+from inferhost.host.driver.persistence import persistence_verdicts
+from inferhost.host.driver.secure_boot import secure_boot_problems
+from inferhost.host.driver.units import starts_at_boot, unit_verdict
 from inferhost.host.machine import Machine
-from inferhost.host.record.baseline import Baseline, Record
+from inferhost.host.record.baseline import BOOT_ID, Baseline, Record
 from inferhost.host.report import Report
 from inferhost.schema.plan import DriverPackages, Plan
 from inferhost.schema.problems import Problem
@@ -23,18 +25,24 @@ from inferhost.schema.result import Verdict
 SECTION = "driver"
 BEFORE = "packages:before"
 HELD = "packages:held"
-LOADED = "/proc/driver/nvidia/version"
-NOUVEAU = "/sys/module/nouveau"
-SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
-MACHINE_OWNER_KEYS = ("/var/lib/shim-signed/mok/MOK.der", "/var/lib/dkms/mok.pub")
-"""Where Ubuntu's and Debian's dkms keep the key that they sign modules with."""
-MODULES = ("nvidia", "nvidia-current", "nvidia-current-open")
-"""Debian's packages call the module after their alternative; everybody else's after itself."""
 INITRAMFS = {
     "/usr/sbin/update-initramfs": ["update-initramfs", "-u", "-k", "all"],
     "/usr/bin/dracut": ["dracut", "--force", "--regenerate-all"],
 }
-SITE = "ansible-playbook site.yml --tags driver"
+FABRIC_MANAGER = "fabricmanager"
+"""In the name of its package everywhere; it refuses a driver of any other version than its own."""
+
+
+def driver_files(plan: Plan) -> list[str]:
+    """Files that are placed without a content in the plan: the repository's key, and dnf's choice of stream.
+
+    Source of the path: dnf's documentation of modularity (`/etc/dnf/modules.d/NAME.module`).
+    """
+    install = plan.driver.install
+    if SECTION not in plan.manage or install is None:
+        return []
+    stream = f"/etc/dnf/modules.d/{install.module_stream.partition(':')[0]}.module" if install.module_stream else None
+    return [path for path in (install.key, stream) if path]
 
 
 def driver_records(machine: Machine, plan: Plan) -> dict[str, Record]:
@@ -43,7 +51,12 @@ def driver_records(machine: Machine, plan: Plan) -> dict[str, Record]:
     if SECTION not in plan.manage or install is None:
         return {}
     there = installed(machine, install.family)
-    before = {"versions": there.versions, "held": sorted(there.held), "family": install.family}
+    before = {
+        "versions": there.versions,
+        "held": sorted(there.held),
+        "family": install.family,
+        "disabled": [unit for unit in install.units if not starts_at_boot(machine, unit)],
+    }
     found = {BEFORE: Record(SECTION, before, {})}
     for name in (*install.packages, *headers(machine, install)):
         found[f"package:{name}"] = Record(SECTION, there.versions.get(name), {})
@@ -72,36 +85,11 @@ def driver_facts(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str, 
     }
 
 
-def secure_boot_problems(machine: Machine, plan: Plan) -> list[Problem]:
-    """Secure Boot without a key that the firmware trusts, which would refuse every module that dkms builds."""
-    if SECTION not in plan.manage or plan.driver.install is None or not _secure_boot(machine):
+def driver_problems(machine: Machine, plan: Plan) -> list[Problem]:
+    """What would be refused before anything is installed."""
+    if SECTION not in plan.manage or plan.driver.install is None:
         return []
-    keys = [key for key in MACHINE_OWNER_KEYS if machine.exists(key)]
-    if any("already enrolled" in machine.command(["mokutil", "--test-key", key]).stdout for key in keys):
-        return []
-    if keys:
-        steps = f"run mokutil --import {keys[0]}, restart, and choose Enroll MOK on the console"
-    else:
-        steps = (
-            "install dkms and mokutil, make a key (Ubuntu: update-secureboot-policy --new-key; Debian 13: "
-            "dkms generate_mok), run mokutil --import KEY, restart, and choose Enroll MOK on the console"
-        )
-    message = "Secure Boot is on and no key of this host's own is enrolled, so the kernel would refuse the module"
-    return [Problem("secure boot", message, f"{steps}; or turn Secure Boot off in the firmware", "secure-boot")]
-
-
-def kernels(machine: Machine) -> list[str]:
-    """The running kernel and the one that boots next, where they are this host's own; a container has none."""
-    bootable = [name[len("vmlinuz-") :] for name in machine.entries("/boot") if name.startswith("vmlinuz-")]
-    newest = sorted(bootable, key=_numbers)[-1:]
-    running = platform.release()
-    return list(dict.fromkeys([*([running] if machine.exists(f"/lib/modules/{running}") else []), *newest]))
-
-
-def headers(machine: Machine, install: DriverPackages) -> list[str]:
-    """The packages with the headers of the running and the next kernel, and the one that follows later kernels."""
-    found = [install.headers_for_kernel.replace("{kernel}", kernel) for kernel in kernels(machine)]
-    return [*found, install.headers] if found else []
+    return secure_boot_problems(machine)
 
 
 def apply_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:
@@ -119,7 +107,12 @@ def apply_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Repor
         baseline.drop([HELD], report.check)
         baseline.add({HELD: Record(SECTION, versions, {})}, report.check)
         report.note(f"held from now on: {', '.join(f'{n} {v}' for n, v in versions.items())}")
-    report.facts["driver"] = {"hold": names, "reboot_required": _needs_reboot(machine, install, there)}
+    report.facts["driver"] = {
+        "hold": sorted(set(names) - there.held),
+        "enable": [unit for unit in install.units if not starts_at_boot(machine, unit)],
+        "reboot_required": module.needs_reboot(machine, install, there),
+        "boot_id": machine.read_text(BOOT_ID),
+    }
     _verify_modules(machine, install, there, report)
 
 
@@ -133,7 +126,10 @@ def verify_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     for name in sorted({*install.packages, *recorded}):
         report.verdicts.append(_package(install, there, name, recorded.get(name)))
     _verify_modules(machine, install, there, report)
-    report.verdicts.append(_running(machine, install, there))
+    report.verdicts += module.library_verdicts(machine, install, there)
+    running = module.running_verdict(machine, install, there)
+    report.verdicts += [running, *(unit_verdict(machine, unit, running) for unit in install.units)]
+    report.verdicts += persistence_verdicts(machine, plan, install)
 
 
 def driver_revert(baseline: Baseline, machine: Machine, report: Report) -> dict[str, Any]:
@@ -160,6 +156,7 @@ def driver_revert(baseline: Baseline, machine: Machine, report: Report) -> dict[
         "restore": moved,
         "release": sorted((there.held - set(before["held"])) & {*ours, *(m.partition("=")[0] for m in moved)}),
         "hold": sorted(set(before["held"]) - there.held),
+        "disable": [unit for unit in before.get("disabled", []) if starts_at_boot(machine, unit)],
         "initramfs": _initramfs(machine),
     }
 
@@ -169,7 +166,7 @@ def restore_driver(machine: Machine, sections: Sequence[str], baseline: Baseline
     if SECTION not in sections or BEFORE not in baseline:
         return
     left = driver_revert(baseline, machine, report)
-    todo = [*left["remove"], *left["restore"], *left["hold"]]
+    todo = [*left["remove"], *left["restore"], *left["hold"], *left["disable"]]
     if todo or report.problems:
         evidence = "packages are removed by playbooks/revert.yml, never by this program"
         verdict = ("pending", "needs_driver") if report.check else ("ignored", "unexplained")
@@ -228,78 +225,14 @@ def _package(install: DriverPackages, there: Installed, name: str, recorded: str
     if name not in there.held and recorded is not None:
         evidence = f"not held, so the next upgrade moves it; {SITE} holds it again"
         return Verdict(setting, wanted, found, "overridden", "other_writer", evidence)
+    if FABRIC_MANAGER in name and upstream(found) != version_of(install, there):
+        evidence = f"it refuses a driver of another version; {SITE} with inferhost_driver_version names one for both"
+        return Verdict(setting, version_of(install, there), found, "ignored", "unexplained", evidence)
     return Verdict(setting, wanted, found, "held", "none", "the package database; held")
 
 
 def _verify_modules(machine: Machine, install: DriverPackages, there: Installed, report: Report) -> None:
-    """A module of the installed version for the kernel that runs and the one that boots next."""
-    version = _version(install, there)
-    for kernel in kernels(machine):
-        setting, found = f"driver.module.{kernel}", _built(machine, kernel)
-        if found == version and version is not None:
-            verdict = Verdict(setting, version, found, "held", "none", "modinfo")
-        elif not machine.exists(f"/lib/modules/{kernel}/build"):
-            evidence = f"the headers of {kernel} are missing, so nothing can be built: {SITE} installs them"
-            verdict = Verdict(setting, version, found, "ignored", "no_interface", evidence)
-        else:
-            evidence = f"no such module: run dkms autoinstall -k {kernel}, and read its make.log in /var/lib/dkms"
-            verdict = Verdict(setting, version, found, "ignored", "unexplained", evidence)
-        report.verdicts.append(verdict)
-    if not kernels(machine):
+    found = module.module_verdicts(machine, install, there)
+    report.verdicts += found
+    if not found:
         report.note("driver: this host has no kernel of its own, so no module is built or looked for")
-
-
-def _running(machine: Machine, install: DriverPackages, there: Installed) -> Verdict:
-    """The loaded module against the packages."""
-    setting, version = "driver.running", _version(install, there)
-    wanted = f"{version} {install.kernel_module}"
-    loaded = _loaded(machine)
-    shown = " ".join(loaded) if loaded else None
-    if machine.exists(NOUVEAU):
-        evidence = "nouveau holds the card until the next restart, which keeps it out"
-        return Verdict(setting, wanted, "nouveau", "pending", "needs_reboot", evidence)
-    if loaded is None:
-        return Verdict(setting, wanted, None, "pending", "needs_reboot", "no module is loaded: restart the host")
-    if loaded[0] != version:
-        evidence = "module and library disagree, so no new program finds a card: restart the host"
-        return Verdict(setting, wanted, shown, "pending", "needs_reboot", evidence)
-    if loaded[1] != install.kernel_module:
-        return Verdict(setting, wanted, shown, "pending", "needs_reboot", "the other kernel module: restart the host")
-    return Verdict(setting, wanted, shown, "held", "none", LOADED)
-
-
-def _needs_reboot(machine: Machine, install: DriverPackages, there: Installed) -> bool:
-    return bool(kernels(machine)) and _running(machine, install, there).verdict == "pending"
-
-
-def _version(install: DriverPackages, there: Installed) -> str | None:
-    found = there.versions.get(install.packages[0])
-    return upstream(found) if found else None
-
-
-def _loaded(machine: Machine) -> tuple[str, str] | None:
-    """Version and kind of the loaded module. Source: NVIDIA open-gpu-kernel-modules, nv_procfs.c."""
-    first = (machine.read_text(LOADED) or "").partition("\n")[0]
-    found = re.search(r"\b(\d{3}\.\d+(\.\d+)?)\b", first)
-    return (found[1], "open" if "Open Kernel Module" in first else "proprietary") if found else None
-
-
-def _built(machine: Machine, kernel: str) -> str | None:
-    for module in MODULES:
-        done = machine.command(["modinfo", "-k", kernel, "-F", "version", module])
-        if done.code == 0 and done.stdout.strip():
-            return done.stdout.strip()
-    return None
-
-
-def _secure_boot(machine: Machine) -> bool:
-    """The firmware's own variable: four bytes of attributes, then one that is 1 where Secure Boot is on."""
-    try:
-        return (machine.read_bytes(SECURE_BOOT) or b"")[4:5] == b"\1"
-    except OSError:
-        return False
-
-
-def _numbers(kernel: str) -> list[tuple[int, Any]]:
-    """A kernel's version in its order: numbers by value, words by letter."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.findall(r"\d+|[a-z]+", kernel)]

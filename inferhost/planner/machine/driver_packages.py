@@ -33,6 +33,7 @@ SOURCES_PATH = "/etc/apt/sources.list.d/inferhost-driver.sources"
 REPO_PATH = "/etc/yum.repos.d/inferhost-driver.repo"
 KEY_PATHS = {"apt": "/etc/apt/keyrings/inferhost-driver", "dnf": "/etc/pki/rpm-gpg/inferhost-driver"}
 PERSISTENCED = "nvidia-persistenced.service"
+FABRIC_MANAGER = "nvidia-fabricmanager.service"
 VERSION = re.compile(r"[0-9]{3}(\.[0-9]{1,4}){1,2}(-[0-9A-Za-z.+~]+)?")
 
 
@@ -86,6 +87,8 @@ def driver_section(
         headers_for_kernel=row.headers_for_kernel,
         key=_key_path(request, row),
         reboot=request.wish.flag(OPTION + "reboot"),
+        persistence=request.wish.flag("inferhost_gpu_persistence_mode"),
+        units=(FABRIC_MANAGER,) if fabric_manager else (),
     )
     files = _files(request, row, install)
     dropins = _dropins(request, row)
@@ -161,6 +164,9 @@ def _version(
     option, text = OPTION + "version", request.wish.text(OPTION + "version")
     if text == "newest":
         return row.last_version, []
+    if row.family == "dnf":
+        hint = "newest: it is locked when first installed; a mirror that holds one version pins that one"
+        return None, [Problem(option, f'found "{text}", but {row.key} installs what its stream holds', hint)]
     if not VERSION.fullmatch(text) or driver_version(text.partition("-")[0])[0] != branch:
         hint = "as the package's version begins, such as 535.261.03"
         return None, [Problem(option, f'found "{text}", wanted newest or a version of branch {branch}', hint)]

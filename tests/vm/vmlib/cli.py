@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     for verb, text in (
         ("down", "remove the host"),
         ("reboot", "boot the host again and wait until it is usable"),
+        ("boot-own", "boot the host with the kernel and the initrd of its own disk"),
         ("ssh", "run a command as operator over ssh"),
         ("exec", "run a command as root"),
         ("log", "print what the host wrote to its serial line"),
@@ -64,6 +65,8 @@ def perform(wish: argparse.Namespace) -> int:
         host.down(wish.name)
     elif wish.verb == "reboot":
         host.reboot(wish.name)
+    elif wish.verb == "boot-own":
+        host.boot_own(wish.name)
     elif wish.verb == "log":
         print("\n".join(host.serial_lines(host.run_of(wish.name))))
     elif wish.verb == "clean":

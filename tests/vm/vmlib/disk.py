@@ -24,10 +24,14 @@ WITH_KERNEL = "linux-image-amd64,udev"
 # The guest has a disk, a network card and a serial line. Every path less is one less to unpack, boot past and hash.
 DRIVERS_WITHOUT_DEVICE = ("gpu", "hwmon", "iio", "infiniband", "isdn", "media", "mtd", "net/ethernet", "net/wireless",
                           "scsi", "staging", "usb")  # fmt: skip
+# nouveau and what it needs: there is no card for it either, but a test has to see that it stays out.
+NOUVEAU_NEEDS = ("gpu/drm/*.ko", "gpu/drm/display/*", "gpu/drm/nouveau/*", "gpu/drm/ttm/*", "media/cec/core/*",
+                 "media/rc/rc-core.ko")  # fmt: skip
 ROOT_OPTIONS = [
     *(f"{option},{WITH_KERNEL}" if option == f"--include={INCLUDE}" else option for option in OPTIONS),
     *(f"--dpkgopt=path-exclude=*/lib/modules/*/kernel/drivers/{name}/*" for name in DRIVERS_WITHOUT_DEVICE),
     "--dpkgopt=path-exclude=*/lib/modules/*/kernel/sound/*",
+    *(f"--dpkgopt=path-include=*/lib/modules/*/kernel/drivers/{name}" for name in NOUVEAU_NEEDS),
 ]
 
 

@@ -36,6 +36,7 @@ def begin(name: str, boot: Path, port: int, saved: bool) -> None:
     run = run_of(name)
     qemu.start(boot, disk_of(name), run, port, saved)
     (run / "port").write_text(str(port))
+    (run / "boot").write_text(str(boot))
     until_login(name)
 
 
@@ -80,6 +81,25 @@ def reboot(name: str) -> None:
         if time.monotonic() > end:
             raise BedError(f"{name}: still the same boot after {LOGIN_LIMIT_S} s")
         time.sleep(1)
+    until_running(name)
+
+
+def boot_own(name: str) -> None:
+    """Boot the host with the kernel and the initrd of its own disk (a cold boot), as a boot loader would."""
+    run, port = run_of(name), port_of(name)
+    own = run / "own"
+    own.mkdir(exist_ok=True)
+    shutil.copy2(Path((run / "boot").read_text()) / "pstates.aml", own)
+    for file in ("vmlinuz", "initrd.img"):
+        argv = [*ssh_command(port), as_root(["cat", f"/{file}"])]
+        (own / file).write_bytes(subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout)
+    subprocess.run([*ssh_command(port), "sudo systemctl poweroff"], check=False, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + LOGIN_LIMIT_S
+    while qemu.process(run) is not None:
+        if time.monotonic() > end:
+            raise BedError(f"{name}: still on after {LOGIN_LIMIT_S} s")
+        time.sleep(0.2)
+    begin(name, own, port, saved=False)
     until_running(name)
 
 

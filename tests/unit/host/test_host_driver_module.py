@@ -1,0 +1,197 @@
+"""The kernel's side of the driver: modules, headers, what is loaded, the library, and Secure Boot."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from inferhost.planner.machine.driver_packages import NOUVEAU_PATH as NOUVEAU_OFF
+from tests.unit.host.driver_fake import (
+    DEBIANS_KEY,
+    NEW,
+    NEXT,
+    OLD,
+    RUNNING,
+    UBUNTUS_KEY,
+    VALIDATION,
+    DriverHost,
+)
+from tests.unit.host.fake_host import plan, simulator_state
+
+MODULE = f"/lib/modules/{RUNNING}/updates/dkms/nvidia-current.ko"
+NEXT_STEP = "restart, and choose Enroll MOK on the console"
+
+
+@pytest.fixture
+def bare(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[DriverHost]:
+    with simulator_state(tmp_path / "sim"):
+        yield DriverHost(tmp_path, simulator_build, program)
+
+
+@pytest.fixture
+def host(bare: DriverHost) -> DriverHost:
+    """Installed and held, and not restarted yet."""
+    bare.converge()
+    return bare
+
+
+@pytest.fixture
+def restarted(host: DriverHost) -> DriverHost:
+    """Runs the installed module since a restart after it was built."""
+    host.load(OLD)
+    host.boot(ago_s=-10)
+    return host
+
+
+def reboot_required(host: DriverHost) -> bool:
+    return bool(host.run("apply").document["facts"]["driver"]["reboot_required"])
+
+
+@pytest.mark.parametrize("kernel", [RUNNING, NEXT])
+def test_a_module_for_the_running_and_for_the_next_kernel_is_proven(host: DriverHost, kernel):
+    assert host.run("verify").verdict(f"module.{kernel}") == ("held", "none")
+
+
+@pytest.mark.parametrize("kernel", [RUNNING, NEXT])
+def test_missing_headers_are_found_for_either_kernel(host: DriverHost, kernel):
+    del host.modules[kernel]
+    host.at(f"/lib/modules/{kernel}/build/Makefile").unlink()
+    host.at(f"/lib/modules/{kernel}/build").rmdir()
+    answer = host.run("verify")
+    assert (answer.code, answer.verdict(f"module.{kernel}")) == (3, ("ignored", "no_interface"))
+    assert f"the headers of {kernel} are missing" in answer.evidence(f"module.{kernel}")
+
+
+@pytest.mark.parametrize("there", [None, NEW])
+def test_a_module_that_is_not_there_or_of_another_version_names_the_command(host: DriverHost, there):
+    host.modules.pop(NEXT) if there is None else host.build_module(NEXT, there)
+    answer = host.run("apply")
+    assert (answer.code, answer.verdict(f"module.{NEXT}")) == (3, ("ignored", "unexplained"))
+    assert f"dkms autoinstall -k {NEXT}" in answer.evidence(f"module.{NEXT}")
+
+
+def test_the_installed_module_that_runs_is_held_and_needs_no_restart(restarted: DriverHost):
+    assert restarted.run("verify").verdict("driver.running") == ("held", "none")
+    assert not reboot_required(restarted)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "kind", "told"),
+    [
+        (None, "", "no module is loaded"),
+        (NEW, "", "module and library disagree"),
+        (OLD, "Open Kernel Module for ", "the other kernel module is loaded"),
+    ],
+)
+def test_what_a_restart_repairs_is_pending_and_asked_for(host: DriverHost, loaded, kind, told):
+    if loaded:
+        host.load(loaded, kind)
+    answer = host.run("verify")
+    assert (answer.code, answer.verdict("driver.running")) == (7, ("pending", "needs_reboot"))
+    assert told in answer.evidence("driver.running")
+    assert reboot_required(host)
+
+
+def test_nouveau_is_told_even_beside_our_module(restarted: DriverHost):
+    restarted.write("/sys/module/nouveau/refcnt", "0\n")
+    answer = restarted.run("verify")
+    assert "nouveau holds the card" in answer.evidence("driver.running")
+
+
+@pytest.mark.parametrize("loaded", [None, NEW])
+def test_what_a_restart_did_not_repair_is_drift_and_no_restart_is_asked_for_again(host: DriverHost, loaded):
+    """Else a card that is broken would have its host restarted by every run."""
+    host.boot(ago_s=-10)
+    if loaded:
+        host.load(loaded)
+    answer = host.run("verify")
+    assert (answer.code, answer.verdict("driver.running")) == (3, ("ignored", "unexplained"))
+    assert "the host was restarted since" in answer.evidence("driver.running")
+    assert not reboot_required(host)
+
+
+@pytest.mark.parametrize("kept", [MODULE, NOUVEAU_OFF])
+def test_either_a_new_module_or_the_new_file_against_nouveau_makes_a_restart_useful(host: DriverHost, kept):
+    for path in {MODULE, MODULE.replace(RUNNING, NEXT), NOUVEAU_OFF} - {kept}:
+        host.at(path).unlink()
+    assert reboot_required(host)
+    host.at(kept).unlink()
+    assert not reboot_required(host)
+
+
+def test_a_host_that_cannot_say_when_it_booted_may_be_restarted(host: DriverHost):
+    host.write("/proc/stat", "cpu 1 2 3\n")
+    assert reboot_required(host)
+
+
+def test_the_library_of_the_packages_is_held(host: DriverHost):
+    host.library(OLD)
+    assert host.run("verify").verdict("driver.library") == ("held", "none")
+
+
+def test_a_library_newer_than_the_module_is_found_with_how_to_remove_it(host: DriverHost):
+    host.library(NEW)
+    answer = host.run("verify")
+    assert (answer.code, answer.verdict("driver.library")) == (3, ("overridden", "other_writer"))
+    assert f"libcuda.so.{NEW}" in answer.evidence("driver.library")
+    assert "nvidia-installer --uninstall" in answer.evidence("driver.library")
+
+
+def test_without_a_library_nothing_is_said_of_one(host: DriverHost):
+    assert not any(v["setting"] == "driver.library" for v in host.run("verify").document["verdicts"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "step"),
+    [
+        ({}, "install dkms and mokutil, make a key"),
+        ({UBUNTUS_KEY: "is not enrolled"}, f"run mokutil --import {UBUNTUS_KEY}, {NEXT_STEP}"),
+        ({DEBIANS_KEY: "is not enrolled"}, f"run mokutil --import {DEBIANS_KEY}, {NEXT_STEP}"),
+        (
+            {DEBIANS_KEY: "is already in the enrollment request"},
+            f"{DEBIANS_KEY} waits for its enrolment: {NEXT_STEP}",
+        ),
+        ({DEBIANS_KEY: "is blocked in dbx"}, f"run mokutil --import {DEBIANS_KEY}, {NEXT_STEP}"),
+    ],
+)
+def test_secure_boot_without_a_trusted_key_stops_before_anything_is_written(bare: DriverHost, keys, step):
+    bare.secure_boot(on=True)
+    bare.keys = keys
+    for key in keys:
+        bare.write(key, "")
+    before = bare.snapshot()
+    answer = bare.run("install")
+    (problem,) = answer.problems
+    assert (answer.code, problem["path"]) == (2, "secure boot")
+    assert problem["hint"].startswith(step)
+    assert problem["hint"].endswith("; or turn Secure Boot off in the firmware")
+    after = bare.snapshot()
+    assert {path: after[path] for path in before if path != "/run/inferhost"} == before
+    assert not bare.at("/var/lib/inferhost/baseline.json").exists()
+
+
+@pytest.mark.parametrize("words", ["is already enrolled", "is already in db"])
+def test_secure_boot_with_a_trusted_key_is_no_obstacle(bare: DriverHost, words):
+    bare.secure_boot(on=True)
+    bare.keys = {DEBIANS_KEY: words}
+    bare.write(DEBIANS_KEY, "")
+    assert bare.run("install").code == 0
+
+
+def test_secure_boot_that_is_off_is_no_obstacle(bare: DriverHost):
+    bare.secure_boot(on=False)
+    assert bare.run("install").code == 0
+
+
+def test_validation_that_shim_was_told_to_leave_out_is_no_obstacle(bare: DriverHost):
+    bare.secure_boot(on=True)
+    bare.secure_boot(on=True, variable=VALIDATION)
+    assert bare.run("install").code == 0
+
+
+def test_secure_boot_is_no_business_of_a_host_whose_driver_is_not_managed(bare: DriverHost):
+    bare.secure_boot(on=True)
+    bare.plan = plan()
+    assert bare.run("install").code == 0

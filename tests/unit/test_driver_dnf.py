@@ -1,0 +1,96 @@
+"""What the role would tell dnf on the RHEL 9 family. Rendered from the role's own tasks; no such host was run."""
+
+import pathlib
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar
+
+from inferhost.schema import document
+from tests.unit.test_planner_driver import BLACKWELL, FIRST, NVIDIA, planned, wish
+
+TASKS = pathlib.Path(__file__).resolve().parents[2] / "roles/inferhost_driver/tasks"
+MODULES = ("ansible.builtin.dnf", "ansible.builtin.command")
+KERNEL_HEADERS = ["kernel-devel-5.14.0-570.el9.x86_64", "kernel-devel-matched"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugins():
+    init_plugin_loader()
+
+
+def rendered(name: str, card: str, restore=(), **facts) -> list[dict]:
+    """The arguments of each task of a file that runs, with this card's plan; loops are rendered for each item."""
+    plan = document.plain(planned({**wish(card, "rocky-9.6"), **NVIDIA}))
+    variables = {
+        "__inferhost_plan": plan,
+        "__inferhost_installed": {"driver": {"headers": KERNEL_HEADERS, "restore": list(restore)}},
+        "__inferhost_driver_applied": {"facts": {"driver": {"hold": ["nvidia-persistenced"]}}},
+        "__inferhost_driver_status": {"facts": {"driver": {"restore": list(restore), "hold": [], **facts}}},
+    }
+    loader, found = DataLoader(), []
+    for task in loader.load_from_file(str(TASKS / name), trusted_as_template=True):
+        module = next((module for module in MODULES if module in task), None)
+        if module is None or "dpkg" in str(task):
+            continue
+        templar = Templar(loader=loader, variables=variables)
+        for item in templar.template(task["loop"]) if "loop" in task else [None]:
+            one = Templar(loader=loader, variables={**variables, "__name": item})
+            conditions = task.get("when", [])
+            if all(
+                one.evaluate_conditional(c) for c in ([conditions] if isinstance(conditions, str) else conditions)
+            ):
+                found.append({module.rpartition(".")[2]: one.template(task[module])})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("card", "stream", "module"),
+    [
+        (BLACKWELL, "nvidia-driver:open-dkms", "kmod-nvidia-open-dkms"),
+        (FIRST, "nvidia-driver:580-dkms", "kmod-nvidia-latest-dkms"),
+    ],
+)
+def test_headers_come_first_then_the_stream_of_the_cards_module_then_the_driver(card, stream, module):
+    assert rendered("dnf.yml", card) == [
+        {"dnf": {"name": KERNEL_HEADERS, "install_weak_deps": False}},
+        {"command": {"argv": ["dnf", "--assumeyes", "module", "enable", stream]}},
+        {
+            "dnf": {
+                "name": ["nvidia-driver-cuda", module, "nvidia-persistenced"],
+                "state": "present",
+                "install_weak_deps": False,
+                "allow_downgrade": True,
+            }
+        },
+    ]
+
+
+def test_a_version_that_somebody_moved_goes_back_to_the_one_that_is_locked():
+    assert rendered("dnf.yml", BLACKWELL, restore=["nvidia-driver-cuda=580.95.05-1.el9"])[-1] == {
+        "dnf": {"name": ["nvidia-driver-cuda-580.95.05-1.el9"], "allow_downgrade": True}
+    }
+
+
+def test_versions_are_locked_by_name():
+    assert rendered("hold.yml", BLACKWELL) == [
+        {"command": {"argv": ["dnf", "versionlock", "add", "nvidia-persistenced"]}}
+    ]
+
+
+def test_revert_frees_removes_what_came_along_and_nothing_else_and_restores_versions():
+    found = rendered(
+        "revert_dnf.yml",
+        BLACKWELL,
+        release=["nvidia-persistenced"],
+        remove=["nvidia-driver-cuda", "dkms"],
+        restore=["kernel-devel-matched=5.14.0-1.el9"],
+        hold=["kernel-devel-matched"],
+    )
+    assert found == [
+        {"command": {"argv": ["dnf", "versionlock", "delete", "nvidia-persistenced"]}},
+        {"dnf": {"name": ["nvidia-driver-cuda", "dkms"], "state": "absent", "autoremove": False}},
+        {"dnf": {"name": ["kernel-devel-matched-5.14.0-1.el9"], "allow_downgrade": True}},
+        {"command": {"argv": ["dnf", "versionlock", "add", "kernel-devel-matched"]}},
+    ]
