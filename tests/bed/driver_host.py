@@ -75,19 +75,30 @@ class Host:
         assert ran.returncode == wanted, ran.stdout.decode()
         return ran.stdout.decode()
 
+    def write(self, path: str, content: bytes) -> None:
+        """A file that everybody may read, apt's own user among them."""
+        self.run("sh", "-c", 'umask 022; cat >"$0"', path, given=content)
+
     def apt(self, *argv: str, wanted: int = 0) -> str:
         return self.run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", *argv, wanted=wanted)
 
-    def playbook(self, name: str, **options):
+    def playbook(self, name: str, *arguments: str, **options):
         given = {f"inferhost_driver_{key}": value for key, value in options.items()}
-        return run_playbook(name, "-i", str(self.folder / "hosts.yml"), "-e", json.dumps(given))
+        return run_playbook(name, "-i", str(self.folder / "hosts.yml"), "-e", json.dumps(given), *arguments)
 
     def site(self, **options):
         return self.playbook("site.yml", **options)
 
     def check(self):
         """What check mode foretells of `site`."""
-        return run_playbook("site.yml", "-i", str(self.folder / "hosts.yml"), "--check", "--diff")
+        return self.playbook("site.yml", "--check", "--diff")
+
+    def role(self, entry_point: str):
+        """A play with this one entry point of the role."""
+        play = self.folder / f"{entry_point}.yml"
+        task = f"{{ansible.builtin.import_role: {{name: inferhost_driver, tasks_from: {entry_point}}}}}"
+        play.write_text(f"- hosts: all\n  gather_facts: false\n  become: true\n  tasks: [{task}]\n")
+        return self.playbook(str(play))
 
     def versions(self) -> dict:
         listed = self.run("dpkg-query", "-W", "-f", "${Package} ${Version} ${db:Status-Abbrev}\n").splitlines()

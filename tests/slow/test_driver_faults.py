@@ -95,9 +95,12 @@ def test_a_held_package_that_was_moved_behind_our_back_is_found_and_put_back(deb
     debian.run("apt-get", "-y", "--allow-change-held-packages", "install", *names)
     found = debian.verdicts()["driver.package.libcuda1"]
     assert (found["verdict"], found["cause"], found["found"]) == ("overridden", "other_writer", f"{NEW}-0+deb12u1")
-    assert debian.playbook("playbooks/verify.yml").code != 0
+    for told in (debian.playbook("playbooks/verify.yml"), debian.role("verify")):
+        assert told.code != 0
+        assert "driver.package.libcuda1" in told.output
     assert debian.site().code == 0
     assert debian.versions()["libcuda1"] == (f"{OLD}-1", "hi")
+    assert debian.role("verify").code == 0
 
 
 def test_missing_headers_and_a_missing_module_are_found_with_what_to_do(debian):
@@ -136,8 +139,13 @@ def test_revert_refuses_to_take_a_package_of_somebody_else(debian):
 
 
 def test_revert_gives_back_the_host_as_it_was(debian):
-    ran = debian.playbook("playbooks/revert.yml")
+    foretold = debian.playbook("playbooks/revert.yml", "--check")
+    assert foretold.code == 0, foretold.told()
+    assert debian.versions()["nvidia-kernel-dkms"] == (f"{NEW}-0+deb12u1", "hi")
+    ran = debian.role("revert")
     assert ran.code == 0, ran.told()
+    assert set(debian.versions()) == set(debian.before["packages"])
+    assert debian.playbook("playbooks/revert.yml").code == 0
     assert debian.differences(debian.before) == []
 
 

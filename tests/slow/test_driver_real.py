@@ -61,11 +61,11 @@ def test_a_second_run_changes_nothing(real):
 
 def test_an_archive_with_a_newer_version_moves_nothing(real):
     real.offer(*stand_ins.debian(NEW, "0+deb12u1"))
-    real.run("cp", "/dev/stdin", "/etc/apt/keyrings/others.asc", given=(real.folder / "key.asc").read_bytes())
+    real.write("/etc/apt/keyrings/others.asc", (real.folder / "key.asc").read_bytes())
     line = (
         f"deb [signed-by=/etc/apt/keyrings/others.asc] file:{MIRROR} {SUITES[real.os][0]} {COMPONENTS[real.os][0]}\n"
     )
-    real.run("cp", "/dev/stdin", OTHERS_SOURCE, given=line.encode())
+    real.write(OTHERS_SOURCE, line.encode())
     real.apt("update")
     before = real.versions()
     assert f"Candidate: {NEW}-0+deb12u1" in real.run("apt-cache", "policy", ANCHOR)

@@ -14,7 +14,7 @@ from inferhost.host.driver.module import SITE, headers, version_of
 from inferhost.host.driver.packages import Installed, installed, matching, removed_with, upstream, with_needs
 from inferhost.host.driver.persistence import persistence_verdicts
 from inferhost.host.driver.secure_boot import secure_boot_problems
-from inferhost.host.driver.units import starts_at_boot, unit_verdict
+from inferhost.host.driver.units import is_disabled, starts_at_boot, unit_verdict
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import BOOT_ID, Baseline, Record
 from inferhost.host.report import Report
@@ -109,7 +109,7 @@ def apply_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Repor
         report.note(f"held from now on: {', '.join(f'{n} {v}' for n, v in versions.items())}")
     report.facts["driver"] = {
         "hold": sorted(set(names) - there.held),
-        "enable": [unit for unit in install.units if not starts_at_boot(machine, unit)],
+        "enable": [unit for unit in install.units if is_disabled(machine, unit)],
         "reboot_required": module.needs_reboot(machine, install, there),
         "boot_id": machine.read_text(BOOT_ID),
     }

@@ -13,6 +13,11 @@ def starts_at_boot(machine: Machine, unit: str) -> bool:
     return _asked(machine, "is-enabled", unit) == "enabled"
 
 
+def is_disabled(machine: Machine, unit: str) -> bool:
+    """Whether the unit is there and could start at boot; one that somebody masked is left alone."""
+    return _asked(machine, "is-enabled", unit) == "disabled"
+
+
 def unit_verdict(machine: Machine, unit: str, running: Verdict) -> Verdict:
     """Whether the unit is enabled and runs, which it cannot before the module does (`running`)."""
     setting = f"driver.unit.{unit}"

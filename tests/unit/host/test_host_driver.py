@@ -272,6 +272,11 @@ def test_a_package_that_was_there_before_goes_back_to_its_version_and_its_hold(b
     assert facts(bare, "status")["hold"] == ["libcuda1"]
 
 
+def test_a_package_that_is_not_of_the_driver_stays_where_somebody_moved_it(host: DriverHost):
+    host.packages["libc6"] = Package("2.36-10")
+    assert facts(host, "status")["restore"] == []
+
+
 def test_the_record_is_kept_until_the_packages_are_back(host: DriverHost):
     host.run("revert", "--section", "driver")
     assert "packages:before" in host.baseline()
