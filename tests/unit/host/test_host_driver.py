@@ -183,26 +183,32 @@ def test_a_package_database_that_does_not_answer_stops_before_anything_is_writte
     assert {path: after[path] for path in before} == before
 
 
+def with_fabric_manager(host: DriverHost, version: str) -> DriverHost:
+    """A host with NVSwitch whose fabric manager does not start at boot yet."""
+    host.plan = driver_plan("h100-sxm", "ubuntu-22.04", fabric_manager=True)
+    host.others[FABRIC_MANAGER] = {"active": False, "enabled": False}
+    host.run("install")
+    for file in placed_files(host.plan, host.plan.manage):
+        host.write(file.path, file.content.decode(), file.mode)
+    found = {name: Package("580.95.05-0ubuntu1") for name in host.plan.driver.install.packages}
+    host.packages |= {**found, "nvidia-fabricmanager-580": Package(version)}
+    host.hold(facts(host, "apply")["hold"])
+    return host
+
+
 @pytest.fixture
 def hgx(bare: DriverHost) -> DriverHost:
-    """A host with NVSwitch whose fabric manager is older than its driver, and does not start at boot."""
-    bare.plan = driver_plan("h100-sxm", "ubuntu-22.04", fabric_manager=True)
-    bare.others[FABRIC_MANAGER] = {"active": False, "enabled": False}
-    bare.run("install")
-    for file in placed_files(bare.plan, bare.plan.manage):
-        bare.write(file.path, file.content.decode(), file.mode)
-    found = {name: Package("580.95.05-0ubuntu1") for name in bare.plan.driver.install.packages}
-    bare.packages |= {**found, "nvidia-fabricmanager-580": Package("580.82.07-1")}
-    bare.hold(facts(bare, "apply")["hold"])
-    return bare
+    return with_fabric_manager(bare, "580.95.05-1")
 
 
-def test_a_fabric_manager_of_another_version_than_the_driver_is_found(hgx: DriverHost):
-    answer = hgx.run("verify")
+def test_a_fabric_manager_of_another_version_than_the_driver_is_found(bare: DriverHost):
+    answer = with_fabric_manager(bare, "580.82.07-1").run("verify")
     assert answer.verdict("package.nvidia-fabricmanager-580") == ("ignored", "unexplained")
     assert "refuses a driver of another version" in answer.evidence("package.nvidia-fabricmanager-580")
-    hgx.packages["nvidia-fabricmanager-580"] = Package("580.95.05-1", held=True)
-    assert "refuses" not in hgx.run("verify").evidence("package.nvidia-fabricmanager-580")
+
+
+def test_a_fabric_manager_of_the_drivers_version_is_held_whatever_its_packaging(hgx: DriverHost):
+    assert hgx.run("verify").verdict("package.nvidia-fabricmanager-580") == ("held", "none")
 
 
 def test_the_fabric_manager_starts_at_boot_and_is_looked_for(hgx: DriverHost):
