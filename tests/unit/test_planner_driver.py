@@ -1,8 +1,11 @@
 """The driver section: the branch that the cards need, from a repository that holds it, or a refusal naming one."""
 
+import dataclasses
+
 import pytest
 
-from inferhost.planner.machine.driver_packages import NOUVEAU_PATH, PIN_PATH, SOURCES_PATH, UNATTENDED_PATH
+from inferhost import planner
+from inferhost.planner.machine.driver_packages import NOUVEAU_PATH, PIN_PATH, SOURCES_PATH, UNATTENDED_PATH, can_drive
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal
 
 DRIVER = {"inferhost_manage": ["driver"]}
@@ -65,6 +68,27 @@ def test_a_branch_that_the_repository_does_not_hold_is_refused():
         'error: inferhost_driver_branch: found "580", debian-12.distribution is known to hold 535\n'
         "hint: branch 535 can"
     )
+
+
+def test_a_branch_that_is_no_number_is_refused():
+    assert 'found "newest", debian-12.distribution is known to hold 535' in refusal(
+        wish(FIRST, "debian-12", branch="newest")
+    )
+
+
+def test_no_branch_after_its_last_can_drive_a_card():
+    card = CATALOGUE.gpus[FIRST]
+    assert [can_drive(branch, (card,)) for branch in (card.last_driver_branch, card.last_driver_branch + 10)] == [
+        True,
+        False,
+    ]
+
+
+def test_of_the_branches_that_can_drive_the_card_the_newest_is_taken():
+    row = CATALOGUE.drivers["ubuntu-24.04.distribution"]
+    drivers = {**CATALOGUE.drivers, row.key: dataclasses.replace(row, branches=(535, 570, 580, 590))}
+    known = dataclasses.replace(CATALOGUE, drivers=drivers)
+    assert planner.plan(wish(FIRST, "ubuntu-24.04"), "host", known).driver.install.branch == "580"
 
 
 def test_the_wrong_kernel_module_is_refused():

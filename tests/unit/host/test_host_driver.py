@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 
 import pytest
 
+from inferhost.host.driver.persistence import persistence_verdicts
 from inferhost.host.gpu.nvml import Nvml
 from inferhost.host.machine import Finished
 from inferhost.host.record.placed import placed_files
@@ -246,6 +248,14 @@ def test_persistence_waits_where_no_driver_of_the_section_answers(host: DriverHo
     assert host.run("verify").verdict("driver.persistence") == ("pending", "needs_driver")
 
 
+def test_persistence_is_the_gpu_sections_to_verify_where_that_is_managed(host: DriverHost):
+    both = dataclasses.replace(host.plan, manage=("driver", "gpu"))
+    install = both.driver.install
+    machine = host.machine(str(host.root))
+    assert persistence_verdicts(machine, both, install) == []
+    assert persistence_verdicts(machine, host.plan, install) != []
+
+
 def test_persistence_is_not_asked_where_the_wish_leaves_it_off(host: DriverHost):
     host.plan = driver_plan(persistence=False)
     settings = [v["setting"] for v in host.run("verify").document["verdicts"]]
@@ -276,6 +286,13 @@ def test_a_package_that_was_there_before_goes_back_to_its_version_and_its_hold(b
     assert "libcuda1" not in found["release"]
     bare.packages["libcuda1"].held = False
     assert facts(bare, "status")["hold"] == ["libcuda1"]
+
+
+def test_what_came_along_is_followed_to_its_end_and_of_alternatives_only_the_first_that_is_there(host: DriverHost):
+    host.packages["dkms"].depends = "build-tool | gcc | clang, python3:any (>= 3.9)"
+    found = {"gcc": Package("12", depends="cpp"), "cpp": Package("12"), "python3": Package("3.11")}
+    host.packages |= {**found, "clang": Package("14")}
+    assert set(facts(host, "status")["remove"]) == {*OURS, *CAME_ALONG, *found}
 
 
 def test_a_package_that_is_not_of_the_driver_stays_where_somebody_moved_it(host: DriverHost):
