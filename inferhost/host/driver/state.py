@@ -18,6 +18,7 @@ from inferhost.host.driver.units import is_disabled, starts_at_boot, unit_verdic
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import BOOT_ID, Baseline, Record
 from inferhost.host.report import Report
+from inferhost.host.service.account import uid_of
 from inferhost.schema.plan import DriverPackages, Plan
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
@@ -29,6 +30,11 @@ INITRAMFS = {
     "/usr/sbin/update-initramfs": ["update-initramfs", "-u", "-k", "all"],
     "/usr/bin/dracut": ["dracut", "--force", "--regenerate-all"],
 }
+DAEMON_USERS = ("nvpd", "nvidia-persistenced")
+"""Whom Debian's and Ubuntu's packages of the persistence daemon make, and leave behind when they are purged.
+
+Source: the units in Debian's nvidia-persistenced 535.171.04-1~deb12u1 and Ubuntu's nvidia-compute-utils.
+"""
 FABRIC_MANAGER = "fabricmanager"
 """In the name of its package everywhere; it refuses a driver of any other version than its own."""
 
@@ -58,6 +64,8 @@ def driver_records(machine: Machine, plan: Plan) -> dict[str, Record]:
         "disabled": [unit for unit in install.units if not starts_at_boot(machine, unit)],
     }
     found = {BEFORE: Record(SECTION, before, {})}
+    for user in DAEMON_USERS:
+        found[f"user:{user}"] = Record(SECTION, None if uid_of(machine, user) is None else "present", {})
     for name in (*install.packages, *headers(machine, install)):
         found[f"package:{name}"] = Record(SECTION, there.versions.get(name), {})
     return found

@@ -288,6 +288,28 @@ def test_a_package_that_was_there_before_goes_back_to_its_version_and_its_hold(b
     assert facts(bare, "status")["hold"] == ["libcuda1"]
 
 
+def test_the_user_that_a_package_made_goes_after_its_package_and_not_before(bare: DriverHost):
+    bare.converge()
+    before = bare.read("/etc/passwd")
+    bare.write("/etc/passwd", f"{before}nvpd:x:999:999::/var/run/nvpd:/usr/sbin/nologin\n")
+    bare.run("revert", "--section", "driver")
+    assert "nvpd:" in bare.read("/etc/passwd")
+    for name in [*OURS, *CAME_ALONG]:
+        del bare.packages[name]
+    assert bare.run("revert", "--section", "driver").code == 0
+    assert bare.read("/etc/passwd") == before
+
+
+def test_a_user_of_the_daemon_that_was_there_before_stays(bare: DriverHost):
+    bare.write("/etc/passwd", bare.read("/etc/passwd") + "nvpd:x:999:999::/var/run/nvpd:/usr/sbin/nologin\n")
+    before = bare.read("/etc/passwd")
+    bare.converge()
+    for name in [*OURS, *CAME_ALONG]:
+        del bare.packages[name]
+    bare.run("revert", "--section", "driver")
+    assert bare.read("/etc/passwd") == before
+
+
 def test_what_came_along_is_followed_to_its_end_and_of_alternatives_only_the_first_that_is_there(host: DriverHost):
     host.packages["dkms"].depends = "build-tool | gcc | clang, python3:any (>= 3.9)"
     found = {"gcc": Package("12", depends="cpp"), "cpp": Package("12"), "python3": Package("3.11")}
