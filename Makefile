@@ -65,6 +65,7 @@ test-vm: setup
 
 perf: setup
 	.venv/bin/python -m tests.perf.plans
+	.venv/bin/python -m tests.perf.boot
 
 # Every cell of the fault matrices, of which `make test` takes a fixed part; it prints how many. Then drivers' faults.
 test-slow: setup
