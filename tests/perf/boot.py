@@ -1,8 +1,8 @@
 """What the boot unit costs beside waiting for the cards, as `make perf` prints it; the cards are simulated.
 
 The zipapp runs as systemd runs it, in an interpreter of its own, on a host in a folder whose cards and /run have just
-started anew. What a bare interpreter takes to start is measured beside it and taken off. Seconds belong to the machine
-that printed them and to what else ran there; the ratio of CPU time to the bare start travels best.
+started anew. What a bare interpreter takes to start is measured beside it and taken off. Seconds belong to the
+machine that printed them and to what else ran there; the ratio of CPU time to the bare start travels best.
 """
 
 from __future__ import annotations
