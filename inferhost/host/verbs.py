@@ -15,6 +15,7 @@ from inferhost.host.balancer import placed_unit
 from inferhost.host.cpu import cpufreq, sysctl
 from inferhost.host.driver import state
 from inferhost.host.gpu import challenge, load, selection
+from inferhost.host.gpu.board import observe_boards
 from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.clock_lock import GraphicsClockLock
 from inferhost.host.gpu.clock_record import Natural, loaded_now, read_clocks, remember_natural
@@ -174,6 +175,8 @@ def verify_under_load(machine: Machine, knobs: Sequence[Knob], seconds: float, r
         one.card.uuid: one for one in take_samples(found[0].nvml, cards.values(), seconds, load.HZ, machine.clock)
     }
     report.facts["samples"] = {uuid: document.plain(one.samples) for uuid, one in series.items()}
+    answering = [(one.card, one.samples) for one in series.values() if one.error is None]
+    observe_boards(machine, found[0].nvml, answering, report)
     for knob in found:
         one = series[knob.card.uuid]
         verify_knobs([knob], report)
