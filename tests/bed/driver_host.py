@@ -15,7 +15,7 @@ from tests.bed.snapshot import differences
 SUITES = {"debian-12": ["bookworm"], "ubuntu-24.04": ["noble", "noble-updates"]}
 COMPONENTS = {"debian-12": ["contrib", "non-free", "non-free-firmware"], "ubuntu-24.04": ["restricted", "multiverse"]}
 BOOK_KEEPING = ("/var/lib/dpkg", "/var/lib/apt", "/etc/ld.so.cache", "/var/lib/initramfs-tools", "/run/adduser")
-"""Where tools note what they did last, or lock; the packages and what lies in the initramfs are compared themselves."""
+"""Where tools note what they did last, or lock; packages and what lies in the initramfs are compared themselves."""
 MIRROR = "/srv/driver-archive"
 
 
