@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from inferhost.catalogue.attention import AttentionRow
 from inferhost.catalogue.driver_row import DriverRow
 from inferhost.catalogue.engine_tables import EngineTable, FlagRows
+from inferhost.catalogue.mig_row import MigRow
 from inferhost.catalogue.rows import (
     ChipRow,
     DecodeRow,
@@ -50,6 +51,7 @@ TABLES: dict[str, type] = {
     "decode": DecodeRow,
     "formulas": FormulaRow,
     "drivers": DriverRow,
+    "mig": MigRow,
 }
 
 FLAG_STATUS = ("real", "renamed", "removed", "placebo")
@@ -94,6 +96,7 @@ class Catalogue:
     decode: Mapping[str, DecodeRow]
     formulas: Mapping[str, FormulaRow]
     drivers: Mapping[str, DriverRow]
+    mig: Mapping[str, MigRow]
 
     def engine_table(self, engine: EngineRow) -> EngineTable:
         """Flags and variables of one engine version."""

@@ -30,7 +30,7 @@ from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.record.lock import locked
 from inferhost.host.report import HostError, Report
-from inferhost.host.service import account, adopt, engine, key, processes
+from inferhost.host.service import account, adopt, engine, key, processes, slices
 from inferhost.host.watch.watched import read_watched, remember_applied
 from inferhost.host.watch.writers import name_writers, warn
 from inferhost.schema import document
@@ -103,6 +103,7 @@ def apply(
             with gpu_knobs(machine, plan, report) as knobs:
                 _record(knobs, baseline, report)
                 apply_knobs(knobs, baseline, report)
+                slices.apply_slices(machine, plan, knobs, report)
                 if not report.check:
                     remember_applied(machine, knobs, report)
         if "cpu" in chosen:
@@ -147,6 +148,7 @@ def verify(
                 challenge.refuse_where_in_use(machine, plan, knobs, challenged)
                 verify_under_load(machine, knobs, load_s, report)
                 challenge.prove(machine, plan, knobs, challenged, report, seconds=load_s)
+            slices.verify_slices(machine, plan, knobs, report)
     if "cpu" in chosen:
         verify_knobs(sysctl.knobs(machine, plan.sysctl), report)
         cpufreq.verify_frequency(machine, plan.cpu, report)
@@ -159,7 +161,8 @@ def verify(
     if "service" in chosen:
         adopt.verify_adoption(machine, plan, report)
         for entry in plan.service:
-            processes.verify_service(machine, entry, plan.env.get(entry.instance, {}), report)
+            environment = {**plan.env.get(entry.instance, {}), **slices.slice_environment(machine, entry)}
+            processes.verify_service(machine, entry, environment, report)
     if "balancer" in chosen:
         placed_unit.verify_balancer(machine, plan, report)
     name_writers(machine, report)

@@ -25,6 +25,8 @@ OPTIONS = {
     "--compute-mode": "compute_mode",
     "-e": "ecc",
     "--ecc-config": "ecc",
+    "-mig": "mig",
+    "--multi-instance-gpu": "mig",
 }
 RESETS = {
     "-rgc": "graphics_clock_lock",
@@ -32,7 +34,7 @@ RESETS = {
     "-rmc": "memory_clock_lock",
     "--reset-memory-clocks": "memory_clock_lock",
 }
-NOT_TAKEN = ("-mig", "--multi-instance-gpu", "-lmcd", "--lock-memory-clocks-deferred")
+NOT_TAKEN = ("-lmcd", "--lock-memory-clocks-deferred")
 """Options that set something for which a wish has no option."""
 RANGE = re.compile(r"(\d+)(?:,(\d+))?")
 MODES = {"0": "default", "2": "prohibited", "3": "exclusive_process"}
@@ -78,6 +80,8 @@ def _value(option: str, value: str) -> str | int | bool | None:
         return mode if mode in MODES.values() else None
     if option == "ecc":
         return {"1": "on", "0": "off"}.get(value)
+    if option == "mig":
+        return {"0": "whole", "disabled": "whole"}.get(value.lower())  # how it was divided stands in other calls
     found = RANGE.fullmatch(value)
     if found is None or (option == "application_clocks" and not found[2]):
         return None

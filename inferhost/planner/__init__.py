@@ -17,6 +17,7 @@ from inferhost.planner.machine.cpu import CpuSection, cpu_section
 from inferhost.planner.machine.driver import cards, driver
 from inferhost.planner.machine.driver_packages import DriverSection, driver_section
 from inferhost.planner.machine.gpu import gpu_section
+from inferhost.planner.machine.mig import layouts
 from inferhost.planner.machine.models import model_section
 from inferhost.planner.machine.power import within_budget
 from inferhost.planner.reasons import reason, resolve, setting_paths
@@ -47,8 +48,14 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     rows = _part(problems, lambda: cards(request.hardware, catalogue))
     replaced = _without_driver(request) if request.manages("driver") else request
     drivers = None if rows is None else _part(problems, lambda: driver(rows, replaced.hardware))
-    gpus = None if rows is None else _part(problems, lambda: within_budget(request, gpu_section(request, rows)))
-    instances = _part(problems, lambda: placed_instances(request)) if request.manages("service") else ()
+    divided = None if rows is None else _part(problems, lambda: layouts(request, rows, catalogue))
+    whole = divided or tuple(None for _ in request.hardware.gpus)
+    gpus = (
+        None
+        if rows is None
+        else _part(problems, lambda: within_budget(request, gpu_section(request, rows, whole, catalogue)))
+    )
+    instances = _part(problems, lambda: placed_instances(request, whole)) if request.manages("service") else ()
     cpu = _cpu(problems, request, instances or ())
     judged = replaced if drivers else _without_driver(request)
     service = _part(problems, lambda: service_section(judged, instances or (), rows, catalogue))

@@ -61,7 +61,7 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
     if "gpu" in plan.manage:
         names = (
             "persistence_mode", "power_limit_w", "graphics_clock_lock_mhz", "memory_clock_lock_mhz",
-            "application_clocks_mhz", "compute_mode", "ecc",
+            "application_clocks_mhz", "compute_mode", "ecc", "mig",
         )  # fmt: skip
         paths |= {f"gpus[{n}].{name}" for n in range(len(plan.gpus)) for name in names}
         for number, gpu in enumerate(plan.gpus):

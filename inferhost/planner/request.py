@@ -42,6 +42,19 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
+class CardSlice:
+    """A part of a divided card: what of the card belongs to it."""
+
+    number: int
+    profile: str
+    start: int
+    size: int
+    memory_mib: int
+    memory_ratio: float  # of the card's memory and its rate
+    compute_ratio: float  # of its multiprocessors
+
+
+@dataclasses.dataclass(frozen=True)
 class Instance:
     """One engine instance: its name, its values, which of them stand in its own mapping, and its cards."""
 
@@ -57,6 +70,8 @@ class Instance:
     """How much of its cards belongs to instances that start after it, and is therefore free at its start."""
     after: tuple[str, ...] = ()
     """The instances that start before it, because it measures what they leave."""
+    slice: CardSlice | None = None
+    """The part of its card, where that is divided."""
 
     @property
     def tensor_parallel_size(self) -> int:

@@ -33,6 +33,7 @@ energy performance preference. In passive mode they are intel_cpufreq and amd-ps
 Source: formula `cpu.energy_performance_preference`."""
 
 UNIT_DIRECTORY = "/etc/systemd/system"
+SLICE_DIRECTORY = "/run/inferhost/slices"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,15 @@ class Guard:
 
 
 @dataclasses.dataclass(frozen=True)
+class MigInstance:
+    """One instance of a divided card: its profile, and where it begins and how much it takes, in units of memory."""
+
+    profile: str
+    start: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Gpu:
     """Settings of one card. `None` leaves a setting alone; a word is resolved by the card's own range."""
 
@@ -107,6 +117,7 @@ class Gpu:
     compute_mode: Optional[str] = None  # "default", "exclusive_process" or "prohibited"
     guard: Optional[Guard] = None
     ecc: Optional[bool] = None
+    mig: Optional[Tuple[MigInstance, ...]] = None  # empty: the card is whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +212,14 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True)
+class Slice:
+    """An instance of a divided card: how the host finds the card, and the instance's number in that card's `mig`."""
+
+    gpu: GpuSelector
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Service:
     """One engine instance: what runs, where it listens, and how it is proven."""
 
@@ -221,6 +240,12 @@ class Service:
     probe: Probe
     disruption: str
     check_argv: Tuple[str, ...] = ()  # has the engine read its arguments and end; none where it cannot
+    slice: Optional[Slice] = None  # the part of a divided card that it runs on
+
+    @property
+    def slice_file(self) -> str:
+        """Where the host writes the UUID of the slice, which nobody knows before the card is divided."""
+        return f"{SLICE_DIRECTORY}/{self.instance}.env"
 
 
 @dataclasses.dataclass(frozen=True)

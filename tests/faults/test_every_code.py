@@ -28,6 +28,7 @@ from inferhost.host.record.baseline import BASELINE
 from tests.faults import cells
 from tests.faults.test_every_write import comparable
 from tests.unit.host.fake_host import P4, Answer, FakeHost, p4_plan, plan, simulator_state
+from tests.unit.host.test_host_mig import H100, HALVES, card_plan
 
 RUNS = {
     "install": ["install"],
@@ -59,6 +60,11 @@ CONCERNS = {
     "nvmlDeviceGetComputeMode": ("compute_mode",),
     "nvmlDeviceSetComputeMode": ("compute_mode",),
     "nvmlDeviceGetComputeRunningProcesses": ("compute_mode", "ecc"),
+    "nvmlDeviceGetMigMode": ("mig",),
+    "nvmlDeviceSetMigMode": ("mig",),
+    "nvmlDeviceGetGpuInstanceProfileInfo": ("mig",),
+    "nvmlDeviceGetGpuInstances": ("mig",),
+    "nvmlDeviceCreateGpuInstanceWithPlacement": ("mig",),
     "nvmlDeviceGetEccMode": ("ecc",),
     "nvmlDeviceSetEccMode": ("ecc",),
     "nvmlDeviceGetArchitecture": ("graphics_clock_lock_mhz", "memory_clock_lock_mhz"),
@@ -80,6 +86,7 @@ KEPT = {
     "persistence_mode": "persistence",
     "compute_mode": "compute_mode",
     "ecc": "ecc_mode",
+    "mig": "mig_instances",
     "graphics_clock_lock_mhz": "graphics_clock_lock_mhz",
     "memory_clock_lock_mhz": "memory_clock_lock_mhz",
     "application_clocks_mhz": "application_clocks_mhz",
@@ -91,6 +98,7 @@ WANTED = {
     "persistence_mode": 1,
     "compute_mode": 3,
     "ecc": [1, 1],
+    "mig": ["3g.40gb@0(0:3)", "3g.40gb@4(0:3)"],
     "graphics_clock_lock_mhz": [2100, 2100],
     "memory_clock_lock_mhz": [7001, 7001],
     "application_clocks_mhz": [3003, 999],
@@ -123,7 +131,14 @@ def old_card(host: FakeHost) -> None:
     host.sim("set", "ecc_pending", 0)
 
 
-CARDS = {"locks": (pair_with_locks, 2), "old card": (old_card, 1)}
+def divided_card(host: FakeHost) -> None:
+    """A card that is to be divided."""
+    host.sim("init", H100)
+    host.plan = card_plan("2330", mig=HALVES, power_limit_w=450)
+    host.sim("set", "persistence", 1)
+
+
+CARDS = {"locks": (pair_with_locks, 2), "old card": (old_card, 1), "divided card": (divided_card, 1)}
 MATRIX = "NVML calls x codes x (install, apply, boot, watch, verify, under load, sample, revert, guard)"
 WRITES = ("apply", "boot")
 BOOT_ID, RUN_DIRECTORY = "/proc/sys/kernel/random/boot_id", "/run/inferhost"

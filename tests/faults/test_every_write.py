@@ -28,8 +28,11 @@ from tests.unit.host.fake_host import (
     simulator_state,
     with_gpu,
 )
+from tests.unit.host.test_host_mig import H100, HALVES, MADE, by_hand, card_plan, shared_in_three
 
 KILLED = 9
+H100_UUID = "GPU-5a1b6000-2330-4000-8000-000000000001"
+SHOWN = "3g.40gb@0:4, 3g.40gb@4:4"
 VERBS = ("install", "record", "apply", "revert")
 BUG = 1
 DONE = (0, 7)
@@ -54,6 +57,14 @@ def with_modes(host: FakeHost) -> None:
     host.sim("set", "ecc_pending", 0)
 
 
+def with_instances(host: FakeHost) -> None:
+    """A card that somebody divided otherwise."""
+    host.sim("init", H100)
+    host.sim("set", "persistence", 1)
+    by_hand(shared_in_three)
+    host.plan = card_plan("2330", mig=HALVES)
+
+
 def with_units(host: FakeHost) -> None:
     """A host that systemd runs, and a plan that brings units of its own."""
     host.at("/run/systemd/system").mkdir(parents=True)
@@ -62,7 +73,10 @@ def with_units(host: FakeHost) -> None:
     host.sim("set", "persistence", 1)
 
 
-@pytest.fixture(params=[with_locks, with_modes, with_units], ids=["locks", "modes", "units"])
+HOSTS = {"locks": with_locks, "modes": with_modes, "instances": with_instances, "units": with_units}
+
+
+@pytest.fixture(params=HOSTS.values(), ids=HOSTS)
 def fresh(
     request: pytest.FixtureRequest, tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path
 ):
@@ -195,6 +209,7 @@ def assert_nothing_held_that_is_not(host: FakeHost, answer: Answer, where: str) 
         f"gpu.{UUID}.power_limit_w": card["power_limit_mw"] // 1000,
         f"gpu.{UUID}.persistence_mode": bool(card["persistence"]),
         f"gpu.{P4_UUID}.ecc": {(1, 1): "on", (0, 0): "off"}.get(tuple(card["ecc_mode"]), "waits"),
+        f"gpu.{H100_UUID}.mig": SHOWN if card["mig_instances"] == MADE else "otherwise",
         f"gpu.{P4_UUID}.compute_mode": {0: "default", 2: "prohibited", 3: "exclusive_process"}[card["compute_mode"]],
         "sysctl.vm.swappiness": host.read("/proc/sys/vm/swappiness").strip(),
         f"file:{SYSCTL_FILE}": None,

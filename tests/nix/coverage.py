@@ -53,6 +53,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "gpus[].compute_mode": (HOST, HOST),
     "gpus[].guard": (HOST, HOST),
     "gpus[].ecc": (HOST, HOST),
+    "gpus[].mig": (HOST, HOST),
     "cpu.governor": (HOST, PLACED),
     "cpu.energy_performance_preference": (HOST, HOST),
     "sysctl": (HOST, PLACED),
@@ -90,6 +91,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "service[].probe.warm_up_words": (HOST, HOST),
     "service[].probe.gpu_memory_mib": (HOST, HOST),
     "service[].probe.key_file": (HOST, HOST),
+    "service[].slice": (HOST, HOST),
     "service[].disruption": (PEOPLE, RESTART),
     "service[].check_argv": (HOST, "refused by the roles; NixOS cannot ask an engine before it switches"),
     "models[].name": (HOST, FETCHED),
@@ -155,8 +157,9 @@ def found(plan: Any, key: str) -> Any:
 def others(value: Any, schema: Mapping[str, Any]) -> list[Any]:
     """Values that the schema allows and that differ; among them one of each kind that some reader tells apart."""
     words = ["x", "/etc/x", "0600", "cpu", "0.0.0.0", "either", "proprietary"]
-    lists = [value[1:], [*value, value[0]]] if isinstance(value, list) and value else [["x"], [1500]]
+    lists = [value[1:], [*value, value[0]]] if isinstance(value, list) and value else [["x"], [1500], []]
     tables = [{}, {**value, "x": "1"}] if isinstance(value, dict) else []
+    tables.append({"gpu": {"uuid": None, "pci_device_id": "2335", "ordinal": 0}, "number": 0})
     tables.append({"limit_c": 85, "resume_c": 75, "power_w": "min", "cool_down_s": 300})
     tables.append({"program": "x", "type": "x", "fetched_path": "x", "sha256": None})
     candidates = [

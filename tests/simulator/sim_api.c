@@ -11,6 +11,7 @@
  *   System*, Device* getters   sim_queries.c: what the card is; sim_readings.c: what it does at this virtual moment.
  *   Device* setters            sim_setters.c: root only; what they change is seen by every process at once, but
  *                              clocks, power and heat follow only when virtual time moves (`inferhost-sim advance`).
+ *   instances of a card        sim_mig.c: made, listed and destroyed while MIG mode is on; root only.
  *   fields                     sim_fields.c: GetFieldValues for power, energy and the event counters.
  *   Time                       stands still between two `advance`; nothing here sleeps or reads a real clock.
  *   Faults                     `fail` and `fail-nth` answer before anything else is looked at; `lost` answers 15 for

@@ -38,6 +38,30 @@ static void sim_dump_lock(const char *key, const struct sim_lock *lock)
 		printf("      \"%s\": [%u, %u],\n", key, lock->min_mhz, lock->max_mhz);
 }
 
+/* PROFILE@START, and in brackets START:SLICES of each compute instance. */
+static void sim_dump_instances(const struct sim_gpu *gpu)
+{
+	const char *separator = "";
+
+	printf("      \"mig_instances\": [");
+	for (unsigned int start = 0; start < 64; start++)
+		for (int i = 0; i < SIM_INSTANCES_MAX; i++) {
+			const struct sim_instance *instance = &gpu->instances[i];
+			if (!instance->used || instance->start != start)
+				continue;
+			printf("%s\"%s@%u(", separator, gpu->card.mig_profiles[instance->profile].name, start);
+			separator = "";
+			for (int slice = 0; slice < SIM_SLICES_MAX; slice++)
+				if (instance->compute_slices[slice]) {
+					printf("%s%d:%u", separator, slice, instance->compute_slices[slice]);
+					separator = ",";
+				}
+			printf(")\"");
+			separator = ", ";
+		}
+	printf("],\n");
+}
+
 static void sim_dump_faults(const struct sim_gpu *gpu)
 {
 	static const enum sim_setting sorted[] = {
@@ -77,6 +101,7 @@ static void sim_dump_gpu(const struct sim_gpu *gpu, bool all)
 	sim_dump_lock("memory_clock_lock_mhz", &gpu->memory_lock);
 	if (all)
 		printf("      \"memory_clock_mhz\": %u,\n", gpu->memory_clock_mhz);
+	sim_dump_instances(gpu);
 	sim_dump_mode(gpu, "mig_mode", &gpu->mig, SIM_FN_nvmlDeviceGetMigMode);
 	printf("      \"persistence\": %u,\n", gpu->persistence);
 	printf("      \"power_limit_mw\": %u,\n", gpu->power_limit_mw);

@@ -43,6 +43,19 @@
 	X(nvmlDeviceSetEccMode, W) \
 	X(nvmlDeviceGetMigMode, G) \
 	X(nvmlDeviceSetMigMode, W) \
+	X(nvmlDeviceGetGpuInstanceProfileInfoV, G) \
+	X(nvmlDeviceCreateGpuInstanceWithPlacement, W) \
+	X(nvmlGpuInstanceDestroy, W) \
+	X(nvmlDeviceGetGpuInstances, G) \
+	X(nvmlGpuInstanceGetInfo, G) \
+	X(nvmlGpuInstanceGetComputeInstanceProfileInfoV, G) \
+	X(nvmlGpuInstanceCreateComputeInstanceWithPlacement, W) \
+	X(nvmlComputeInstanceDestroy, W) \
+	X(nvmlGpuInstanceGetComputeInstances, G) \
+	X(nvmlComputeInstanceGetInfo_v2, G) \
+	X(nvmlDeviceGetMaxMigDeviceCount, G) \
+	X(nvmlDeviceGetMigDeviceHandleByIndex, G) \
+	X(nvmlDeviceGetGpuInstanceId, G) \
 	X(nvmlDeviceGetCurrPcieLinkGeneration, G) \
 	X(nvmlDeviceGetCurrPcieLinkWidth, G) \
 	X(nvmlDeviceGetMaxPcieLinkGeneration, G) \

@@ -10,6 +10,8 @@
 
 typedef int nvmlReturn_t;
 typedef struct nvmlDevice_st *nvmlDevice_t;
+typedef struct nvmlGpuInstance_st *nvmlGpuInstance_t;
+typedef struct nvmlComputeInstance_st *nvmlComputeInstance_t;
 
 enum {
 	NVML_SUCCESS = 0,
@@ -68,6 +70,8 @@ enum { NVML_CLOCK_GRAPHICS, NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_CLOCK_VIDEO, NVM
 #define NVML_TEMPERATURE_V1 0x100000Cu
 #define NVML_MARGIN_TEMPERATURE_V1 0x1000008u
 #define NVML_POWER_VALUE_V2 0x0200000Cu
+#define NVML_GPU_INSTANCE_PROFILE_V2 0x02000098u
+#define NVML_DEVICE_NAME_SIZE 96
 
 typedef struct {
 	char busIdLegacy[16];
@@ -111,6 +115,38 @@ typedef struct {
 typedef struct {
 	unsigned int version, powerScope, powerValueMw;
 } nvmlPowerValue_v2_t;
+
+typedef struct {
+	unsigned int start, size;
+} nvmlGpuInstancePlacement_t;
+
+typedef nvmlGpuInstancePlacement_t nvmlComputeInstancePlacement_t;
+
+typedef struct {
+	unsigned int version, id, isP2pSupported, sliceCount, instanceCount, multiprocessorCount, copyEngineCount,
+		decoderCount, encoderCount, jpegCount, ofaCount;
+	unsigned long long memorySizeMB;
+	char name[NVML_DEVICE_NAME_SIZE];
+} nvmlGpuInstanceProfileInfo_v2_t;
+
+typedef struct {
+	nvmlDevice_t device;
+	unsigned int id, profileId;
+	nvmlGpuInstancePlacement_t placement;
+} nvmlGpuInstanceInfo_t;
+
+typedef struct {
+	unsigned int version, id, sliceCount, instanceCount, multiprocessorCount, sharedCopyEngineCount,
+		sharedDecoderCount, sharedEncoderCount, sharedJpegCount, sharedOfaCount;
+	char name[NVML_DEVICE_NAME_SIZE];
+} nvmlComputeInstanceProfileInfo_v2_t;
+
+typedef struct {
+	nvmlDevice_t device;
+	nvmlGpuInstance_t gpuInstance;
+	unsigned int id, profileId;
+	nvmlComputeInstancePlacement_t placement;
+} nvmlComputeInstanceInfo_t;
 
 enum { NVML_VALUE_TYPE_UNSIGNED_INT = 1, NVML_VALUE_TYPE_UNSIGNED_LONG_LONG = 3, NVML_VALUE_TYPE_SIGNED_INT = 5 };
 

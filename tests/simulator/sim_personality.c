@@ -64,6 +64,27 @@ static void sim_answer(struct sim_reader *reader, const char *function, const ch
 		sim_fault_told(reader, "answer.%s is \"%s\", not one of: not_supported, deprecated", function, value);
 }
 
+/* mig.NAME = ID SLICES MEMORY_MIB SIZE START... */
+static void sim_mig_profile(struct sim_reader *reader, const char *name, const char *value, struct sim_card *card)
+{
+	struct sim_mig_profile profile = {.starts_count = 0};
+	int used = 0, step = 0;
+
+	bool good = snprintf(profile.name, sizeof profile.name, "%s", name) < (int)sizeof profile.name &&
+		    sscanf(value, "%u %u %u %u%n", &profile.id, &profile.slices, &profile.memory_mib, &profile.size,
+			    &used) == 4 &&
+		    profile.slices < SIM_SLICES_MAX && card->mig_profile_count < SIM_MIG_PROFILES_MAX;
+	while (good && profile.starts_count < SIM_INSTANCES_MAX &&
+		sscanf(value + used, " %u%n", &profile.starts[profile.starts_count], &step) == 1) {
+		profile.starts_count++;
+		used += step;
+	}
+	if (!good || profile.starts_count == 0 || value[used] != '\0')
+		sim_fault_told(reader, "mig.%s is not: ID SLICES MEMORY_MIB SIZE START...", name);
+	else
+		card->mig_profiles[card->mig_profile_count++] = profile;
+}
+
 static void sim_field_read(struct sim_reader *reader, const char *name, char *value, struct sim_card *card)
 {
 	int field = sim_field_by_name(name);
@@ -146,6 +167,8 @@ static void sim_assignment(struct sim_reader *reader, char *text)
 		sim_fault_told(reader, "%s names no source", name);
 	if (strncmp(name, "answer.", 7) == 0)
 		sim_answer(reader, name + 7, sim_trimmed(value), card);
+	else if (strncmp(name, "mig.", 4) == 0)
+		sim_mig_profile(reader, name + 4, sim_trimmed(value), card);
 	else
 		sim_field_read(reader, name, sim_trimmed(value), card);
 }

@@ -3,6 +3,7 @@
  *     # comment
  *     field = value | captured | where it was seen       one line per field; also `derived` or `assumed`
  *     answer.nvmlDeviceGetMigMode = not_supported | ...  a call that always gives this error on this card
+ *     mig.3g.20gb = 9 3 19968 4 0 4 | ...  a way to divide it: id, slices, MiB, units, and where it may begin
  *     include families/geforce.txt                       what cards of a family share, before the card's own lines
  *     [gpu]                                              one section per card, for its uuid and address;
  *                                                        it may give any other card field its own value

@@ -58,7 +58,6 @@ SIM_SYSTEM_NUMBER(nvmlDeviceGetCount, unsigned int, gpu_count)
 SIM_SYSTEM_NUMBER(nvmlDeviceGetCount_v2, unsigned int, gpu_count)
 
 SIM_GPU_TEXT(nvmlDeviceGetName, name)
-SIM_GPU_TEXT(nvmlDeviceGetUUID, uuid)
 
 SIM_GETTER(nvmlDeviceGetIndex, unsigned int, call.index)
 SIM_GETTER(nvmlDeviceGetMinorNumber, unsigned int, call.index)

@@ -192,6 +192,9 @@ static nvmlReturn_t sim_mig_activated(struct sim_gpu *gpu)
 {
 	if (gpu->mig.current == gpu->mig.pending)
 		return NVML_SUCCESS;
+	for (int i = 0; i < SIM_INSTANCES_MAX; i++)
+		if (gpu->instances[i].used)
+			return NVML_ERROR_IN_USE;
 	if (gpu->load)
 		return NVML_ERROR_IN_USE;
 	if (gpu->card.mig_needs_reset && gpu->card.virtualization_mode == NVML_VIRTUALIZATION_PASSTHROUGH)

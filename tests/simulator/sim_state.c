@@ -172,6 +172,7 @@ void sim_gpu_unload(struct sim_gpu *gpu)
 	gpu->power_limit_mw = (uint32_t)gpu->card.power_limit_default_mw;
 	gpu->graphics_lock = (struct sim_lock){0, 0};
 	gpu->memory_lock = (struct sim_lock){0, 0};
+	memset(gpu->instances, 0, sizeof gpu->instances);
 	sim_gpu_application_clocks_reset(gpu);
 	gpu->energy_uj = 0;
 	gpu->power_cap_ns = 0;

@@ -19,8 +19,17 @@
 #define SIM_GPUS_MAX 8
 #define SIM_TEXT_MAX 96
 #define SIM_MEMORY_STEPS_MAX 8
+#define SIM_INSTANCES_MAX 8 /* of one card */
+#define SIM_SLICES_MAX 8    /* of one instance */
+#define SIM_MIG_PROFILES_MAX 8
 #define SIM_TICK_MS 100
 #define SIM_POWER_WINDOW_TICKS 10 /* GetPowerUsage is a 1 s average on Ampere and later (facts-nvml.md A.2) */
+
+/* One size of instance that a card can be divided into; `starts` are units of its memory. */
+struct sim_mig_profile {
+	char name[16];
+	uint32_t id, slices, memory_mib, size, starts[SIM_INSTANCES_MAX], starts_count;
+};
 
 /* What a personality says of one card; never written after `init`. Units are in the names. */
 struct sim_card {
@@ -43,6 +52,8 @@ struct sim_card {
 	uint64_t graphics_lock_ceiling_mhz, memory_lock_ceiling_mhz;
 	uint64_t ambient_millicelsius, thermal_resistance_millikelvin_per_w, thermal_time_constant_ms;
 	uint64_t sw_slowdown_millicelsius, hw_slowdown_millicelsius;
+	struct sim_mig_profile mig_profiles[SIM_MIG_PROFILES_MAX];
+	uint64_t mig_profile_count;
 	int32_t answer[SIM_FUNCTION_COUNT]; /* NVML code that a call always gives on this card; 0 = it works */
 };
 
@@ -72,6 +83,11 @@ struct sim_mode {
 	uint32_t current, pending;
 };
 
+/* A GPU instance; `compute_slices` has the size of the compute instance that begins at each of its slices. */
+struct sim_instance {
+	uint32_t used, profile, start, compute_slices[SIM_SLICES_MAX];
+};
+
 struct sim_gpu {
 	struct sim_card card;
 	/* Settable: what `dump` prints and a revert must restore. */
@@ -79,6 +95,7 @@ struct sim_gpu {
 	struct sim_lock graphics_lock, memory_lock;
 	uint32_t application_memory_mhz, application_graphics_mhz; /* 0 on a card that has no application clocks */
 	struct sim_mode ecc, mig;
+	struct sim_instance instances[SIM_INSTANCES_MAX];
 	/* Life of the driver on this GPU. */
 	uint32_t loaded;   /* initialised by the driver, so limit and locks are kept */
 	uint32_t prepared; /* `set` acted for an unnamed earlier process; ends with the first real client */

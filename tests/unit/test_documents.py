@@ -36,6 +36,7 @@ PLAN: dict[str, Any] = {
             "application_clocks_mhz": None,
             "compute_mode": None,
             "ecc": None,
+            "mig": None,
             "guard": {"limit_c": 85, "resume_c": 75, "power_w": "min", "cool_down_s": 300},
         }
     ],

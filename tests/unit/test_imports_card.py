@@ -19,6 +19,7 @@ from inferhost.schema.wish import read_wish
         ("nvidia-smi -ac 3003,1531", {"application_clocks": "3003,1531"}),
         ("nvidia-smi -c 3", {"compute_mode": "exclusive_process"}),
         ("nvidia-smi --ecc-config=0", {"ecc": "off"}),
+        ("nvidia-smi -mig 0", {"mig": "whole"}),
         ("nvidia-smi -rgc", {"graphics_clock_lock": "unlocked"}),
         ("nvidia-smi dmon -c 3", {}),
         ("nvidia-smi --query-gpu=power.draw --format=csv", {}),
@@ -30,7 +31,9 @@ def test_a_call_becomes_options_that_the_wish_takes(line, found):
     read_wish({"inferhost_hardware": {}, **{f"inferhost_gpu_{key}": value for key, value in found.items()}})
 
 
-@pytest.mark.parametrize("line", ["nvidia-smi -pl $WATTS", "nvidia-smi -mig 1", "nvidia-smi -ac 3003"])
+@pytest.mark.parametrize(
+    "line", ["nvidia-smi -pl $WATTS", "nvidia-smi -mig 1", "nvidia-smi -e 2", "nvidia-smi -ac 3003"]
+)
 def test_what_a_wish_cannot_hold_is_said_and_not_kept(line):
     found, told = card_settings(line.split(), "rc.local:1")
     assert not found

@@ -65,6 +65,11 @@ class ClockLock(CardKnob):
         if self.record is not None and not self.gone and not self.doubt:
             self._believed = shown(self.record.low_mhz, self.record.high_mhz)
 
+    def lost(self) -> None:
+        """The card was reset since this knob looked at it: nothing that was asked for may be believed."""
+        self._believed = UNKNOWN
+        self.doubt = self.doubt or "the card was reset meanwhile"
+
     def ask_for(self, low_mhz: int, high_mhz: int) -> None:
         """Moves the request to steps of the card."""
         self.asked_mhz, self.wanted = (low_mhz, high_mhz), shown(low_mhz, high_mhz)

@@ -92,6 +92,10 @@ class Nvml:
         except pynvml.NVMLError as error:
             raise NvmlError(function, int(error.value)) from error
 
+    def announce(self, what: str) -> None:
+        """Said before each write, so that a test can stop the program there."""
+        self._before_write(what)
+
     def simulated(self) -> bool:
         """Whether the loaded library says of itself that it is a simulator."""
         import pynvml

@@ -18,6 +18,7 @@ from inferhost.host.gpu.clock_lock import UNLOCKED, ClockLock, GraphicsClockLock
 from inferhost.host.gpu.clock_record import read_clocks
 from inferhost.host.gpu.compute_mode import ComputeMode
 from inferhost.host.gpu.ecc import Ecc
+from inferhost.host.gpu.mig import Mig, shown_instances
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample
 from inferhost.host.guard.latch import held_back
@@ -35,6 +36,7 @@ LOCK_WISHES = {
     MemoryClockLock: "inferhost_gpu_memory_clock_lock",
 }
 CLOCKS_WISH = "inferhost_gpu_application_clocks"
+MIG_WISH = "inferhost_gpu_mig"
 
 
 class PowerLimit(CardKnob):
@@ -131,7 +133,9 @@ def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: A
     for lock in LOCK_WISHES:
         if key_name == lock.key_name:  # what was there before us has no getter: it is reset
             return lock(machine, nvml, card, None, {})
-    with_machine: dict[str, Callable[..., CardKnob]] = {k.key_name: k for k in (ComputeMode, Ecc, ApplicationClocks)}
+    with_machine: dict[str, Callable[..., CardKnob]] = {
+        k.key_name: k for k in (ComputeMode, Ecc, Mig, ApplicationClocks)
+    }
     if key_name in with_machine:
         return with_machine[key_name](machine, nvml, card, wanted, {})
     kinds: dict[str, type[CardKnob]] = {k.key_name: k for k in (PowerLimit, Persistence)}
@@ -150,6 +154,7 @@ def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
             "application_clocks_mhz": pair(gpu.application_clocks_mhz),
             "compute_mode": gpu.compute_mode,
             "ecc": None if gpu.ecc is None else "on" if gpu.ecc else "off",
+            "mig": None if gpu.mig is None else shown_instances(gpu.mig),
         }
         for setting, value in wanted.items():
             if value is not None:
@@ -210,12 +215,37 @@ class _Search:
             found.append(ComputeMode(self.machine, self.nvml, card, gpu.compute_mode, self.context))
         if gpu.ecc is not None:
             found.append(Ecc(self.machine, self.nvml, card, gpu.ecc, self.context))
+        divided = self.mig(gpu, card)
+        if divided is not None:  # before all else: it may reset the card
+            divided.told_of_a_reset = [knob for knob in found if isinstance(knob, ClockLock)]
+            found.insert(0, divided)
         if gpu.persistence_mode is not None:
             persistence = Persistence(self.nvml, card, gpu.persistence_mode, self.context)
             found.insert(0 if gpu.persistence_mode else len(found), persistence)
             if not gpu.persistence_mode:
                 self.report.note(f"{card.uuid}: with persistence off the power limit goes when the driver unloads")
         return found
+
+    def mig(self, gpu: Gpu, card: Card) -> Mig | None:
+        """The knob for a division of the card; None, with the reason told, for what it does not have."""
+        if gpu.mig is None:
+            return None
+        knob = Mig(self.machine, self.nvml, card, shown_instances(gpu.mig), self.context)
+        knob.planned = gpu
+        try:
+            knob.calls.mode()
+            known = knob.calls.profiles() if gpu.mig else {}
+        except NvmlError as error:
+            self._verdict(card, Mig.name, knob.shown(knob.wanted), error)
+            return None
+        missing = next((one.profile for one in gpu.mig if one.profile not in known), None)
+        if missing is None:
+            return knob
+        message = f'found "{missing}", {card.name} ({card.uuid}) has {", ".join(known)}'
+        self.problems.append(Problem(MIG_WISH, message, "see: nvidia-smi mig -lgip", "out-of-range"))
+        refusal = Unusable("refused", "none", f"the card has no {missing}; not divided", False)
+        self._verdict(card, Mig.name, knob.shown(knob.wanted), refusal)
+        return None
 
     def clock_lock(self, kind: type[ClockLock], wish: tuple[int, ...] | None, card: Card) -> ClockLock | None:
         """The knob for a wished range, or to take back ours; None, with the reason told, for what cannot be."""

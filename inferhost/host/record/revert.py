@@ -29,7 +29,7 @@ from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
 from inferhost.host.record.lock import FETCH_LOCK, locked
 from inferhost.host.report import Report
-from inferhost.host.service import account, adopt
+from inferhost.host.service import account, adopt, slices
 from inferhost.host.service.gate import WARM
 from inferhost.host.service.rollback import SERVED
 from inferhost.host.verbs import lock_unless_check
@@ -39,6 +39,7 @@ from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
 GPU_ORDER = (
+    "mig",
     "graphics_clock_lock_mhz",
     "memory_clock_lock_mhz",
     "application_clocks_mhz",
@@ -58,6 +59,8 @@ def revert(machine: Machine, sections: Sequence[str], report: Report, purge: boo
         if "gpu" in sections:
             base_units.stop_guard(machine, baseline, report)
         _restore_gpus(machine, baseline.of("gpu", sections), baseline, report)
+        if {"gpu", "service"} & set(sections):
+            slices.remove_slices(machine, report)
         restore_sysctl(machine, baseline.of("sysctl", sections), baseline, report)
         restore_frequency(machine, baseline.of("cpu", sections), baseline, report)
         gone = placed.restore_files(machine, baseline.of("file", sections), baseline, report)

@@ -6,8 +6,10 @@ unit: then that is stopped and disabled just before our engine starts, its state
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
+from inferhost.host.gpu import selection
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError, open_nvml
 from inferhost.host.gpu.occupants import Listener, Occupant, card_holders, listeners, occupant
 from inferhost.host.machine import Machine
@@ -110,8 +112,12 @@ def _taken_ports(machine: Machine, plan: Plan) -> Iterator[Problem]:
 
 def _taken_cards(machine: Machine, nvml: Nvml, plan: Plan, report: Report) -> Iterator[Problem]:
     """Processes on the plan's cards that are neither ours nor adopted."""
-    for number, card in enumerate(nvml.cards()):
-        if not _used(card, number, plan):
+    cards = nvml.cards()
+    sliced = {service.slice.gpu for service in plan.service if service.slice is not None}
+    divided = dataclasses.replace(plan, gpus=tuple(gpu for gpu in plan.gpus if gpu.select in sliced))
+    on_slices = selection.selected_cards(divided, cards)
+    for number, card in enumerate(cards):
+        if card not in on_slices and not _used(card, number, plan, bool(sliced)):
             continue
         for pid, used_mib in card_holders(nvml, card):
             who = occupant(machine, pid)
@@ -145,11 +151,13 @@ def _meets(listener: Listener, entry: Service) -> bool:
     return listener.everywhere or entry.host in everywhere or listener.address in (entry.host, "127.0.0.1", "::1")
 
 
-def _used(card: Card, number: int, plan: Plan) -> bool:
-    """Whether an engine of the plan runs on this card; every card where the plan names none."""
+def _used(card: Card, number: int, plan: Plan, otherwise: bool) -> bool:
+    """Whether an engine of the plan runs on this whole card; every card where the plan names none of any kind."""
     named = [v["CUDA_VISIBLE_DEVICES"] for v in plan.env.values() if "CUDA_VISIBLE_DEVICES" in v]
     entries = [entry.strip() for value in named for entry in value.split(",")]
-    return not entries or any(e == str(number) or (e.startswith("GPU-") and card.uuid.startswith(e)) for e in entries)
+    if not entries:
+        return not otherwise
+    return any(e == str(number) or (e.startswith("GPU-") and card.uuid.startswith(e)) for e in entries)
 
 
 def _state(machine: Machine, unit: str) -> dict[str, bool]:

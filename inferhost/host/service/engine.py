@@ -17,7 +17,7 @@ from inferhost.host.record.placed import placed_files, restore_directories, rest
 from inferhost.host.report import Report
 from inferhost.host.service.processes import unit_state
 from inferhost.host.waiting import told
-from inferhost.schema.plan import UNIT_DIRECTORY, Plan, Service
+from inferhost.schema.plan import SLICE_DIRECTORY, UNIT_DIRECTORY, Plan, Service
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
@@ -104,7 +104,8 @@ def reason_to_restart(machine: Machine, unit: str, outdated: Sequence[str]) -> s
     active = state.get("ActiveState", "unknown")
     if active != "active":
         return "not running" if active == "inactive" else active
-    files = [state.get("FragmentPath", ""), *state.get("DropInPaths", "").split()]
+    slice_file = f"{SLICE_DIRECTORY}/{unit.partition('@')[2].partition('.')[0]}.env"  # where it runs on a slice
+    files = [state.get("FragmentPath", ""), *state.get("DropInPaths", "").split(), slice_file]
     started_s = int(state.get("ExecMainStartTimestamp", "@0").lstrip("@") or 0)
     if state.get("NeedDaemonReload") == "yes" or outdated:
         return "running with older files"

@@ -37,6 +37,7 @@ NVIDIA_SMI = {
     "persistence_mode": ("-pm", "--persistence-mode"),
     "compute_mode": ("-c", "--compute-mode"),
     "ecc": ("-e", "--ecc-config"),
+    "mig": ("-mig", "--multi-instance-gpu", "-cgi", "-dgi", "-cci", "-dci"),
 }
 """Options of nvidia-smi that write a setting. Source: nvidia-smi(1) of 595.99.02."""
 

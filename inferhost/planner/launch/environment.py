@@ -60,7 +60,7 @@ def engine_environment(
 def _card_pending(request: Request, instance: Instance) -> list[Pending]:
     """Cards that are named by number until discovery has read their UUIDs."""
     cards = request.hardware.gpus
-    if len(cards) < 2 or all(cards[number].uuid for number in instance.gpus):
+    if instance.slice is not None or len(cards) < 2 or all(cards[number].uuid for number in instance.gpus):
         return []
     setting = f"env.{instance.name}.CUDA_VISIBLE_DEVICES"
     return [Pending(setting, "the UUIDs of the cards", "a number means another card once the slots change")]
@@ -206,6 +206,9 @@ def _readable(name: str, engine: EngineRow, catalogue: Catalogue) -> bool:
 def _card_problem(value: str, request: Request, instance: Instance, path: str) -> Problem | None:
     """A card that the host does not have, or that is not one for which the plan was made."""
     cards = request.hardware.gpus
+    if instance.slice is not None:
+        found = "is decided on the host, where the slice has its UUID"
+        return Problem(path, found, f"leave it out, and name the slice in {instance.path('gpus')}", "one-card")
     entries = [entry.strip() for entry in value.split(",")]
     for entry in entries:
         number = int(entry) if entry.isascii() and entry.isdigit() and len(entry) < 4 else None
@@ -237,6 +240,8 @@ def _defaults(request: Request, instance: Instance, engine: EngineRow) -> tuple[
         )  # fmt: skip
     uuids = [request.hardware.gpus[number].uuid for number in instance.gpus]
     known = all(uuids)
+    if instance.slice is not None:
+        return values, reasons  # its UUID is known on the host only, see planner.service.unit
     if known or len(request.hardware.gpus) > 1:
         values["CUDA_VISIBLE_DEVICES"] = ",".join(
             str(uuid if known else number) for uuid, number in zip(uuids, instance.gpus, strict=True)

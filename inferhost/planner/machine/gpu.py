@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import GpuRow
 from inferhost.planner.machine.clock_locks import (
     graphics_clock_lock_mhz,
@@ -28,6 +29,7 @@ from inferhost.planner.machine.gpu_modes import (
     mode_reasons,
 )
 from inferhost.planner.machine.guard import guard, guard_reasons
+from inferhost.planner.machine.mig import Layout, mig_pending, mig_reason, planned_instances
 from inferhost.planner.reasons import NO_GAIN, reason
 from inferhost.planner.request import HARDWARE, Request
 from inferhost.schema.hardware import HardwareGpu
@@ -94,7 +96,9 @@ def power_limit_w(wanted: str, limits: PowerRange, card: str) -> int | str:
     return watts
 
 
-def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, ...], list[Reason], list[Pending]]:
+def gpu_section(
+    request: Request, rows: tuple[GpuRow, ...], divided: tuple[Layout | None, ...], catalogue: Catalogue
+) -> tuple[tuple[Gpu, ...], list[Reason], list[Pending]]:
     """The cards with their settings, or `InputError` with the problems of all cards."""
     gpus: list[Gpu] = []
     reasons: list[Reason] = []
@@ -103,9 +107,7 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
     managed = request.manages("gpu")
     mode = _tried(problems, compute_mode, request) if managed else None
     for number, (found, row) in enumerate(zip(request.hardware.gpus, rows, strict=True)):
-        device = pci_device_id(found.pci_device_id)
-        ordinal = sum(pci_device_id(g.pci_device_id) == device for g in request.hardware.gpus[:number])
-        bare = Gpu(row.key, row.name, GpuSelector(found.uuid, device, ordinal), None, None, None, None)
+        bare = Gpu(row.key, row.name, selector(request, number), None, None, None, None)
         if not managed:
             gpus.append(bare)
             continue
@@ -132,12 +134,14 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
             compute_mode=mode,
             guard=guarded,
             ecc=ecc,
+            mig=planned_instances(divided[number]),
         )
         gpus.append(gpu)
         reasons += _reasons(gpu, number, row, request, limits)
         reasons += [*lock_reasons(gpu, number, row, request), *mode_reasons(gpu, number, row, request)]
-        reasons += guard_reasons(guarded, number, request)
+        reasons += [*guard_reasons(guarded, number, request), mig_reason(gpu, number, row, request)]
         pending += [*lock_pending(gpu, number, row), *mode_pending(gpu, number, row)]
+        pending += mig_pending(gpu, number, row, catalogue)
         if isinstance(watts, str) or not limits.read or limits.min_w is None or limits.max_w is None:
             known = "the range is not fully known here" if limits.read else "this board's range was not read yet"
             because = f"{known} ({limits.shown()}): the host checks it and refuses what is outside"
@@ -145,6 +149,14 @@ def gpu_section(request: Request, rows: tuple[GpuRow, ...]) -> tuple[tuple[Gpu, 
     if problems:
         raise InputError(problems)
     return tuple(gpus), reasons, pending
+
+
+def selector(request: Request, number: int) -> GpuSelector:
+    """How the host finds a card of the hardware file."""
+    cards = request.hardware.gpus
+    device = pci_device_id(cards[number].pci_device_id)
+    ordinal = sum(pci_device_id(card.pci_device_id) == device for card in cards[:number])
+    return GpuSelector(cards[number].uuid, device, ordinal)
 
 
 def _tried(problems: list[Problem], part: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T | None:

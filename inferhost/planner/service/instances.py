@@ -17,6 +17,7 @@ from inferhost.planner.launch.command import Told, cache_reason, command_line
 from inferhost.planner.launch.environment import engine_environment
 from inferhost.planner.machine import cpu
 from inferhost.planner.machine.gpu_modes import ecc_wish
+from inferhost.planner.machine.mig import sliced_card
 from inferhost.planner.memory.budget import Budget, card_bytes, memory_budget
 from inferhost.planner.memory.engine_rules import Demand
 from inferhost.planner.memory.host_memory import (
@@ -118,7 +119,7 @@ def _part(
     before: list[_Part],
     engines: int,
 ) -> _Part:
-    card, model = rows[instance.gpus[0]], _model(request, instance, catalogue)
+    card, model = _card(instance, rows), _model(request, instance, catalogue)
     sized = _sized(request, instance, model, rows, catalogue)
     engine, extra, budget, env = sized.engine, sized.extra, sized.budget, sized.env
     reasons, pending = [*sized.reasons], [*sized.pending]
@@ -178,7 +179,7 @@ def _sized(
     """The engine with its budget. Where the choice is the planner's, one that does not hold the model is passed over;
     when none holds it, the refusal is that of the first.
     """
-    card = rows[instance.gpus[0]]
+    card = _card(instance, rows)
     total_bytes = card_bytes(request.hardware.gpus[instance.gpus[0]].memory_mib, card, ecc_wish(request))
     unfit: dict[str, str] = {}
     refused: InputError | None = None
@@ -211,6 +212,12 @@ def _sized(
             unfit[engine.key] = f"{engine.engine} {engine.version}: {error.problems[0].message}"
             continue
         return _Sized(engine, extra, budget, env, [*reasons, *env_reasons], pending)
+
+
+def _card(instance: Instance, rows: tuple[GpuRow, ...]) -> GpuRow:
+    """The card that the engine sees: a slice of a divided one looks like a smaller card."""
+    row = rows[instance.gpus[0]]
+    return sliced_card(row, instance.slice) if instance.slice else row
 
 
 def _offered(error: InputError, offer: str) -> InputError:

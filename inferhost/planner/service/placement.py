@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
+from inferhost.planner.machine.mig import MIG, Layout
 from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request, read_instances
 from inferhost.schema.problems import InputError, Problem
 
 SHARE = "memory_share"
 
 
-def placed_instances(request: Request) -> tuple[Instance, ...]:
+def placed_instances(request: Request, divided: tuple[Layout | None, ...]) -> tuple[Instance, ...]:
     """Every instance with its cards and its share of them, by name, or `InputError` with the problems of all."""
     instances = read_instances(request)
     if not instances:
@@ -28,11 +29,12 @@ def placed_instances(request: Request) -> tuple[Instance, ...]:
     problems: list[Problem] = []
     placed = []
     for instance in instances:
-        gpus, wrong = _gpus(request, instance)
-        problems += wrong
-        placed.append(dataclasses.replace(instance, gpus=gpus))
+        try:
+            placed.append(_placed(request, instance, divided))
+        except InputError as error:
+            problems += error.problems
     if not problems:
-        problems = _share_problems(placed, len(request.hardware.gpus))
+        problems = _share_problems(placed)
     if problems:
         raise InputError(problems)
     shares = {instance.name: _share(instance, placed) for instance in placed}
@@ -71,6 +73,34 @@ def parallel_problems(
     return problems
 
 
+def _placed(request: Request, instance: Instance, divided: tuple[Layout | None, ...]) -> Instance:
+    """The instance on its cards, or on one slice of a divided card; `InputError` for what is not there."""
+    words = instance.wish.words("inferhost_service_gpus")
+    card, sign, part = (words[0] if len(words) == 1 else "").partition("/")
+    whole = dataclasses.replace(instance.wish, values={**instance.wish.values, "inferhost_service_gpus": [card]})
+    gpus, problems = _gpus(request, dataclasses.replace(instance, wish=whole) if sign else instance)
+    if problems:
+        raise InputError(problems)
+    cut = [number for number in gpus if divided[number]]
+    if not sign and not cut:
+        return dataclasses.replace(instance, gpus=gpus)
+    number, path = (cut or gpus)[0], instance.path("gpus")
+    slices = divided[number] or ()
+    if not slices:
+        found = f'found "{words[0]}", and gpus[{number}] is not divided'
+        raise InputError([Problem(path, found, f"{number}, or divide it with {MIG}", "no-such-slice")])
+    known = ", ".join(f"{number}/{one.number} ({one.profile})" for one in slices)
+    if len(gpus) > 1 or (not sign and words):
+        found = f"found {', '.join(words) or f'{len(gpus)} cards'}, and {MIG} divides gpus[{number}]"
+        raise InputError([Problem(path, found, f"one of {known}: a program sees one slice", "no-such-slice")])
+    wanted = int(part) if part.isascii() and part.isdigit() and len(part) < 4 else -1 if sign else 0
+    if not 0 <= wanted < len(slices):
+        raise InputError(
+            [Problem(path, f'found "{words[0]}", which is no slice', f"one of {known}", "no-such-slice")]
+        )
+    return dataclasses.replace(instance, gpus=gpus, slice=slices[wanted])
+
+
 def _gpus(request: Request, instance: Instance) -> tuple[tuple[int, ...], list[Problem]]:
     """The numbers of the instance's cards, or what is wrong with them."""
     words, size = instance.wish.words("inferhost_service_gpus"), instance.integer("tensor_parallel_size")
@@ -100,11 +130,19 @@ def _gpus(request: Request, instance: Instance) -> tuple[tuple[int, ...], list[P
     return numbers, []
 
 
-def _on_card(placed: list[Instance], number: int) -> list[Instance]:
-    return [instance for instance in placed if number in instance.gpus]
+Place = tuple[int, int | None]
+"""A card, or a slice of one: what instances share."""
 
 
-def _share_problems(placed: list[Instance], count: int) -> list[Problem]:
+def _places(instance: Instance) -> list[Place]:
+    return [(number, instance.slice.number if instance.slice else None) for number in instance.gpus]
+
+
+def _on_card(placed: list[Instance], place: Place) -> list[Instance]:
+    return [instance for instance in placed if place in _places(instance)]
+
+
+def _share_problems(placed: list[Instance]) -> list[Problem]:
     """Shares that are no percentage, and cards whose shares add up to more than they have."""
     problems = []
     for instance in placed:
@@ -112,8 +150,9 @@ def _share_problems(placed: list[Instance], count: int) -> list[Problem]:
         if not 0 <= percent <= 100:
             hint = "for example 50; 0 is an equal part"
             problems.append(Problem(instance.path(SHARE), f"found {percent}, wanted 0 to 100", hint, "memory-share"))
-    for number in range(0 if problems else count):
-        here = _on_card(placed, number)
+    places = dict.fromkeys(place for instance in placed for place in _places(instance))
+    for place in () if problems else places:
+        here, number = _on_card(placed, place), place[0]
         given = sum(instance.integer(SHARE) for instance in here)
         unset = sum(not instance.integer(SHARE) for instance in here)
         if given > 100 or (given == 100 and unset):
@@ -130,8 +169,8 @@ def _share(instance: Instance, placed: list[Instance]) -> float:
     if instance.integer(SHARE):
         return instance.integer(SHARE) / 100
     parts = []
-    for number in instance.gpus:
-        here = _on_card(placed, number)
+    for place in _places(instance):
+        here = _on_card(placed, place)
         left = 100 - sum(other.integer(SHARE) for other in here)
         parts.append(left / 100 / sum(not other.integer(SHARE) for other in here))
     return min(parts)
@@ -140,7 +179,7 @@ def _share(instance: Instance, placed: list[Instance]) -> float:
 def _ordered(number: int, placed: list[Instance], shares: dict[str, float]) -> Instance:
     """The instance with its share, and what starts before and after it on its cards."""
     instance = placed[number]
-    mine = set(instance.gpus)
-    before = tuple(other.name for other in placed[:number] if mine & set(other.gpus))
-    later = [sum(shares[o.name] for o in placed[number + 1 :] if card in o.gpus) for card in instance.gpus]
+    mine = _places(instance)
+    before = tuple(other.name for other in placed[:number] if set(mine) & set(_places(other)))
+    later = [sum(shares[o.name] for o in placed[number + 1 :] if place in _places(o)) for place in mine]
     return dataclasses.replace(instance, share=shares[instance.name], later_share=min(later), after=before)

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner.launch import quoting
 from inferhost.planner.machine import cpu
+from inferhost.planner.machine.gpu import selector
 from inferhost.planner.memory.budget import Budget
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import HARDWARE, Instance, Request
 from inferhost.planner.service import key
-from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, File, Probe, Reason, Service
+from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, File, Probe, Reason, Service, Slice
 
 UNIT_FILE = "inferhost-serve@.service"
 RESTART = "engine restart"
@@ -62,6 +63,7 @@ def service(
         probe=probe,
         disruption=RESTART,
         check_argv=(*argv, *engine.check_arguments) if engine.check_arguments else (),
+        slice=Slice(selector(request, instance.gpus[0]), instance.slice.number) if instance.slice else None,
     )
     where, limits = f"service.{instance.name}", "wish:inferhost_cpu_limit_"
     rows = (
@@ -163,6 +165,17 @@ def dropin(
         reasons += [
             reason(f"{where}.{key}", value, because, f"wish:{HARDWARE}", disruption=RESTART) for key, value in bound
         ]
+    if instance.slice is not None:
+        part, path = instance.slice, entry.slice_file
+        entries.append(("Service", "EnvironmentFile", path))
+        because = (
+            f"slice {instance.gpus[0]}/{part.number} ({part.profile}): the host writes its UUID there once it has "
+            "made it; without the file the engine does not start, rather than start on another card"
+        )
+        gain = "no speed: the right slice"
+        reasons.append(
+            reason(f"{where}.EnvironmentFile", path, because, "formula:gpu.mig", gain=gain, disruption=RESTART)
+        )
     entries.append(("Service", "LimitNOFILE", str(entry.limit_nofile)))
     entries.append(("Service", "LimitMEMLOCK", entry.limit_memlock))
     entries.append(("Service", "TimeoutStopSec", str(engine.stop_timeout_s)))

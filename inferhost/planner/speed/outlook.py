@@ -50,6 +50,7 @@ def predicted(
         kv_bytes_per_token=budget.kv_bytes_per_token * shares,
         shares=shares,
         catalogue=catalogue,
+        part=instance.slice,
     )
     pending = asked_latencies(instance, speed)
     if speed is None:

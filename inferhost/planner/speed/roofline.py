@@ -13,9 +13,11 @@ from typing import Any
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow, SpeedRow
+from inferhost.planner.machine.mig import sliced_chip
 from inferhost.planner.memory.budget import Budget
 from inferhost.planner.memory.weights import bytes_read_per_token, head_bytes, linear_parameters
 from inferhost.planner.names import format_named
+from inferhost.planner.request import CardSlice
 from inferhost.planner.speed.decode import (
     Cards,
     Parts,
@@ -191,12 +193,18 @@ def speed_of(
     kv_bytes_per_token: int,
     shares: int,
     catalogue: Catalogue,
+    part: CardSlice | None = None,
 ) -> Speed | None:
-    """The model on that engine and `shares` such cards at once, or nothing where the bandwidth is unknown."""
+    """The model on that engine and `shares` such cards at once, or nothing where the bandwidth is unknown.
+
+    `card` is the slice of a divided card where `part` says which.
+    """
     bandwidth = memory_bandwidth(card)
     if bandwidth is None:
         return None
-    cards = Cards(bandwidth.max_clock_bytes_s, catalogue.chips.get(card.key), shares)
+    chip = catalogue.chips.get(card.key)
+    chip = sliced_chip(chip, part) if chip is not None and part is not None else chip
+    cards = Cards(bandwidth.max_clock_bytes_s, chip, shares)
     row = speed_row(engine.engine, engine.version, catalogue.speeds.values())
     return Speed(model, engine, bandwidth, cards, row, kv_bytes_per_token, catalogue)
 
