@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from inferhost.host.gpu import selection
+from inferhost.host.gpu import which
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError, open_nvml
 from inferhost.host.gpu.occupants import Listener, Occupant, card_holders, listeners, occupant
 from inferhost.host.machine import Machine
@@ -115,7 +115,7 @@ def _taken_cards(machine: Machine, nvml: Nvml, plan: Plan, report: Report) -> It
     cards = nvml.cards()
     sliced = {service.slice.gpu for service in plan.service if service.slice is not None}
     divided = dataclasses.replace(plan, gpus=tuple(gpu for gpu in plan.gpus if gpu.select in sliced))
-    on_slices = selection.selected_cards(divided, cards)
+    on_slices = which.selected_cards(divided, nvml, machine)
     for number, card in enumerate(cards):
         if card not in on_slices and not _used(card, number, plan, bool(sliced)):
             continue
