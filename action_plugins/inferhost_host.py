@@ -34,7 +34,7 @@ options:
     description: What to do.
     type: str
     required: true
-    choices: [install, fetch, apply, verify, gate, rollback, balancer, revert, status, facts]
+    choices: [install, engines, fetch, apply, verify, gate, rollback, balancer, revert, status, facts]
   sections: {description: Only these sections of the plan., type: list, elements: str, default: []}
   wait: {description: Give a starting engine the time that its plan grants., type: bool, default: false}
   server: {description: The member that C(balancer) is about., type: str}
@@ -45,7 +45,7 @@ options:
 """
 
 PROGRAM = "/usr/local/bin/inferhost"
-LONG = ("fetch", "apply", "gate", "rollback")
+LONG = ("engines", "fetch", "apply", "gate", "rollback")
 """Verbs that may take long. They go on where the connection is lost, and end by themselves."""
 PROGRESS, MARK = "progress: ", "--- document ---"
 LONG_ANSWER = """

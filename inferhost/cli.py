@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from inferhost import cloudlab, estimate, explain, table
+from inferhost import catalogue, cloudlab, estimate, explain, outdated, table
 from inferhost.discover import command as discover
 from inferhost.imports import command as imports
 from inferhost.models import command as models
@@ -53,6 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_AS_WANTED
 
 
+def all_planned(inventory: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """The plan of every host of an inventory, or an error where one cannot be planned."""
+    if not inventory.exists():
+        raise InputError([Problem("--inventory", f'found "{inventory}", which does not exist')])
+    events = _events(inventory.resolve(), "all")
+    found: dict[str, dict[str, Any]] = {}
+    for event in events:
+        facts = _result(event).get("ansible_facts")
+        if isinstance(facts, Mapping) and FACT in facts:
+            found[str(event["event_data"]["host"])] = dict(facts[FACT])
+    if not found or any(event.get("event") == "runner_on_failed" for event in events):
+        raise PlaybookError(_failure(events, "all"))
+    return found
+
+
 def planned(inventory: pathlib.Path, host: str) -> dict[str, Any]:
     """The plan of `host` as plain data, or an error that names the variable at fault."""
     if not inventory.exists():
@@ -76,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="why a setting has its value")
     explain.add_argument("setting", nargs="?", default="", help="for example gpus[0].power_limit_w; all without it")
     explain.set_defaults(run=_run_explain)
+    pins = commands.add_parser("outdated", help="which hosts plan an engine version behind the catalogue's")
+    pins.add_argument("--inventory", required=True, type=pathlib.Path, help="an inventory file or folder")
+    pins.set_defaults(run=_run_outdated)
     discover.add_command(commands)
     imports.add_command(commands)
     cloudlab.add_command(commands)
@@ -96,6 +114,10 @@ def _run_plan(options: argparse.Namespace) -> str:
 
 def _run_explain(options: argparse.Namespace) -> str:
     return explain.explained(planned(options.inventory, options.host), options.setting)
+
+
+def _run_outdated(options: argparse.Namespace) -> str:
+    return outdated.report(all_planned(options.inventory), catalogue.load())
 
 
 def _events(inventory: pathlib.Path, host: str) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from inferhost.catalogue.attention import AttentionRow
 from inferhost.catalogue.driver_row import DriverRow
 from inferhost.catalogue.engine_tables import EngineTable, FlagRows
+from inferhost.catalogue.install_row import InstallRow
 from inferhost.catalogue.mig_row import MigRow
 from inferhost.catalogue.rows import (
     ChipRow,
@@ -52,6 +53,7 @@ TABLES: dict[str, type] = {
     "formulas": FormulaRow,
     "drivers": DriverRow,
     "mig": MigRow,
+    "installs": InstallRow,
 }
 
 FLAG_STATUS = ("real", "renamed", "removed", "placebo")
@@ -97,6 +99,7 @@ class Catalogue:
     formulas: Mapping[str, FormulaRow]
     drivers: Mapping[str, DriverRow]
     mig: Mapping[str, MigRow]
+    installs: Mapping[str, InstallRow]
 
     def engine_table(self, engine: EngineRow) -> EngineTable:
         """Flags and variables of one engine version."""

@@ -26,6 +26,7 @@ from inferhost.host.models import fetch
 from inferhost.host.record import revert
 from inferhost.host.report import HostError, NothingTouched, Report, reason
 from inferhost.host.service import gate, rollback
+from inferhost.host.service import install as engine_install
 from inferhost.host.signals import stopping
 from inferhost.host.watch import boot, drift, journal
 from inferhost.schema import document, result
@@ -48,6 +49,7 @@ VERBS = {
     "record": "record what is here now and place nothing, where NixOS places the files",
     "discover": "say what this host is made of, how it is set and what serves on it now; writes nothing",
     "facts": "say what this host is made of; works without a driver",
+    "engines": "make the engines of the plan, each version in a folder of its own",
     "fetch": "bring the models of the plan to this host, resume what was cut, and prove them by checksum",
     "apply": "write what has no file (NVML, kernel, governor) and prove it",
     "boot": "wait for the cards and apply again what they forgot; what the boot unit runs",
@@ -188,6 +190,10 @@ def _apply(options: argparse.Namespace, machine: Machine, plan: Plan, _content: 
     verbs.apply(machine, plan, options.section or SECTIONS, report)
 
 
+def _engines(_options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    engine_install.make_engines(machine, plan, report)
+
+
 def _fetch(_options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
     fetch.fetch(machine, plan, report)
 
@@ -234,6 +240,7 @@ def _guard(options: argparse.Namespace, machine: Machine, plan: Plan, _content: 
 FOLLOWERS = {
     "install": _install,
     "record": _record,
+    "engines": _engines,
     "fetch": _fetch,
     "apply": _apply,
     "boot": _boot,

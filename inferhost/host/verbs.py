@@ -31,6 +31,7 @@ from inferhost.host.record.baseline import BASELINE, Baseline, Record, read_base
 from inferhost.host.record.lock import locked
 from inferhost.host.report import HostError, Report
 from inferhost.host.service import account, adopt, engine, key, processes, slices
+from inferhost.host.service import install as engine_install
 from inferhost.host.watch.watched import read_watched, remember_applied
 from inferhost.host.watch.writers import name_writers, warn
 from inferhost.schema import document
@@ -76,11 +77,13 @@ def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
     warn(machine, plan, report)
     problems = adopt.conflicts(machine, plan, report) + state.driver_problems(machine, plan)
     problems += placed_unit.balancer_problems(machine, plan)
+    problems += engine_install.install_problems(machine, plan)
     problems += key.key_problems(machine, plan) if "service" in plan.manage else ()
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
     for entry in plan.service if "service" in plan.manage else ():
         for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):
-            if not machine.exists(path) and not models.brings(plan, path):
+            made = option == "engine_path" and entry.install is not None
+            if not machine.exists(path) and not made and not models.brings(plan, path):
                 message = f"{path} is not on this host"
                 hint = "install or copy it first, or name the place where it is"
                 problems.append(Problem(f"inferhost_service_{option}", message, hint, "not-there"))
@@ -299,6 +302,9 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     if "service" in plan.manage:
         found.update(account.account_records(machine, [s.user for s in plan.service]))
         found.update(adopt.adoption_records(machine, plan))
+        for tree, one in engine_install.install_records(machine, plan).items():
+            found[tree] = one
+            found.update(placed.directory_records(machine, os.path.dirname(tree.partition(":")[2]), "service"))
     return found
 
 

@@ -220,6 +220,19 @@ class Slice:
 
 
 @dataclasses.dataclass(frozen=True)
+class Install:
+    """How an engine version is made in a folder of its own: a Python environment, from an index or a commit."""
+
+    kind: str  # "pip" or "source"
+    prefix: str
+    python: str
+    python_min: str
+    arguments: Tuple[str, ...]  # of pip install
+    repository: Optional[str]
+    commit: Optional[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Service:
     """One engine instance: what runs, where it listens, and how it is proven."""
 
@@ -239,6 +252,7 @@ class Service:
     limit_memlock: str  # bytes, or "infinity"
     probe: Probe
     disruption: str
+    install: Optional[Install] = None  # None: the engine is there
     check_argv: Tuple[str, ...] = ()  # has the engine read its arguments and end; none where it cannot
     slice: Optional[Slice] = None  # the part of a divided card that it runs on
 

@@ -93,6 +93,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "service[].probe.key_file": (HOST, HOST),
     "service[].slice": (HOST, HOST),
     "service[].disruption": (PEOPLE, RESTART),
+    "service[].install": (HOST, "NixOS takes the engine from services.inferhost.instances.NAME.package"),
     "service[].check_argv": (HOST, "refused by the roles; NixOS cannot ask an engine before it switches"),
     "models[].name": (HOST, FETCHED),
     "models[].path": (HOST, FETCHED),
@@ -162,6 +163,17 @@ def others(value: Any, schema: Mapping[str, Any]) -> list[Any]:
     tables.append({"gpu": {"uuid": None, "pci_device_id": "2335", "ordinal": 0}, "number": 0})
     tables.append({"limit_c": 85, "resume_c": 75, "power_w": "min", "cool_down_s": 300})
     tables.append({"program": "x", "type": "x", "fetched_path": "x", "sha256": None})
+    tables.append(
+        {
+            "kind": "pip",
+            "prefix": "/x",
+            "python": "x",
+            "python_min": "3.10",
+            "arguments": [],
+            "repository": None,
+            "commit": None,
+        }
+    )
     candidates = [
         *words,
         None,

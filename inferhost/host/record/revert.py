@@ -64,13 +64,13 @@ def revert(machine: Machine, sections: Sequence[str], report: Report, purge: boo
         restore_sysctl(machine, baseline.of("sysctl", sections), baseline, report)
         restore_frequency(machine, baseline.of("cpu", sections), baseline, report)
         gone = placed.restore_files(machine, baseline.of("file", sections), baseline, report)
+        gone |= account.restore_trees(machine, baseline.of("tree", sections), baseline, report)
         gone |= restore_models(machine, sections, purge, baseline, report)
         kept = placed.restore_directories(machine, baseline.of("dir", sections), gone, baseline, report)
         state.restore_driver(machine, sections, baseline, report)
         # The user of a package that is still there is needed.
         users_of = [s for s in sections if s != state.SECTION or state.BEFORE not in baseline]
         account.restore_users(machine, baseline.of("user", users_of), baseline, report)
-        account.restore_trees(machine, baseline.of("tree", sections), baseline, report)
         adopt.restore_units(machine, baseline.of("unit", sections), baseline, report)
         restore_balancer(machine, sections, baseline, report)
         if everything:

@@ -55,14 +55,16 @@ def restore_users(machine: Machine, records: Mapping[str, Record], baseline: Bas
         baseline.drop([key], report.check)
 
 
-def restore_trees(machine: Machine, records: Mapping[str, Record], baseline: Baseline, report: Report) -> None:
-    """Removes the folders, with what is in them, that were not there before us."""
+def restore_trees(machine: Machine, records: Mapping[str, Record], baseline: Baseline, report: Report) -> set[str]:
+    """Removes the folders, with what is in them, that were not there before us; returns their paths."""
+    gone = set(records)
     for path in records:
         if machine.exists(path):
             if not report.check:
                 machine.remove_tree(path)
             report.change(f"tree:{path}", "present", "absent")
         baseline.drop([f"tree:{path}"], report.check)
+    return gone
 
 
 def _removed(machine: Machine, user: str, uid: int, check: bool) -> str | None:

@@ -14,7 +14,7 @@ import os
 from typing import Any, Dict  # noqa: UP035 (the document reader resolves the hints of Python 3.9)
 
 from inferhost.host.machine import STATE_DIRECTORY, Machine
-from inferhost.host.record.baseline import Baseline, Record, read_baseline
+from inferhost.host.record.baseline import Baseline, read_baseline
 from inferhost.host.record.lock import locked
 from inferhost.host.record.placed import observe_file, placed_files, restore_files
 from inferhost.host.report import Report
@@ -88,8 +88,6 @@ def _restore(machine: Machine, plan: Plan, served: Served, baseline: Baseline, r
     new = {file.path for file in placed_files(plan, ["service"])} - set(served.files)
     records = {path: record for path, record in baseline.of("file", ["service"]).items() if path in new}
     restore_files(machine, records, baseline, report)
-    # The failed plan is repaired and run again: what it found stays on record for the revert.
-    baseline.add({f"file:{path}": Record("service", record.found, {}) for path, record in records.items()}, False)
 
 
 def _restart(machine: Machine, served: Served, report: Report) -> None:

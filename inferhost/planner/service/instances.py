@@ -35,6 +35,7 @@ from inferhost.planner.service.alternatives import fitting_hint
 from inferhost.planner.service.attention import attention_problems, attention_reason
 from inferhost.planner.service.engine import chosen_engine
 from inferhost.planner.service.form import context_tokens, form_problems, model_row
+from inferhost.planner.service.install import engine_install
 from inferhost.planner.service.placement import parallel_problems
 from inferhost.planner.speed.outlook import predicted
 from inferhost.planner.speed.targets import asked_latencies
@@ -126,6 +127,9 @@ def _part(
     needs, lowered = _host_needs(request, instance, model, sized, catalogue, engines=engines)
     argv, argv_reasons = command_line(instance, engine, model, budget, extra, further=lowered)
     service, service_reasons = unit.service(request, instance, engine, model, budget=budget, argv=argv)
+    install, install_reasons = engine_install(instance, engine, catalogue)
+    service = dataclasses.replace(service, install=install)
+    reasons += install_reasons
     dropin, dropin_reasons = unit.dropin(request, instance, service, env, engine, before=_awaited(instance, before))
     reasons += [*argv_reasons, *service_reasons, *dropin_reasons]
     reasons += cache_reason(instance, engine, budget)

@@ -309,7 +309,7 @@ class FakeHost:
         """One verb of the host program below the root, with the plan where it wants one."""
         given = [verb, "--root", str(self.root), *arguments]
         if (
-            verb in ("install", "record", "fetch", "apply", "boot", "watch", "verify", "gate")
+            verb in ("install", "record", "engines", "fetch", "apply", "boot", "watch", "verify", "gate")
             and "--plan" not in arguments
         ):
             path = self.folder / "plan.json"

@@ -1,0 +1,26 @@
+"""The row of `installs.json`: how one engine version gets onto a host, each into a folder of its own."""
+
+# ruff: noqa: UP006, UP035, UP045 (the document reader resolves the hints of Python 3.9)
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Optional, Tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class InstallRow:
+    """What pip, git or a container engine fetches for the engine row of the same key; empty: not this way."""
+
+    key: str
+    prefix: Optional[str]  # the folder of this version; an upgrade goes beside it
+    python_min: Optional[str]  # of the environment's interpreter
+    requirements: Tuple[str, ...]  # pip's, from an index
+    prerelease: bool  # whether pip has to take versions that are no releases
+    repository: Optional[str]
+    commit: Optional[str]
+    source_arguments: Tuple[str, ...]  # of pip, inside the checkout
+    image: Optional[str]  # of the container that the engine's authors publish
+    package: Optional[str]  # of a distribution
+    notes: str
+    source: str
