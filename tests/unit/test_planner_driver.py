@@ -105,6 +105,32 @@ def test_a_version_of_another_branch_is_refused():
     )
 
 
+@pytest.mark.parametrize("version", ["535", "535.261.03;reboot", "535.261.03 "])
+def test_what_is_no_version_of_a_package_is_refused(version):
+    assert "wanted newest or a version of branch 535" in refusal(wish(FIRST, "debian-12", version=version))
+
+
+def test_pascal_gets_the_proprietary_module_of_a_branch_that_advises_the_open_one_too():
+    install = planned(wish(FIRST, "ubuntu-24.04")).driver.install
+    assert (install.branch, install.kernel_module) == ("580", "proprietary")
+    assert install.packages[0] == "nvidia-headless-580-server"
+
+
+@pytest.mark.parametrize(("os", "known"), [("debian-12.9", True), ("debian-120", False)])
+def test_a_point_release_is_its_distribution_and_another_number_is_not(os, known):
+    values = wish(FIRST, os)
+    if known:
+        assert planned(values).driver.install.branch == "535"
+    else:
+        assert "the driver section knows the packages of" in refusal(values)
+
+
+def test_a_found_driver_that_is_no_version_is_refused():
+    values = {"inferhost_manage": ["gpu"]}
+    values["inferhost_hardware"] = hardware(gpu(FIRST), os="debian-12", driver_version="the newest")
+    assert 'found "the newest", wanted a version such as 580.95.05' in refusal(values)
+
+
 def test_a_version_before_the_cards_first_one_is_refused():
     found = refusal({**wish(BLACKWELL, "debian-12", version="570.86.16"), **NVIDIA})
     assert 'found "570.86.16", rtx-pro-6000-bw-ws needs 570.133.07 or later' in found
@@ -190,6 +216,7 @@ def test_persistence_is_a_drop_in_only_where_the_packaged_unit_refuses_it(os, dr
         assert dropin.unit == "nvidia-persistenced.service"
         assert "ExecStart=\nExecStart=/usr/bin/nvidia-persistenced --user" in dropin.content
         assert "--no-persistence-mode" not in dropin.content
+        assert "StopWhenUnneeded=no\n" in dropin.content
 
 
 def test_the_fabric_manager_has_the_drivers_branch():
