@@ -1,0 +1,91 @@
+"""When the role does what cannot be taken back lightly: restart a host, remove packages, go on without a module.
+
+The conditions are the role's own, evaluated on this machine, which here is the one that runs Ansible.
+"""
+
+import itertools
+import pathlib
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar
+
+TASKS = pathlib.Path(__file__).resolve().parents[2] / "roles/inferhost_driver/tasks"
+OWN_BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+OTHER_BOOT_ID = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugins():
+    init_plugin_loader()
+
+
+def task(file: str, name: str) -> dict:
+    """The task of that name, wherever in the file's blocks."""
+    waiting = list(DataLoader().load_from_file(str(TASKS / file), trusted_as_template=True))
+    for one in waiting:
+        if one.get("name") == name:
+            return one
+        waiting += [*one.get("block", []), *one.get("rescue", [])]
+    raise AssertionError(f"{file} has no task named {name}")
+
+
+def holds(condition: str | list[str], variables: dict) -> bool:
+    templar = Templar(loader=DataLoader(), variables=variables)
+    return all(
+        templar.evaluate_conditional(one) for one in ([condition] if isinstance(condition, str) else condition)
+    )
+
+
+@pytest.mark.parametrize(
+    ("required", "consent", "boot_id"),
+    list(itertools.product([True, False], [True, False], [OWN_BOOT_ID, OTHER_BOOT_ID])),
+)
+def test_a_host_is_restarted_where_that_helps_where_it_is_allowed_and_never_the_controller(
+    required, consent, boot_id
+):
+    variables = {
+        "__inferhost_driver_reboot_required": required,
+        "__inferhost_plan": {"driver": {"install": {"reboot": consent}}},
+        "__inferhost_driver_applied": {"facts": {"driver": {"boot_id": boot_id}}},
+    }
+    restarts = task("module.yml", "module | The host runs the installed module")
+    assert "ansible.builtin.reboot" in restarts
+    assert holds(restarts["when"], variables) is (required and consent and boot_id == OTHER_BOOT_ID)
+
+
+@pytest.mark.parametrize("drifted", [True, False])
+def test_a_module_that_is_not_there_stops_the_run(drifted):
+    proof = task("module.yml", "module | A module of this version is built for the kernel that boots next")
+    assert holds(proof["ansible.builtin.assert"]["that"], {"__inferhost_driver_applied": {"drifted": drifted}}) is (
+        not drifted
+    )
+
+
+@pytest.mark.parametrize("problems", [["would remove their-tool too"], []])
+def test_a_revert_that_would_take_a_package_of_somebody_else_stops(problems):
+    guard = task("revert.yml", "revert | Nothing of somebody else's would go with it")
+    variables = {"__inferhost_driver_status": {"facts": {"problems": problems}}}
+    assert holds(guard["ansible.builtin.assert"]["that"], variables) is (not problems)
+
+
+@pytest.mark.parametrize(
+    ("managed", "install"), [([], {}), (["gpu"], {"x": 1}), (["driver"], None), (["driver"], {"x": 1})]
+)
+def test_nothing_is_placed_without_being_asked_for(managed, install):
+    placed = task("main.yml", "The driver section is placed")
+    variables = {"__inferhost_plan": {"manage": managed, "driver": {"install": install}}}
+    assert holds(placed["when"], variables) is ("driver" in managed and install is not None)
+
+
+@pytest.mark.parametrize(("check", "changed"), list(itertools.product([True, False], [True, False])))
+def test_check_mode_asks_for_no_package_of_a_source_that_it_has_not_placed(check, changed):
+    variables = {
+        "ansible_check_mode": check,
+        "__inferhost_driver_files": {"changed": changed},
+        "__inferhost_installed": {"driver": {"headers": ["linux-headers-amd64"]}},
+    }
+    headers = task("apt.yml", "apt | Every kernel of this host can get a module")
+    packages = task("apt_packages.yml", "apt_packages | The driver's packages are installed")
+    assert holds(headers["when"], variables) is holds(packages["when"], variables) is (not (check and changed))
