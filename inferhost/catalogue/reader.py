@@ -29,7 +29,6 @@ from inferhost.catalogue.rows import (
     FormulaRow,
     GpuRow,
     ModelRow,
-    ShapeRow,
     SpeedRow,
     ValueRow,
 )
@@ -47,7 +46,6 @@ TABLES: dict[str, type] = {
     "env": EnvironmentRow,
     "values": ValueRow,
     "formats": FormatRow,
-    "shapes": ShapeRow,
     "speeds": SpeedRow,
     "decode": DecodeRow,
     "formulas": FormulaRow,
@@ -93,7 +91,6 @@ class Catalogue:
     env: Mapping[str, EnvironmentRow]
     values: Mapping[str, ValueRow]
     formats: Mapping[str, FormatRow]
-    shapes: Mapping[str, ShapeRow]
     speeds: Mapping[str, SpeedRow]
     decode: Mapping[str, DecodeRow]
     formulas: Mapping[str, FormulaRow]

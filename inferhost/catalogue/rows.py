@@ -145,13 +145,15 @@ class ModelRow:
     state: Optional[StateShape]
     vision: Optional[VisionShape]
     parameters: int
-    active_parameters: Optional[int]  # of a mixture of experts; None where all are in use
+    # what one token passes through, both tables counted: of a mixture of experts, or without the vision tower
+    active_parameters: Optional[int]
     moe: Optional[MoeShape]
     weights_bytes: Optional[int]  # of the file, where it was read
     context_max_tokens: Optional[int]
     random: bool
     notes: str
     source: str
+    aliases: Tuple[str, ...] = ()  # other names that people use for a model of this shape
 
     @property
     def vision_parameters(self) -> int:
@@ -319,26 +321,7 @@ class FormatRow:
     head_bits: float
     notes: str
     source: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ShapeRow:
-    """The shape of a model that people know by name; `models.json` holds those that a wish can name."""
-
-    key: str
-    names: Tuple[str, ...]
-    layers: int
-    kv_layers: int
-    kv_heads: int
-    head_dim: int
-    hidden_size: int
-    vocabulary_size: int
-    tied_embeddings: bool
-    parameters: int
-    active_parameters: Optional[int]
-    experts: Optional[int]
-    experts_per_token: Optional[int]
-    source: str
+    rest_bits: Optional[float] = None  # of what is no expert, where only experts are that narrow
 
 
 @dataclasses.dataclass(frozen=True)

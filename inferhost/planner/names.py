@@ -11,7 +11,7 @@ import dataclasses
 import re
 
 from inferhost.catalogue import Catalogue
-from inferhost.catalogue.rows import ChipRow, FormatRow, ModelRow, ShapeRow
+from inferhost.catalogue.rows import ChipRow, FormatRow, ModelRow
 
 CARD_NOISE = frozenset(
     ("nvidia", "geforce", "tesla", "quadro", "rtx", "gtx", "gpu", "edition", "workstation", "ws", "generation")
@@ -25,22 +25,26 @@ MEMORY_SIZE = re.compile(r"\d+gb")
 PARAMETERS = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)\s?b(?![a-z0-9])")
 ACTIVE_PARAMETERS = re.compile(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z0-9])")
 BITS_PER_WEIGHT = re.compile(r"(\d+(?:\.\d+)?)\s*(?:bpw|bits? per weight)")
+QUANT_SUFFIX = re.compile(
+    r"[-_.](fp8|awq|gptq.*|int[48]|w[48]a\d+|bf16|fp16|nvfp4|mxfp4|bnb.*|unsloth.*|gguf|q\d.*|iq\d.*|2507|hf)$"
+)
+TUNED_SUFFIX = re.compile(r"-(instruct|chat|it|base|thinking)$")
+TOTAL_WORD = re.compile(r"(?:\d+x)?(\d+(?:\.\d+)?)b")
+SIZE_TOLERANCE = 0.05
+OTHER_PARTS = frozenset(("vl", "omni", "vision", "audio", "embedding", "reranker", "multimodal"))
+"""Words of a name that say: not only the language model of that size."""
 EXL_HEAD_BITS = 6.0
 GROUPED = re.compile(r"-?G(?:64|128)$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A model's shape; what only a table of models can know is `None` where a bare name was all there was."""
+    """What of a model decides how fast it decodes; `None` where a bare name was all there was."""
 
     parameters: float
     active_parameters: float
     layers: int
-    embedding_parameters: float | None
-    tied_embeddings: bool
-    kv_elements_per_token: int | None
-    experts: int | None
-    experts_per_token: int | None
+    row: ModelRow | None  # the catalogue's, where the name is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Format:
     bits_per_weight: float
     embedding_bits: float
     head_bits: float
+    rest_bits: float | None = None  # of what is no expert, where only experts are that narrow
 
 
 def chip_named(name: str, catalogue: Catalogue) -> ChipRow | None:
@@ -73,34 +78,69 @@ def card_bandwidth_gb_s(chip: ChipRow, catalogue: Catalogue) -> float | None:
     return chip.memory_bandwidth_gb_s or (known.memory_bandwidth_gb_s if known else None)
 
 
+def model_named(name: str, catalogue: Catalogue) -> ModelRow | None:
+    """The unquantised row of a model, whatever organisation, case or suffix its name carries.
+
+    The exact name wins over the one without quantisation, that over the one without tuning, and all over a tune of
+    a known model: its name holds the words of one, its size among them, and nothing says that it has other parts.
+    """
+    rows = sorted(catalogue.models.values(), key=lambda row: (row.linear_bits != 16, row.format != "safetensors"))
+    for reduced in (plain_name, bare_name, base_name):
+        wanted = reduced(name)
+        for row in rows:
+            if wanted in (reduced(row.name), reduced(row.key), *map(reduced, row.aliases)):
+                return row
+    words = model_words(name)
+    best: tuple[int, ModelRow] | None = None
+    for row in rows:
+        for known in (row.name, *row.aliases):
+            own = model_words(known)
+            if own <= words and (best is None or len(own) > best[0]) and _tuned(row, own, words):
+                best = len(own), row
+    return best[1] if best else None
+
+
+def _tuned(row: ModelRow, own: frozenset[str], words: frozenset[str]) -> bool:
+    """Whether the words around a known name leave it that model: a size among them has to be its own."""
+    rest = words - own
+    sizes = [float(found[1]) for word in rest if (found := TOTAL_WORD.fullmatch(word))]
+    sized = bool(sizes) or any(TOTAL_WORD.fullmatch(word) for word in own)
+    fits = all(abs(size * 1e9 / row.parameters - 1) <= SIZE_TOLERANCE for size in sizes)
+    return sized and fits and not rest & OTHER_PARTS and row.weights_bytes is None and not row.random
+
+
+def plain_name(name: str) -> str:
+    return name.strip().lower().rpartition("/")[2].replace("_", "-")
+
+
+def bare_name(name: str) -> str:
+    """A name without organisation, case and what says only how it is quantised."""
+    return _without(QUANT_SUFFIX, plain_name(name))
+
+
+def base_name(name: str) -> str:
+    """A name without what says how it was tuned: that changes no shape."""
+    return _without(TUNED_SUFFIX, bare_name(name))
+
+
+def _without(suffix: re.Pattern[str], name: str) -> str:
+    shorter = suffix.sub("", name)
+    return name if shorter in (name, "") else _without(suffix, shorter)
+
+
 def shape_named(name: str, catalogue: Catalogue) -> Shape | None:
     """The shape of a model: from the catalogue where it is known, else from the size in its name, else nothing."""
-    words = model_words(name)
-    best: tuple[int, ShapeRow | ModelRow] | None = None
-    for shape in catalogue.shapes.values():
-        for alias in shape.names:
-            best = _longer(best, words, alias, shape)
-    for model in catalogue.models.values():
-        if model.weights_bytes is None and not model.random:
-            best = _longer(best, words, model.name.rpartition("/")[2], model)
-    if best is not None:
-        return _known_shape(best[1])
+    row = model_named(name, catalogue)
+    if row is not None:
+        text = row.parameters - row.vision_parameters
+        return Shape(text, row.active_parameters or text, row.layers, row)
     found = PARAMETERS.search(name.lower())
     if not found:
         return None
     parameters = float(found[1]) * 1e9
     active = ACTIVE_PARAMETERS.search(name.lower())
     in_use = float(active[1]) * 1e9 if active else parameters
-    return Shape(
-        parameters,
-        in_use,
-        likely_layers(in_use),
-        None,
-        False,
-        None,
-        None,
-        None,
-    )
+    return Shape(parameters, in_use, likely_layers(in_use), None)
 
 
 def likely_layers(parameters: float) -> int:
@@ -127,34 +167,7 @@ def format_named(name: str, catalogue: Catalogue) -> Format | None:
 
 
 def _format(row: FormatRow) -> Format:
-    return Format(row.family, row.bits_per_weight, row.embedding_bits, row.head_bits)
-
-
-def _known_shape(row: ShapeRow | ModelRow) -> Shape:
-    if isinstance(row, ShapeRow):
-        experts, per_token = row.experts, row.experts_per_token
-    else:
-        experts = row.moe.experts if row.moe else None
-        per_token = row.moe.experts_per_token if row.moe else None
-    return Shape(
-        row.parameters,
-        row.active_parameters or row.parameters,
-        row.layers,
-        row.vocabulary_size * row.hidden_size,
-        row.tied_embeddings,
-        2 * row.kv_layers * row.kv_heads * row.head_dim if row.head_dim else None,
-        experts,
-        per_token,
-    )
-
-
-def _longer(
-    best: tuple[int, ShapeRow | ModelRow] | None, words: frozenset[str], alias: str, row: ShapeRow | ModelRow
-) -> tuple[int, ShapeRow | ModelRow] | None:
-    wanted = model_words(alias)
-    if wanted <= words and (best is None or len(wanted) > best[0]):
-        return len(wanted), row
-    return best
+    return Format(row.family, row.bits_per_weight, row.embedding_bits, row.head_bits, row.rest_bits)
 
 
 def _card_words(name: str) -> frozenset[str]:

@@ -166,10 +166,16 @@ def summary(title: str, wrong: np.ndarray[Any, Any]) -> str:
 
 def rows_of(values: Mapping[str, float], found: Sequence[Figure], unseen: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Both catalogue tables. Bands hold nine of ten figures of cards that the fit had not seen."""
-    keys = [figure.case.speed.key for figure in found]
+    [figure.case.speed.key for figure in found]
     speeds = []
     for key, row in _speed_rows(values).items():
-        own = np.array([e for e, one in zip(unseen, keys, strict=True) if one == key])
+        own = np.array(
+            [
+                e
+                for e, f in zip(unseen, found, strict=True)
+                if f.case.speed.key == key and not f.case.step.mixture_layers
+            ]
+        )
         cards = {figure.raw["gpu"] for figure in found if figure.case.speed.key == key}
         enough = len(own) >= LEAST_SAMPLES and len(cards) >= LEAST_CARDS
         low, high = np.percentile(np.exp(-(own if enough else unseen)), (5, 95))
@@ -193,6 +199,12 @@ def rows_of(values: Mapping[str, float], found: Sequence[Figure], unseen: np.nda
         )
         for r in CONSTANTS
     ]
+    mixtures = [n for n, figure in enumerate(found) if figure.case.step.mixture_layers]
+    bounds = np.percentile(np.exp(-unseen[mixtures]), (5, 95))
+    for side, ratio in zip(("low", "high"), bounds, strict=True):
+        note = "of mixtures of experts: what nine figures in ten are to the expectation, their cards left out"
+        row = DecodeRow(f"mixture_band.{side}", _rounded(float(ratio)), "ratio", len(mixtures), note, SOURCE)
+        constants.append(dataclasses.asdict(row))
     return {"speeds": speeds, "decode": constants}
 
 
@@ -208,6 +220,10 @@ def _has_part(kind: str, what: str, case: Case) -> bool:
         return case.client_average
     if kind == "overhead":
         return case.windows
+    if kind == "mixture":
+        return bool(case.step.mixture_layers) and what == case.speed.key
+    if what == "experts":
+        return case.step.expert_bytes > 0
     if chip is None:
         return False
     if kind == "all_reduce":

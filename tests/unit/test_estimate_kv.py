@@ -7,8 +7,9 @@ import pytest
 
 from inferhost import estimate
 from inferhost.planner.card_names import named_card
-from inferhost.planner.estimate.case import named_model, quantised
+from inferhost.planner.estimate.case import quantised
 from inferhost.planner.estimate.kv_case import estimate_kv
+from inferhost.planner.names import model_named
 from inferhost.planner.versions import version
 from tests.unit.planner_wishes import CATALOGUE
 
@@ -85,7 +86,7 @@ def test_a_shape_in_the_case_itself_counts_as_much_as_the_catalogues():
     ],
 )
 def test_a_models_name_is_known_without_organisation_case_and_quantisation(name, key):
-    found = named_model(name, CATALOGUE)
+    found = model_named(name, CATALOGUE)
     assert (found.key if found else None) == key
 
 

@@ -16,7 +16,7 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import MlaShape, ModelRow, SlidingShape
 from inferhost.planner.card_names import GIB, Card, named_card
 from inferhost.planner.memory.weights import linear_parameters
-from inferhost.planner.names import Format, format_named
+from inferhost.planner.names import Format, format_named, model_named
 from inferhost.planner.versions import Version, version
 
 ENGINES = {
@@ -27,10 +27,6 @@ ENGINES = {
     "llama-cpp": "llama.cpp",
     "ik_llama.cpp": "ik_llama.cpp",
 }
-QUANT_SUFFIX = re.compile(
-    r"[-_.](fp8|awq|gptq.*|int[48]|w[48]a\d+|bf16|fp16|nvfp4|mxfp4|bnb.*|unsloth.*|gguf|q\d.*|iq\d.*|2507|hf)$"
-)
-TUNED_SUFFIX = re.compile(r"-(instruct|chat|it|base|thinking)$")
 LINEAR_BITS: tuple[tuple[str, float], ...] = (
     (r"bnb|nf4|bitsandbytes", 4.128),  # 4 bit and doubly quantised scales per 64: 0.516 bytes printed
     (r"mxfp4", 4.25),
@@ -80,11 +76,16 @@ class Case:
         return text(self.fields, name)
 
     @property
+    def stages(self) -> int:
+        """Stages of a pipeline."""
+        return max(1, self.integer("pp") or 1)
+
+    @property
     def tensor_parallel_size(self) -> int:
         """Cards that share one copy; a known count of cards without a split means all of them."""
         asked = self.integer("tp")
         if asked is None:
-            copies = (self.integer("pp") or 1) * (self.integer("dp") or 1)
+            copies = self.stages * (self.integer("dp") or 1)
             asked = (self.integer("gpu_count") or 1) // copies
         return max(1, asked)
 
@@ -125,45 +126,13 @@ def case_model(fields: Mapping[str, Any], catalogue: Catalogue) -> ModelRow:
     """The model of the case: an inline `arch`, else the catalogue's row of that name."""
     arch = fields.get("arch")
     if isinstance(arch, Mapping) and arch:
-        known = named_model(text(arch, "model"), catalogue) if text(arch, "model") else None
+        known = model_named(text(arch, "model"), catalogue) if text(arch, "model") else None
         return inline_model(arch, known)
     name = text(fields, "arch_model") or text(fields, "model")
-    found = named_model(name, catalogue) if name else None
+    found = model_named(name, catalogue) if name else None
     if found is None:
         raise Refused(f"arch_model: {name[:60]!r} is not in the catalogue; give arch, with its shape")
     return found
-
-
-def named_model(name: str, catalogue: Catalogue) -> ModelRow | None:
-    """The unquantised row of a model, whatever organisation, case or suffix its name carries.
-
-    The exact name wins over the one without quantisation, and that over the one without tuning either.
-    """
-    rows = sorted(catalogue.models.values(), key=lambda row: (row.linear_bits != 16, row.format != "safetensors"))
-    for reduced in (plain_name, bare_name, base_name):
-        for row in rows:
-            if reduced(name) in (reduced(row.name), reduced(row.key)):
-                return row
-    return None
-
-
-def plain_name(name: str) -> str:
-    return name.strip().lower().rpartition("/")[2].replace("_", "-")
-
-
-def bare_name(name: str) -> str:
-    """A name without organisation, case and what says only how it is quantised."""
-    return _without(QUANT_SUFFIX, plain_name(name))
-
-
-def base_name(name: str) -> str:
-    """A name without what says how it was tuned: that changes no shape."""
-    return _without(TUNED_SUFFIX, bare_name(name))
-
-
-def _without(suffix: re.Pattern[str], name: str) -> str:
-    shorter = suffix.sub("", name)
-    return name if shorter in (name, "") else _without(suffix, shorter)
 
 
 def inline_model(arch: Mapping[str, Any], known: ModelRow | None) -> ModelRow:

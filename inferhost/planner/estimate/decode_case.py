@@ -12,11 +12,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from inferhost.catalogue import Catalogue
-from inferhost.catalogue.rows import SpeedRow
+from inferhost.catalogue.rows import ModelRow, SpeedRow
+from inferhost.planner.memory.kv_cache import state_bytes
+from inferhost.planner.memory.weights import linear_parameters, routed_parameters
 from inferhost.planner.names import Format, Shape, card_bandwidth_gb_s, chip_named, format_named, shape_named
 from inferhost.planner.speed.decode import (
+    STATE_PASSES,
     Cards,
     Step,
+    band,
     below_ceiling,
     capability,
     ceiling_tok_s,
@@ -29,8 +33,11 @@ GIB = 2**30
 GB = 1e9
 KV_BYTES_PER_ELEMENT = 2
 UNKNOWN_BITS = 4.5
-UNFITTED_LOW_RATIO = 0.5
-"""No mixture of experts was fitted: its many small matrices are read slower, by how much is not known."""
+ROUTED_SHARE = 0.5
+"""What of the weights in use are routed experts, where only the model's name is known: 0.3 to 0.7 of known ones."""
+GGUF_ENGINES = ("llama", "ollama", "ggml", "koboldcpp", "lm studio")
+GGUF_BITS = 8.5
+"""A GGUF file whose experts are in MXFP4 has the rest in Q8_0: the published sizes of gpt-oss are that to 1 %."""
 MOST = 1e12
 """No quantity of a case is larger; more is a typing error."""
 
@@ -57,7 +64,6 @@ class Case:
     speed: SpeedRow
     client_average: bool  # the rate was taken over whole requests
     windows: bool
-    mixture: bool  # of experts
 
 
 def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
@@ -73,6 +79,7 @@ def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, 
     except Unknown as unknown:
         return {"id": number, "refused": str(unknown)}
     ceiling = ceiling_tok_s(ready.step.bytes_read, ready.cards)
+    low, high = band(ready.step, ready.speed, catalogue.decode)
     try:
         below_ceiling(expected, ceiling)
     except ValueError as error:
@@ -81,8 +88,8 @@ def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, 
         "id": number,
         "ceiling_tok_s": round(ceiling, 3),
         "expected_tok_s": round(expected, 3),
-        "low": round(expected * (UNFITTED_LOW_RATIO if ready.mixture else ready.speed.low_ratio), 3),
-        "high": round(min(expected * ready.speed.high_ratio, ceiling), 3),
+        "low": round(expected * low, 3),
+        "high": round(min(expected * high, ceiling), 3),
     }
 
 
@@ -111,14 +118,24 @@ def read_case(case: Mapping[str, Any], catalogue: Catalogue) -> Case:
         if shape is None:
             raise Unknown(f"layers: not given, and the model {_shown(case, 'model')} is not known; give layers")
         layers = shape.layers
-    read = _bytes_read(case, shape, quant, batch, mean_context_tokens(context))
+    if quant is not None and quant.rest_bits is not None and any(part in engine.lower() for part in GGUF_ENGINES):
+        quant = dataclasses.replace(quant, rest_bits=GGUF_BITS, embedding_bits=GGUF_BITS, head_bits=GGUF_BITS)
+    read = _read(case, shape, quant, batch, mean_context_tokens(context))
+    mixture = shape is not None and shape.active_parameters < shape.parameters
+    dense_layers = shape.row.moe.dense_layers if shape and shape.row and shape.row.moe else 0
     return Case(
-        Step(read, 8 * read / _bits(quant, read, shape), quant.family if quant else "4bit", round(layers)),
+        Step(
+            read.bytes,
+            8 * read.bytes / _bits(quant, read.bytes, shape),
+            quant.family if quant else "4bit",
+            round(layers),
+            read.expert_bytes,
+            max(0, round(layers) - dense_layers) if mixture else 0,
+        ),
         cards,
         speed_row(engine, version, catalogue.speeds.values()),
         "chat" in context.lower(),
         any(WINDOWS.search(_text(case, key)) for key in ("engine", "engine_version", "note", "context")),
-        shape is not None and shape.active_parameters < shape.parameters,
     )
 
 
@@ -164,46 +181,79 @@ def _cards(case: Mapping[str, Any], engine: str, catalogue: Catalogue) -> Cards:
     return Cards(bandwidth * GB, chip, count if split in TENSOR_SPLITS else 1)
 
 
-def _bytes_read(
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """Bytes of one step, and what of them are experts that a router chose."""
+
+    bytes: float
+    expert_bytes: float
+
+
+def _read(
     case: Mapping[str, Any], shape: Shape | None, quant: Format | None, batch: int, context_tokens: float
-) -> float:
-    """Bytes of one step: as given, else from the file, else from parameters and format.
+) -> Read:
+    """What one step reads: as given, else from the file, else from parameters and format.
 
     Source: formula `roofline.bytes_read`.
     """
     given, file_gib = _number(case, "read_gb_per_step"), _number(case, "file_gib")
-    if given:
-        return given * GB
-    cached = 0.0
-    if shape and shape.kv_elements_per_token:
-        cached = batch * context_tokens * shape.kv_elements_per_token * KV_BYTES_PER_ELEMENT
-    if file_gib:
-        whole = file_gib * GIB
-        if shape and shape.embedding_parameters and not shape.tied_embeddings:
-            whole -= shape.embedding_parameters * (quant.embedding_bits if quant else UNKNOWN_BITS) / 8
-        return whole * _share_in_use(shape, batch) + cached
-    if shape is None or quant is None:
+    cached = 0.0 if shape is None or shape.row is None else batch * _cached_bytes(shape.row, context_tokens)
+    if shape is None and file_gib and not given:
+        return Read(file_gib * GIB, 0.0)
+    if shape is None or (quant is None and not file_gib):
+        if given:
+            return Read(given * GB, 0.0)
         lacking = "model" if shape is None else "quant"
         raise Unknown(
             f"{lacking}: {_shown(case, lacking)} is not known, so the bytes of a step are not; "
             "give read_gb_per_step or file_gib"
         )
-    head = shape.embedding_parameters or 0.0
-    linear = shape.parameters - (1 if shape.tied_embeddings else 2) * head
-    return linear * _share_in_use(shape, batch) * quant.bits_per_weight / 8 + head * quant.head_bits / 8 + cached
+    rest, routed, unread = weight_bytes(shape, quant or Format("4bit", UNKNOWN_BITS, UNKNOWN_BITS, UNKNOWN_BITS))
+    chosen = routed * _share_chosen(shape, batch)
+    if given:
+        return Read(given * GB, given * GB * chosen / (rest + chosen))
+    scale = file_gib * GIB / (rest + routed + unread) if file_gib else 1.0
+    return Read(scale * (rest + chosen) + cached, scale * chosen)
 
 
-def _share_in_use(shape: Shape | None, batch: int) -> float:
-    """The part of the weights that a step reads: all of a dense model, less of a mixture of experts."""
-    if shape is None or shape.active_parameters >= shape.parameters:
-        return 1.0
-    alone = shape.active_parameters / shape.parameters
-    if not shape.experts or not shape.experts_per_token:
-        return 1 - (1 - alone) ** batch
-    chosen = shape.experts_per_token / shape.experts
-    # What every token passes through (attention, shared parts) is read once whatever the batch.
-    always = max(0.0, (alone - chosen) / (1 - chosen))
-    return always + (1 - always) * distinct_experts(shape.experts, shape.experts_per_token, batch) / shape.experts
+def weight_bytes(shape: Shape, quant: Format) -> tuple[float, float, float]:
+    """Bytes of all but the routed experts, of those, and of the input embedding where no step reads it.
+
+    Of a mixture that only its name is known of, half of what a token passes through is taken to be experts.
+    """
+    row = shape.row
+    if row is None:
+        routed = 0.0
+        if shape.active_parameters < shape.parameters:
+            routed = shape.parameters - shape.active_parameters * (1 - ROUTED_SHARE)
+        return (shape.parameters - routed) * quant.bits_per_weight / 8, routed * quant.bits_per_weight / 8, 0.0
+    table, all_routed = row.vocabulary_size * row.hidden_size, routed_parameters(row)
+    linear = linear_parameters(row, False) - all_routed
+    rest = linear * (quant.rest_bits or quant.bits_per_weight) / 8 + table * quant.head_bits / 8
+    unread = 0.0 if row.tied_embeddings else table * quant.embedding_bits / 8
+    return rest, all_routed * quant.bits_per_weight / 8, unread
+
+
+def _share_chosen(shape: Shape, batch: int) -> float:
+    """Which part of the routed experts a step of so many sequences reads."""
+    moe = shape.row.moe if shape.row else None
+    if moe is not None:
+        return distinct_experts(moe.experts, moe.experts_per_token, batch) / moe.experts
+    if shape.active_parameters >= shape.parameters:
+        return 0.0
+    used = ROUTED_SHARE * shape.active_parameters
+    return 1 - (1 - used / (shape.parameters - shape.active_parameters + used)) ** batch
+
+
+def _cached_bytes(row: ModelRow, context_tokens: float) -> float:
+    """What a step reads of one sequence's cache, and reads and writes of its state."""
+    state = STATE_PASSES * state_bytes(row.state) if row.state is not None else 0
+    if row.mla is not None:
+        elements = row.layers * (row.mla.kv_lora_rank + row.mla.qk_rope_head_dim)
+        return elements * context_tokens * KV_BYTES_PER_ELEMENT + state
+    per_layer = 2 * row.kv_heads * (row.head_dim or 0) * KV_BYTES_PER_ELEMENT
+    windowed, window = (row.sliding.layers, row.sliding.window_tokens) if row.sliding else (0, 0)
+    return per_layer * ((row.kv_layers - windowed) * context_tokens + windowed * min(context_tokens, window)) + state
 
 
 def _bits(quant: Format | None, read: float, shape: Shape | None) -> float:

@@ -20,7 +20,7 @@ LOAD_GIB = 0.1
 STATE_TO_CACHE_RATIO = 0.9
 """Memory of the states of a hybrid model over that of its cache (`mamba_full_memory_ratio`)."""
 
-WEIGHTS_SPREAD = 0.005
+WEIGHTS_SPREAD, LOAD_SPREAD_GIB = 0.005, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ def spread_bytes(weights: float, cards: int, free_measured: bool) -> float:
     Weights are known to half a percent; what is free before loading is a prediction unless it was measured.
     Source: formula `memory.sglang_spread`.
     """
-    return WEIGHTS_SPREAD * weights + (0.0 if free_measured else (0.2 + 0.3 * (cards > 1)) * 2**30)
+    return WEIGHTS_SPREAD * weights + (LOAD_SPREAD_GIB if free_measured else 0.2 + 0.3 * (cards > 1)) * GIB
 
 
 def load_bytes(cards: int) -> int:

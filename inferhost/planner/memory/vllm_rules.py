@@ -10,7 +10,8 @@ import dataclasses
 import math
 
 from inferhost.catalogue.rows import ModelRow
-from inferhost.planner.memory.kv_cache import CacheLayout
+from inferhost.planner.memory.kv_cache import FEW_PADDED_RATIO, CacheLayout, LayerGroups, layer_groups
+from inferhost.planner.memory.weights import expert_parameters, linear_parameters
 from inferhost.planner.versions import Version
 
 GIB = 2**30
@@ -28,6 +29,13 @@ FIRST_V1: Version = (0, 8, 0)
 FIRST_COUNTED_GRAPHS: Version = (0, 21, 0)
 FIRST_PRINTED_CAPACITY: Version = (0, 21, 0)
 """Since it the printed size of a hybrid model's cache is what requests of the full context find room in."""
+FIRST_GROUPS: Version = (0, 9, 2)
+"""Before it, and in the first engine core, layers with a window got a cache for the whole context."""
+FEW_PADDED_RATIOS: tuple[tuple[Version, float], ...] = ((0, 19, 0), FEW_PADDED_RATIO), ((0, 14, 0), 1.25)
+FIRST_TWO_BATCHES: Version = (0, 26, 0)
+"""Since it a window keeps what two batches in flight may need."""
+LAST_KEPT_REDUCED: Version = (0, 2, 5)
+"""Up to it torch held each tensor that was summed over cards until the whole profiling run was through."""
 PADDED_INNER, PADDED_HIDDEN = 128, 256
 """Multiples that vLLM's kernels for MXFP4 experts round the two sides of an expert's matrices up to."""
 UNSURE_BITS_SHARE = 0.15
@@ -216,6 +224,48 @@ def padding_bytes(model: ModelRow, run: VllmRun) -> float:
     return expert_bytes(model) / run.tensor_parallel_size * (padded / (inner * hidden) - 1)
 
 
+def groups(model: ModelRow, run: VllmRun) -> LayerGroups | None:
+    """The groups of layers with and without a window, or nothing where this version treats all layers alike."""
+    if not run.v1 or run.version < FIRST_GROUPS or model.sliding is None:
+        return None
+    ratio = next((ratio for first, ratio in FEW_PADDED_RATIOS if run.version >= first), 0.0)
+    found = layer_groups(model, ratio)
+    return found if found.windowed else None
+
+
+def windowed_tokens(model: ModelRow, run: VllmRun, found: LayerGroups, layer_token_bytes: float, room: float) -> int:
+    """What vLLM prints as cache size for a model that mixes windows with full attention.
+
+    All groups draw pages from one pool. Old versions print the tokens of a group's share of the pages; new ones
+    concurrency times context, where a window takes its own length and what is in flight.
+    Source: formula `memory.vllm_groups`.
+    """
+    pages = math.floor(room / (BLOCK_TOKENS * layer_token_bytes * found.size))
+    if run.version < FIRST_PRINTED_CAPACITY:
+        return pages // (found.full + found.windowed) * BLOCK_TOKENS
+    context = run.context_tokens or model.context_max_tokens or LONG_CONTEXT_TOKENS
+    window = model.sliding.window_tokens if model.sliding else context
+    in_flight = batched_tokens(run) * (2 if run.version >= FIRST_TWO_BATCHES else 1)
+    kept = math.ceil(min(window - 1 + in_flight, context) / BLOCK_TOKENS) + 1
+    each = found.full * math.ceil(context / BLOCK_TOKENS) + found.windowed * kept
+    return math.floor(pages / each * context)
+
+
+def kept_bytes(model: ModelRow, run: VllmRun) -> int:
+    """Hidden states that torch held after summing them over cards: two per layer of the profiling run.
+
+    Source: formula `memory.vllm_kept`.
+    """
+    if run.tensor_parallel_size == 1 or run.version > LAST_KEPT_REDUCED:
+        return 0
+    return reduced_bytes(model, run)
+
+
+def reduced_bytes(model: ModelRow, run: VllmRun) -> int:
+    """All that the profiling run sums over cards: after attention and feed-forward of every layer, at 16 bit."""
+    return 2 * model.layers * batched_tokens(run) * model.hidden_size * 2
+
+
 def hybrid_tokens(
     model: ModelRow, layout: CacheLayout, room_bytes: float, context_tokens: int | None, version: Version
 ) -> int:
@@ -245,12 +295,32 @@ def spread_bytes(model: ModelRow, run: VllmRun, weights: float) -> tuple[float, 
     """By how much the cache stays below and above the estimate in nine cases of ten.
 
     Weights are known to half a percent; the peak of the profiling run and what libraries take are predictions, and
-    more so over several cards.
+    more so over several cards. The parts are added up, not their squares: too much is the worse error.
     Source: formula `memory.vllm_spread`.
     """
     peak, several = activation_bytes(model, run), run.tensor_parallel_size > 1
     other = (0.2 if not several else 0.7 if run.v1 else 0.4) * GIB
-    unsure = UNSURE_BITS_SHARE * weights if 4 < model.linear_bits < 5 and model.state is not None else 0.0
     # Nobody raises the number of sequences on a small card, and many lower it: an unknown one is at most the default.
     above = (0.1 if run.sequences is not None else 0.5) * peak
-    return 0.01 * weights + 0.1 * peak + other + unsure, 0.005 * weights + above + other / 2
+    below = 0.01 * weights + 0.1 * peak + other + unsure_bits_bytes(model, run, weights)
+    return below, 0.005 * weights + above + other / 2
+
+
+def unsure_bits_bytes(model: ModelRow, run: VllmRun, weights: float) -> float:
+    """What a 4 bit checkpoint of a hybrid model may weigh more: parts outside its feed-forward layers at 16 bit."""
+    if model.state is None or not 4 < model.linear_bits < 5:
+        return 0.0
+    experts = 1 if model.moe is None else model.moe.experts + model.moe.shared_experts
+    rest = linear_parameters(model, False) - model.layers * experts * expert_parameters(model)
+    return min(UNSURE_BITS_SHARE * weights, max(0, rest) / run.tensor_parallel_size)
+
+
+def unexplained_bytes(model: ModelRow, run: VllmRun) -> float:
+    """What a start over several cards may leave less of, from 0.2.6 until the peak alone was counted.
+
+    One published start of 0.4 took as much more as half of the tensors that are summed over cards, and nothing in
+    its source says why; so this widens the bound and leaves the estimate.
+    """
+    if run.tensor_parallel_size == 1 or not LAST_KEPT_REDUCED < run.version < FIRST_PROFILER:
+        return 0.0
+    return reduced_bytes(model, run) / 2

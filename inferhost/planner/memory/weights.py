@@ -10,6 +10,9 @@ from inferhost.catalogue.rows import ModelRow
 from inferhost.schema.problems import Problem
 
 VISION_BITS = 16
+MXFP4_BITS = 4.25
+"""Blocks of 32 numbers of 4 bit share a scale of 8 bit."""
+
 MISSING_PARTS = {
     "full": ("head_dim",),
     "mla": ("mla",),
@@ -81,13 +84,42 @@ def replicated_bytes(model: ModelRow) -> float:
     return model.layers * model.hidden_size * latent * model.linear_bits / 8
 
 
+def routed_parameters(model: ModelRow) -> int:
+    """Weights of all experts that a router chooses from; those that every token passes through are not among them."""
+    if model.moe is None:
+        return 0
+    return (model.layers - model.moe.dense_layers) * model.moe.experts * expert_parameters(model)
+
+
+def expert_parameters(model: ModelRow) -> int:
+    """Weights of one expert in one layer: gate, up and down."""
+    return 3 * model.hidden_size * (model.intermediate_size or 0)
+
+
+def rest_bytes(model: ModelRow, linear_bits: float | None = None) -> float:
+    """What every step reads whatever its router chooses: all but the routed experts, and the output layer.
+
+    A checkpoint in MXFP4 keeps all of that at 16 bit.
+    """
+    own = 16.0 if model.quantisation == "mxfp4" else model.linear_bits
+    bits = own if linear_bits is None else linear_bits
+    return (linear_parameters(model, False) - routed_parameters(model)) * bits / 8 + head_bytes(model)
+
+
+def routed_bytes(model: ModelRow, linear_bits: float | None = None) -> float:
+    """All routed experts, of which a step reads those that are chosen."""
+    own = MXFP4_BITS if model.quantisation == "mxfp4" else model.linear_bits
+    return routed_parameters(model) * (own if linear_bits is None else linear_bits) / 8
+
+
 def bytes_read_per_token(model: ModelRow) -> int:
     """Weights that one decode step of one sequence reads, in bytes, at an empty context.
 
     Every weight in use once; of an untied input embedding only one row, which is left out. A mixture of experts
-    counts its active weights only.
+    reads the experts that its router chooses.
     Source: formula `roofline.bytes_read`.
     """
     if model.weights_bytes is not None and model.active_parameters is None:
         return weights_bytes(model, embedding_on_host=True)
-    return round(linear_parameters(model, True) * model.linear_bits / 8 + head_bytes(model))
+    chosen = 0.0 if model.moe is None else model.moe.experts_per_token / model.moe.experts
+    return round(rest_bytes(model) + routed_bytes(model) * chosen)

@@ -1,7 +1,8 @@
 """How long one decode step takes: the time that memory, arithmetic and launches need, by engine and card.
 
 A step reads every weight in use once. Reading and unpacking overlap, so the slower one sets the pace; launching a
-layer's kernels and joining the parts of a split layer come on top. The rates of `speeds.json` and `decode.json` were
+layer's kernels, choosing experts and joining the parts of a split layer come on top. The matrices of chosen experts
+are small, and small reads reach less of the bandwidth. The rates of `speeds.json` and `decode.json` were
 fitted on published figures by `python -m tests.reality.fit_decode`, which also measures how wrong they are.
 """
 
@@ -18,6 +19,9 @@ OVERLAP_POWER = 5
 """How sharply the slower of two overlapping streams wins: 1 would add them, infinity would hide the faster one."""
 
 ALL_REDUCES_PER_LAYER = 2
+STATE_PASSES = 2
+"""A step reads the state of linear attention and writes it back."""
+
 UNKNOWN_MEMORY = "gddr"
 
 
@@ -29,6 +33,8 @@ class Step:
     weights: float  # that are unpacked: how many numbers, not bytes
     family: str  # of their format
     layers: int
+    expert_bytes: float = 0.0  # of the bytes read: experts that a router chose, matrix by small matrix
+    mixture_layers: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,17 +96,26 @@ def step_parts(step: Step, cards: Cards, speed: SpeedRow, constants: Mapping[str
     efficiency = constants[f"efficiency.{chip.memory if chip else UNKNOWN_MEMORY}"].value
     if chip and chip.inline_ecc:
         efficiency *= constants["efficiency.inline_ecc"].value
-    reading_s = step.bytes_read / (shares * cards.bandwidth_bytes_s * efficiency)
+    slower = step.expert_bytes * (1 / constants["efficiency.experts"].value - 1)
+    reading_s = (step.bytes_read + slower) / (shares * cards.bandwidth_bytes_s * efficiency)
     unpacking_s = joining_s = 0.0
     if chip:
         per_second = chip.sm_count * chip.graphics_clock_mhz * 1e6 * speed.weights_per_clock[step.family]
         unpacking_s = step.weights / (shares * per_second)
-    launching_s = step.layers * overhead_us_per_layer(speed, chip) * 1e-6
+    router = constants.get(f"mixture.{speed.key}", constants["mixture.any"]).value
+    launching_s = (step.layers * overhead_us_per_layer(speed, chip) + step.mixture_layers * router) * 1e-6
     if shares > 1:
         link = "nvlink" if chip and chip.nvlink else "pcie"
         joins = ALL_REDUCES_PER_LAYER * step.layers * math.log2(shares)
         joining_s = joins * constants[f"all_reduce.{link}"].value * 1e-6
     return Parts(reading_s, unpacking_s, launching_s, joining_s)
+
+
+def band(step: Step, speed: SpeedRow, constants: Mapping[str, DecodeRow]) -> tuple[float, float]:
+    """The ratios to the expectation between which about nine figures in ten lie: wider for mixtures of experts."""
+    if not step.mixture_layers:
+        return speed.low_ratio, speed.high_ratio
+    return constants["mixture_band.low"].value, constants["mixture_band.high"].value
 
 
 def overhead_us_per_layer(speed: SpeedRow, chip: ChipRow | None) -> float:

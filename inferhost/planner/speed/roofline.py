@@ -15,13 +15,22 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow, SpeedRow
 from inferhost.planner.machine.mig import sliced_chip
 from inferhost.planner.memory.budget import Budget
-from inferhost.planner.memory.weights import bytes_read_per_token, head_bytes, linear_parameters
+from inferhost.planner.memory.kv_cache import state_bytes
+from inferhost.planner.memory.weights import (
+    bytes_read_per_token,
+    head_bytes,
+    linear_parameters,
+    rest_bytes,
+    routed_bytes,
+)
 from inferhost.planner.names import format_named
 from inferhost.planner.request import CardSlice
 from inferhost.planner.speed.decode import (
+    STATE_PASSES,
     Cards,
     Parts,
     Step,
+    band,
     below_ceiling,
     ceiling_tok_s,
     distinct_experts,
@@ -102,7 +111,7 @@ class Speed:
         bound = most * self.bandwidth.bound_bytes_s / self.bandwidth.max_clock_bytes_s
         modelled = 1 / step_s(step, self.cards, self.row, self.catalogue.decode)
         expected = below_ceiling(min(modelled, bound), most)
-        low, high = modelled * self.row.low_ratio, modelled * self.row.high_ratio
+        low, high = (modelled * ratio for ratio in band(step, self.row, self.catalogue.decode))
         return Rate(sequences, most, expected, min(low, expected), min(high, bound))
 
     def parts(self) -> Parts:
@@ -122,35 +131,24 @@ class Speed:
 
     @functools.cached_property
     def _weights(self) -> int:
-        return linear_parameters(self.model, True)
+        return linear_parameters(self.model, True) + self.model.vocabulary_size * self.model.hidden_size
 
     @functools.cached_property
-    def _read_bytes(self) -> int:
-        return bytes_read_per_token(self.model)
+    def _state_bytes(self) -> int:
+        return 0 if self.model.state is None else state_bytes(self.model.state)
 
     def _step(self, sequences: int, context_tokens: float, linear_bits: float | None) -> Step:
         model = self.model
-        bits = model.linear_bits if linear_bits is None else linear_bits
-        weights = self._weights
-        read = self._read_bytes if linear_bits is None else weights * bits / 8 + head_bytes(model)
-        if model.active_parameters is not None and model.moe is not None:
-            read += self._more_experts_bytes(sequences, bits)
-        family = self._family if linear_bits is None else weight_family(model, bits, self.catalogue)
-        cached = sequences * context_tokens * self.kv_bytes_per_token
-        return Step(read + cached, weights + model.vocabulary_size * model.hidden_size, family, model.layers)
-
-    def _more_experts_bytes(self, sequences: int, bits: float) -> float:
-        """What several sequences read beyond one's experts, because they choose different ones.
-
-        Source: formula `decode.distinct_experts`.
-        """
-        moe = self.model.moe
-        if moe is None or moe.experts <= moe.experts_per_token:
-            return 0.0
-        idle = linear_parameters(self.model, False) - linear_parameters(self.model, True)
-        each = idle / (moe.experts - moe.experts_per_token)
-        chosen = distinct_experts(moe.experts, moe.experts_per_token, sequences)
-        return (chosen - moe.experts_per_token) * each * bits / 8
+        family = self._family if linear_bits is None else weight_family(model, linear_bits, self.catalogue)
+        cached = sequences * (context_tokens * self.kv_bytes_per_token + STATE_PASSES * self._state_bytes)
+        if model.moe is None:
+            read = bytes_read_per_token(model) if linear_bits is None else rest_bytes(model, linear_bits)
+            return Step(read + cached, self._weights, family, model.layers)
+        moe = model.moe
+        chosen = distinct_experts(moe.experts, moe.experts_per_token, sequences) / moe.experts
+        routed = routed_bytes(model, linear_bits) * chosen
+        read = rest_bytes(model, linear_bits) + routed + cached
+        return Step(read, self._weights, family, model.layers, routed, model.layers - moe.dense_layers)
 
 
 def memory_bandwidth(card: GpuRow) -> Bandwidth | None:
