@@ -49,6 +49,7 @@ SEEN_CARDS = (
     SeenCard(r"a100.*40|40gb class", 39.4, 40960, (8, 0)),
     SeenCard(r"a100", 79.1, 81920, (8, 0)),
     SeenCard(r"h100", 79.1, 81559, (9, 0)),
+    SeenCard(r"\bb200\b", 178.3, 183359, (10, 0)),
     SeenCard(r"mi300x", 191.5, 196608, (9, 4)),
     SeenCard(r"rtx pro 6000", 95.0, 97887, (12, 0)),
     SeenCard(r"3090", 23.55, 24576, (8, 6)),

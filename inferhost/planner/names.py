@@ -78,11 +78,12 @@ def card_bandwidth_gb_s(chip: ChipRow, catalogue: Catalogue) -> float | None:
     return chip.memory_bandwidth_gb_s or (known.memory_bandwidth_gb_s if known else None)
 
 
-def model_named(name: str, catalogue: Catalogue) -> ModelRow | None:
+def model_named(name: str, catalogue: Catalogue, *, parts_matter: bool = True) -> ModelRow | None:
     """The unquantised row of a model, whatever organisation, case or suffix its name carries.
 
     The exact name wins over the one without quantisation, that over the one without tuning, and all over a tune of
     a known model: its name holds the words of one, its size among them, and nothing says that it has other parts.
+    Those take memory; a text is written as fast with them, so `parts_matter` may be off for speed.
     """
     rows = sorted(catalogue.models.values(), key=lambda row: (row.linear_bits != 16, row.format != "safetensors"))
     for reduced in (plain_name, bare_name, base_name):
@@ -95,18 +96,19 @@ def model_named(name: str, catalogue: Catalogue) -> ModelRow | None:
     for row in rows:
         for known in (row.name, *row.aliases):
             own = model_words(known)
-            if own <= words and (best is None or len(own) > best[0]) and _tuned(row, own, words):
+            if own <= words and (best is None or len(own) > best[0]) and _tuned(row, own, words, parts_matter):
                 best = len(own), row
     return best[1] if best else None
 
 
-def _tuned(row: ModelRow, own: frozenset[str], words: frozenset[str]) -> bool:
+def _tuned(row: ModelRow, own: frozenset[str], words: frozenset[str], parts_matter: bool) -> bool:
     """Whether the words around a known name leave it that model: a size among them has to be its own."""
     rest = words - own
     sizes = [float(found[1]) for word in rest if (found := TOTAL_WORD.fullmatch(word))]
     sized = bool(sizes) or any(TOTAL_WORD.fullmatch(word) for word in own)
     fits = all(abs(size * 1e9 / row.parameters - 1) <= SIZE_TOLERANCE for size in sizes)
-    return sized and fits and not rest & OTHER_PARTS and row.weights_bytes is None and not row.random
+    alike = not (parts_matter and rest & OTHER_PARTS)
+    return sized and fits and alike and row.weights_bytes is None and not row.random
 
 
 def plain_name(name: str) -> str:
@@ -130,7 +132,7 @@ def _without(suffix: re.Pattern[str], name: str) -> str:
 
 def shape_named(name: str, catalogue: Catalogue) -> Shape | None:
     """The shape of a model: from the catalogue where it is known, else from the size in its name, else nothing."""
-    row = model_named(name, catalogue)
+    row = model_named(name, catalogue, parts_matter=False)
     if row is not None:
         text = row.parameters - row.vision_parameters
         return Shape(text, row.active_parameters or text, row.layers, row)

@@ -118,31 +118,38 @@ def errors(values: Mapping[str, float], found: Sequence[Figure], catalogue: Cata
     )
 
 
-def fit(found: Sequence[Figure], catalogue: Catalogue, start: Mapping[str, float] | None = None) -> dict[str, float]:
-    """The numbers that explain the figures best: robust least squares on logarithms, Gauss and Newton's way."""
+def fit(
+    found: Sequence[Figure],
+    catalogue: Catalogue,
+    start: Mapping[str, float] | None = None,
+    slopes: np.ndarray[Any, Any] | None = None,
+) -> dict[str, float]:
+    """The numbers that explain the figures best: robust least squares on logarithms, Gauss and Newton's way.
+
+    With `slopes` (of these figures, at `start`), as good as before where little changes, they are not taken anew.
+    """
     expected = priors()
     names = list(expected)
     centre = np.log([expected[name].value for name in names])
     spread = np.array([expected[name].spread for name in names])
     x = centre if start is None else np.log([start[name] for name in names])
-
-    def residual(at: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return errors(dict(zip(names, np.exp(at), strict=True)), found, catalogue) / NOISE
-
-    for _ in range(25 if start is None else 6):
-        now = residual(x)
+    for _ in range(25):
+        now = errors(dict(zip(names, np.exp(x), strict=True)), found, catalogue) / NOISE
         weight = 1 / np.maximum(1, np.abs(now) / HUBER)
-        slopes = np.empty((len(found), len(names)))
-        for number in range(len(names)):
-            moved = x.copy()
-            moved[number] += 1e-4
-            slopes[:, number] = (residual(moved) - now) / 1e-4
-        curvature = slopes.T @ (weight[:, None] * slopes) + np.diag(spread**-2)
-        step = np.linalg.solve(curvature, slopes.T @ (weight * now) + (x - centre) / spread**2)
+        here = slopes_at(dict(zip(names, np.exp(x), strict=True)), found, catalogue) if slopes is None else slopes
+        curvature = here.T @ (weight[:, None] * here) + np.diag(spread**-2)
+        step = np.linalg.solve(curvature, here.T @ (weight * now) + (x - centre) / spread**2)
         x = x - np.clip(step, -0.5, 0.5)
         if np.abs(step).max() < 1e-3:
             break
     return dict(zip(names, (float(value) for value in np.exp(x)), strict=True))
+
+
+def slopes_at(values: Mapping[str, float], found: Sequence[Figure], catalogue: Catalogue) -> np.ndarray[Any, Any]:
+    """What each figure's error, in noises, changes with the logarithm of each number."""
+    now = errors(values, found, catalogue)
+    moved = (errors({**values, name: value * np.exp(1e-4)}, found, catalogue) for name, value in values.items())
+    return np.array([(one - now) / (1e-4 * NOISE) for one in moved]).T
 
 
 def left_out(
@@ -150,10 +157,12 @@ def left_out(
 ) -> np.ndarray[Any, Any]:
     """Each figure's error by a fit that saw none of its group."""
     keys = [GROUPS[group](figure.raw) for figure in found]
+    slopes = slopes_at(whole, found, catalogue)
     wrong = np.empty(len(found))
     for key in sorted(set(keys)):
         inside = [n for n, one in enumerate(keys) if one == key]
-        values = fit([f for f, one in zip(found, keys, strict=True) if one != key], catalogue, whole)
+        others = [n for n, one in enumerate(keys) if one != key]
+        values = fit([found[n] for n in others], catalogue, whole, slopes[others])
         wrong[inside] = errors(values, [found[n] for n in inside], catalogue)
     return wrong
 
@@ -166,7 +175,6 @@ def summary(title: str, wrong: np.ndarray[Any, Any]) -> str:
 
 def rows_of(values: Mapping[str, float], found: Sequence[Figure], unseen: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Both catalogue tables. Bands hold nine of ten figures of cards that the fit had not seen."""
-    [figure.case.speed.key for figure in found]
     speeds = []
     for key, row in _speed_rows(values).items():
         own = np.array(
@@ -220,10 +228,10 @@ def _has_part(kind: str, what: str, case: Case) -> bool:
         return case.client_average
     if kind == "overhead":
         return case.windows
-    if kind == "mixture":
-        return bool(case.step.mixture_layers) and what == case.speed.key
-    if what == "experts":
-        return case.step.expert_bytes > 0
+    if kind in ("experts", "mixture", "recurrent"):
+        layers = case.step.recurrent_layers if kind == "recurrent" else case.step.mixture_layers
+        own = {row.key.removeprefix(f"{kind}.") for row in CONSTANTS if row.key.startswith(f"{kind}.")}
+        return bool(layers) and what == (case.speed.key if case.speed.key in own else "any")
     if chip is None:
         return False
     if kind == "all_reduce":

@@ -42,19 +42,23 @@ class Row:
     own_kernels: float = 0.25
 
 
+EXPERTS = "on top: how fast the small matrices of chosen experts are read"
+MIXTURE = "more in layers with experts: choosing them, gathering, summing up"
+RECURRENT = "more in layers of linear attention"
+
 CONSTANTS = (
     Constant("efficiency.gddr", Prior(0.93, 0.04), "ratio", "of the data sheet's bandwidth, GDDR5 to GDDR7"),
     Constant("efficiency.hbm", Prior(0.88, 0.04), "ratio", "of the data sheet's bandwidth"),
     Constant("efficiency.lpddr", Prior(0.85, 0.04), "ratio", "of the data sheet's bandwidth, shared with the CPU"),
     Constant("efficiency.inline_ecc", Prior(0.93, 0.03), "ratio", "on top: check bits in the same GDDR"),
-    Constant("efficiency.experts", Prior(0.8, 0.2), "ratio", "on top: small matrices of experts that a router chose"),
-    Constant("mixture.llama.cpp", Prior(10.0, 0.7), "us per layer", "more: choosing experts, gathering, summing up"),
-    Constant("mixture.vllm", Prior(10.0, 0.7), "us per layer", "more: choosing experts, gathering, summing up"),
-    Constant("mixture.sglang", Prior(10.0, 0.7), "us per layer", "more: choosing experts, gathering, summing up"),
-    Constant(
-        "mixture.sglang-2025", Prior(10.0, 0.7), "us per layer", "more: choosing experts, gathering, summing up"
-    ),
-    Constant("mixture.any", Prior(10.0, 0.7), "us per layer", "more: choosing experts, gathering, summing up"),
+    Constant("experts.llama.cpp", Prior(0.97, 0.02), "ratio", EXPERTS),
+    Constant("experts.any", Prior(0.7, 0.25), "ratio", EXPERTS),
+    Constant("mixture.llama.cpp", Prior(10.0, 0.7), "us per layer", MIXTURE),
+    Constant("mixture.vllm", Prior(10.0, 0.7), "us per layer", MIXTURE),
+    Constant("mixture.sglang", Prior(10.0, 0.7), "us per layer", MIXTURE),
+    Constant("mixture.any", Prior(10.0, 0.7), "us per layer", MIXTURE),
+    Constant("recurrent.llama.cpp", Prior(20.0, 0.7), "us per layer", RECURRENT),
+    Constant("recurrent.any", Prior(20.0, 0.7), "us per layer", RECURRENT),
     Constant("all_reduce.nvlink", Prior(3.5, 0.4), "us per doubling of cards", "one join of a split layer's parts"),
     Constant("all_reduce.pcie", Prior(12.0, 0.4), "us per doubling of cards", "one join of a split layer's parts"),
     Constant("client_average", Prior(0.02, 0.7), "ratio", "more time per token averaged over whole requests"),

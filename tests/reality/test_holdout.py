@@ -17,11 +17,28 @@ def test_no_hold_out_case_is_of_a_fitted_source():
 
 def test_promises_that_are_too_high_are_the_known_ones():
     high = {case["case"]["id"] for case in holdout.cases() if holdout.judged(case).too_high}
-    old, mixtures = {"h-vllm-14", "h-vllm-16", "h-decode-15"}, {f"h-decode-0{n}" for n in (4, 5, 8, 9)}
-    assert high <= old | mixtures | {"h-decode-03"}
+    assert high <= {
+        "h-vllm-14",
+        "h-decode-15",
+        "h-decode-03",
+        *(f"h-decode-{n}" for n in ("04", "05", "09", "11", "12")),
+    }
+
+
+def test_every_case_of_the_second_set_was_estimated_unseen():
+    every = holdout.cases("holdout2")
+    assert len(every) >= 40
+    assert all({"before", "first"} <= set(case) for case in every)
+    assert len({case["case"]["id"] for case in every}) == len(every)
+
+
+def test_caches_of_the_second_set_are_promised_too_high_only_where_it_is_known():
+    found = {case["case"]["id"]: holdout.judged(case) for case in holdout.cases("holdout2") if case["kind"] == "kv"}
+    high = {name for name, seen in found.items() if seen.too_high}
+    assert high <= {"h2-vllm-06", "h2-vllm-07", "h2-vllm-10", "h2-vllm-14"}
 
 
 def test_whatever_is_off_says_why():
-    for case in holdout.cases():
+    for case in holdout.cases() + holdout.cases("holdout2"):
         seen = holdout.judged(case)
         assert case["why"] or (seen.error_percent is not None and abs(seen.error_percent) <= 10)

@@ -203,7 +203,8 @@ def test_hardware_problems_are_named_as_the_variable_that_holds_them():
 def test_an_unknown_model_is_refused_with_the_nearest_one():
     assert refusal(wish(PRO_6000, "mistral-large-2411-awq")) == (
         'error: inferhost_service_model: found "mistral-large-2411-awq", which the catalogue does not know\n'
-        f"hint: near it: {MISTRAL}, mistral-large-instruct-2411, mistral-large-instruct-2407; {LISTED.format('models')}"
+        f"hint: near it: {MISTRAL}, mistral-large-instruct-2411, mistral-large-instruct-2407; "
+        f"{LISTED.format('models')}"
     )
 
 

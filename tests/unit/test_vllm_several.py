@@ -1,4 +1,4 @@
-"""vLLM with windows beside full attention, over several cards and in stages: rules read from its source, by version."""
+"""vLLM with windows beside full attention, over several cards, in stages: rules read from its source, by version."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ GEMMA, GPT_OSS = CATALOGUE.models["gemma-3-27b-it"], CATALOGUE.models["gpt-oss-2
 
 
 def run(version, **fields):
-    return VllmRun(version, 80 * GIB, (9, 0), **{"context_tokens": 32768, **fields})
+    return VllmRun(version, 80 * GIB, **{"compute_capability": (9, 0), "context_tokens": 32768, **fields})
 
 
 def test_groups_are_as_large_as_the_fewer_kind_and_the_last_is_filled_up():
@@ -70,6 +70,18 @@ def test_what_torch_kept_after_summing_is_counted_up_to_0_2_5():
     assert found["kv_tokens"] == pytest.approx(20865 * 16, rel=0.12)
 
 
+def test_channels_of_an_nvlink_group_grow_with_it_before_the_second_core():
+    # A public log of DeepSeek-Coder-V2-Lite on eight A100 prints 2.10 GiB outside torch and 29.02 GiB of cache.
+    model = CATALOGUE.models["deepseek-coder-v2-lite-instruct"]
+    eight = run((0, 7, 2), tensor_parallel_size=8, nvlink=True, compute_capability=(8, 0))
+    assert vllm_rules.non_torch_bytes(model, eight) / GIB == pytest.approx(2.1, abs=0.05)
+    apart = dataclasses.replace(eight, nvlink=False)
+    assert vllm_rules.non_torch_bytes(model, apart) / GIB == pytest.approx(0.27, abs=0.05)
+    case = {"engine": "vllm", "engine_version": "0.7.2", "gpu": "A100-SXM4-40GB", "gpu_count": 8, "tp": 8}
+    case |= {"arch_model": model.name, "quant": "fp16", "vram_gib": 39.39, "mem_fraction": 0.9}
+    assert estimate_kv(case, CATALOGUE)["kv_gib"] == pytest.approx(29.02, rel=0.03)
+
+
 def test_what_is_not_understood_widens_the_bound_and_leaves_the_estimate():
     # vllm-project/vllm#5248: 507 blocks on two T4 with 0.4.
     case = {"engine": "vllm", "engine_version": "0.4.3", "gpu": "Tesla T4", "gpu_count": 2, "max_model_len": 16384}
@@ -97,6 +109,7 @@ def test_stages_of_a_pipeline_hold_their_layers_and_the_larger_end():
         ("GLM-4.6-355B-A32B", "glm-4.6"),
         ("Mistral-Large-3-675B", None),
         ("Phi-4-multimodal-instruct", None),
+        ("Phi-4-flash", None),
         ("Qwen3-Omni-30B-A3B-Instruct", None),
         ("Qwen3-VL-8B-Thinking", "qwen3-vl-8b-instruct"),
         ("DeepSeek-R1-Distill-Foo-3B", None),

@@ -16,7 +16,7 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import MlaShape, ModelRow, SlidingShape
 from inferhost.planner.card_names import GIB, Card, named_card
 from inferhost.planner.memory.weights import linear_parameters
-from inferhost.planner.names import Format, format_named, model_named
+from inferhost.planner.names import Format, chip_named, format_named, model_named
 from inferhost.planner.versions import Version, version
 
 ENGINES = {
@@ -64,6 +64,7 @@ class Case:
     model: ModelRow
     card: Card | None
     fields: Mapping[str, Any]
+    nvlink: bool = False
 
     def number(self, name: str) -> float | None:
         return number(self.fields, name)
@@ -119,7 +120,10 @@ def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
         raise Refused(f"engine: found {asked[:40]!r}, wanted one of {', '.join(sorted(set(ENGINES.values())))}")
     model = quantised(case_model(fields, catalogue), text(fields, "quant"), catalogue)
     found = version(engine, text(fields, "engine_version"))
-    return Case(engine, found, model, named_card(text(fields, "gpu"), number(fields, "vram_gib"), catalogue), fields)
+    name = text(fields, "gpu")
+    chip = chip_named(name, catalogue)
+    card = named_card(name, number(fields, "vram_gib"), catalogue)
+    return Case(engine, found, model, card, fields, chip is not None and chip.nvlink)
 
 
 def case_model(fields: Mapping[str, Any], catalogue: Catalogue) -> ModelRow:

@@ -37,7 +37,7 @@ ROUTED_SHARE = 0.5
 """What of the weights in use are routed experts, where only the model's name is known: 0.3 to 0.7 of known ones."""
 GGUF_ENGINES = ("llama", "ollama", "ggml", "koboldcpp", "lm studio")
 GGUF_BITS = 8.5
-"""A GGUF file whose experts are in MXFP4 has the rest in Q8_0: the published sizes of gpt-oss are that to 1 %."""
+"""Q8_0: with it for what is no expert the printed sizes of gpt-oss come out to 1 %, of Qwen3.5-35B-A3B to 3 %."""
 MOST = 1e12
 """No quantity of a case is larger; more is a typing error."""
 
@@ -118,8 +118,8 @@ def read_case(case: Mapping[str, Any], catalogue: Catalogue) -> Case:
         if shape is None:
             raise Unknown(f"layers: not given, and the model {_shown(case, 'model')} is not known; give layers")
         layers = shape.layers
-    if quant is not None and quant.rest_bits is not None and any(part in engine.lower() for part in GGUF_ENGINES):
-        quant = dataclasses.replace(quant, rest_bits=GGUF_BITS, embedding_bits=GGUF_BITS, head_bits=GGUF_BITS)
+    if quant is not None and any(part in engine.lower() for part in GGUF_ENGINES):
+        quant = _in_gguf(quant, shape)
     read = _read(case, shape, quant, batch, mean_context_tokens(context))
     mixture = shape is not None and shape.active_parameters < shape.parameters
     dense_layers = shape.row.moe.dense_layers if shape and shape.row and shape.row.moe else 0
@@ -131,12 +131,21 @@ def read_case(case: Mapping[str, Any], catalogue: Catalogue) -> Case:
             round(layers),
             read.expert_bytes,
             max(0, round(layers) - dense_layers) if mixture else 0,
+            shape.row.state.layers if shape and shape.row and shape.row.state else 0,
         ),
         cards,
         speed_row(engine, version, catalogue.speeds.values()),
         "chat" in context.lower(),
         any(WINDOWS.search(_text(case, key)) for key in ("engine", "engine_version", "note", "context")),
     )
+
+
+def _in_gguf(quant: Format, shape: Shape | None) -> Format:
+    """The format as GGUF files hold it: all but experts at 8 bit in MXFP4, and in mixtures with linear attention."""
+    if quant.rest_bits is not None:
+        return dataclasses.replace(quant, rest_bits=GGUF_BITS, embedding_bits=GGUF_BITS, head_bits=GGUF_BITS)
+    mixed = shape is not None and shape.row is not None and shape.row.state is not None and shape.row.moe is not None
+    return dataclasses.replace(quant, rest_bits=GGUF_BITS) if mixed and quant.bits_per_weight < GGUF_BITS else quant
 
 
 def mean_context_tokens(context: str) -> float:

@@ -177,6 +177,7 @@ def _vllm_run(case: Case) -> VllmRun:
         sequences=case.integer("max_num_seqs"),
         batched_tokens=case.integer("max_num_batched_tokens"),
         tensor_parallel_size=case.tensor_parallel_size,
+        nvlink=case.nvlink,
         eager=bool(case.number("eager")) if case.text("eager") in ("", "0", "1") else "rue" in case.text("eager"),
     )
 

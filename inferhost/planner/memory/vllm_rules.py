@@ -21,6 +21,8 @@ MASKED_BYTES_PER_LOGIT = 14
 """Sampling in place (since 0.15): 16 and 32 bit logits, probabilities and noise."""
 NON_TORCH_GIB, CONTEXT_GIB, GRAPHS_GIB = 0.07, 0.27, 0.27
 """Medians of what was printed: libraries, libraries with the CUDA context, graphs."""
+LINKED_GIB = 0.25
+"""Channels to each card of an NVLink group: 2.1 GiB were printed for eight."""
 FIRST_COUNTED_CONTEXT: Version = (0, 11, 0)
 FIRST_IN_PLACE_SAMPLER: Version = (0, 15, 0)
 FIRST_PROFILER: Version = (0, 6, 4)
@@ -60,6 +62,7 @@ class VllmRun:
     batched_tokens: int | None = None
     tensor_parallel_size: int = 1
     eager: bool = False
+    nvlink: bool = False
 
     @property
     def v1(self) -> bool:
@@ -168,8 +171,10 @@ def non_torch_bytes(model: ModelRow, run: VllmRun) -> int:
     """
     cards = run.tensor_parallel_size
     alone = CONTEXT_GIB if run.version >= FIRST_COUNTED_CONTEXT else NON_TORCH_GIB
-    shared = 0.0 if cards == 1 else 0.2 if not run.v1 else 0.5 if cards == 2 else 1.8
-    if cards >= 8 and model.mla is not None and run.version < FIRST_V1:
+    shared = 0.0 if cards == 1 else 0.5 if cards == 2 else 1.8
+    if cards > 1 and not run.v1:
+        shared = LINKED_GIB * cards if run.nvlink else 0.2
+    if cards >= 8 and model.mla is not None and model.linear_bits == 8 and run.version < FIRST_V1:
         shared = 7.2
     return round((alone + shared) * GIB)
 

@@ -35,6 +35,7 @@ class Step:
     layers: int
     expert_bytes: float = 0.0  # of the bytes read: experts that a router chose, matrix by small matrix
     mixture_layers: int = 0
+    recurrent_layers: int = 0  # of linear attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,19 +97,26 @@ def step_parts(step: Step, cards: Cards, speed: SpeedRow, constants: Mapping[str
     efficiency = constants[f"efficiency.{chip.memory if chip else UNKNOWN_MEMORY}"].value
     if chip and chip.inline_ecc:
         efficiency *= constants["efficiency.inline_ecc"].value
-    slower = step.expert_bytes * (1 / constants["efficiency.experts"].value - 1)
+    slower = step.expert_bytes * (1 / _own(constants, "experts", speed) - 1)
     reading_s = (step.bytes_read + slower) / (shares * cards.bandwidth_bytes_s * efficiency)
     unpacking_s = joining_s = 0.0
     if chip:
         per_second = chip.sm_count * chip.graphics_clock_mhz * 1e6 * speed.weights_per_clock[step.family]
         unpacking_s = step.weights / (shares * per_second)
-    router = constants.get(f"mixture.{speed.key}", constants["mixture.any"]).value
-    launching_s = (step.layers * overhead_us_per_layer(speed, chip) + step.mixture_layers * router) * 1e-6
+    launching_us = step.layers * overhead_us_per_layer(speed, chip)
+    launching_us += step.mixture_layers * _own(constants, "mixture", speed)
+    launching_us += step.recurrent_layers * _own(constants, "recurrent", speed)
+    launching_s = launching_us * 1e-6
     if shares > 1:
         link = "nvlink" if chip and chip.nvlink else "pcie"
         joins = ALL_REDUCES_PER_LAYER * step.layers * math.log2(shares)
         joining_s = joins * constants[f"all_reduce.{link}"].value * 1e-6
     return Parts(reading_s, unpacking_s, launching_s, joining_s)
+
+
+def _own(constants: Mapping[str, DecodeRow], kind: str, speed: SpeedRow) -> float:
+    """The engine's own constant of a kind, else the one for any engine."""
+    return constants.get(f"{kind}.{speed.key}", constants[f"{kind}.any"]).value
 
 
 def band(step: Step, speed: SpeedRow, constants: Mapping[str, DecodeRow]) -> tuple[float, float]:

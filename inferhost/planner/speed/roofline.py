@@ -141,14 +141,16 @@ class Speed:
         model = self.model
         family = self._family if linear_bits is None else weight_family(model, linear_bits, self.catalogue)
         cached = sequences * (context_tokens * self.kv_bytes_per_token + STATE_PASSES * self._state_bytes)
+        recurrent = 0 if model.state is None else model.state.layers
         if model.moe is None:
             read = bytes_read_per_token(model) if linear_bits is None else rest_bytes(model, linear_bits)
-            return Step(read + cached, self._weights, family, model.layers)
+            return Step(read + cached, self._weights, family, model.layers, recurrent_layers=recurrent)
         moe = model.moe
         chosen = distinct_experts(moe.experts, moe.experts_per_token, sequences) / moe.experts
         routed = routed_bytes(model, linear_bits) * chosen
         read = rest_bytes(model, linear_bits) + routed + cached
-        return Step(read, self._weights, family, model.layers, routed, model.layers - moe.dense_layers)
+        mixed = model.layers - moe.dense_layers
+        return Step(read, self._weights, family, model.layers, routed, mixed, recurrent)
 
 
 def memory_bandwidth(card: GpuRow) -> Bandwidth | None:
