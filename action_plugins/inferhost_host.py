@@ -17,6 +17,7 @@ from ansible.utils.display import Display
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from inferhost.host.runtime.containers import WARNING as CONTAINERS
 from inferhost.host.watch.writers import WARNING
 from inferhost.host.zipapp_build import build
 from inferhost.schema import document, result
@@ -182,7 +183,7 @@ def _answer(ran: dict, verb: str) -> dict:
         f"{v['setting']}: wanted {v['wanted']}, found {v['found']}: {v['verdict']}; {v['evidence']}"
         for v in found.get("verdicts", [])
         if v["verdict"] in result.DRIFT
-    ] + [note for note in found.get("notes", []) if note.startswith(WARNING)]
+    ] + [note for note in found.get("notes", []) if note.startswith((WARNING, CONTAINERS))]
     answer["summary"] = _summary(found.get("verdicts", []), code)
     said = "\n".join(line for line in ran["stderr"].splitlines() if line.startswith(("error:", "hint:")))
     if said:

@@ -14,7 +14,8 @@ WIDTH = 120
 SETTING_WIDTH = 32
 VALUE_WIDTH = 24
 GROUPS = (
-    "driver", "gpus", "cpu", "sysctl", "models", "service", "env", "dropins", "files", "adopt", "balancer", "manage",
+    "driver", "gpus", "cpu", "sysctl", "runtime", "models", "service", "env", "dropins", "files", "adopt", "balancer",
+    "manage",
 )  # fmt: skip
 """The order in which a person reads a plan."""
 GIB = 2**30

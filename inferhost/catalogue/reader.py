@@ -32,6 +32,7 @@ from inferhost.catalogue.rows import (
     SpeedRow,
     ValueRow,
 )
+from inferhost.catalogue.runtime_row import RuntimeRow
 from inferhost.schema import document
 from inferhost.schema.problems import InputError, Problem
 
@@ -52,6 +53,7 @@ TABLES: dict[str, type] = {
     "drivers": DriverRow,
     "mig": MigRow,
     "installs": InstallRow,
+    "runtimes": RuntimeRow,
 }
 
 FLAG_STATUS = ("real", "renamed", "removed", "placebo")
@@ -66,6 +68,8 @@ WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("gpus", "ecc"): ("yes", "no", "inline"),
     ("drivers", "repository"): ("distribution", "nvidia"),
     ("drivers", "family"): ("apt", "dnf"),
+    ("runtimes", "engine"): ("docker", "podman"),
+    ("runtimes", "family"): ("apt", "dnf"),
     ("chips", "memory"): ("gddr", "hbm", "lpddr"),
     ("formats", "family"): FAMILIES,
     ("models", "attention"): ("full", "mla", "sliding", "hybrid", "mixed"),
@@ -97,6 +101,7 @@ class Catalogue:
     drivers: Mapping[str, DriverRow]
     mig: Mapping[str, MigRow]
     installs: Mapping[str, InstallRow]
+    runtimes: Mapping[str, RuntimeRow]
 
     def engine_table(self, engine: EngineRow) -> EngineTable:
         """Flags and variables of one engine version."""

@@ -20,7 +20,7 @@ LIBRARY_PREFIXES = ("CUDA_", "NCCL_", "TORCH", "PYTORCH_", "TRITON_", "HF_", "NV
 
 def hardware(facts: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     """The hardware document; a card that the catalogue does not know keeps its name, and the plan refuses it."""
-    cpu = facts["cpu"]
+    cpu, engines = facts["cpu"], facts.get("container_engines", [])
     return {
         "gpus": [_gpu(gpu, catalogue) for gpu in facts["gpus"]],
         "cpu": {
@@ -35,6 +35,7 @@ def hardware(facts: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
         "virtualization": facts["virtualization"] or "none",
         "os": facts["os"] or "unknown",
         "driver_version": facts["driver_version"],
+        **({"container_engines": engines} if engines else {}),
     }
 
 

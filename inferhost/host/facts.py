@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import re
 from typing import Any
 
 from inferhost.host.cpu.cpufreq import Preference
@@ -43,11 +44,23 @@ def observe_facts(machine: Machine, report: Report) -> None:
             "memory_mib": memory_mib(machine),
             "virtualization": virtualization(machine),
             "os": os_name(machine),
+            "container_engines": container_engines(machine),
             "kernel": platform.release(),
             "python": platform.python_version(),
             "other_writers": [dataclasses.asdict(writer) for writer in other_writers(machine)],
         }
     )
+
+
+def container_engines(machine: Machine) -> list[str]:
+    """Docker and podman with their versions, where they are installed and answer."""
+    found = []
+    for engine in ("docker", "podman"):
+        done = machine.command([engine, "--version"])
+        version = re.search(r"\d+(?:\.\d+)+", done.stdout)
+        if done.code == 0 and version:
+            found.append(f"{engine} {version[0]}")
+    return found
 
 
 def pci_cards(machine: Machine) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from inferhost.host.balancer import placed_unit
 from inferhost.host.cpu import cpufreq, sysctl
@@ -30,6 +30,7 @@ from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.record.lock import locked
 from inferhost.host.report import HostError, Report
+from inferhost.host.runtime import state as runtime
 from inferhost.host.service import account, adopt, engine, key, processes, slices
 from inferhost.host.service import install as engine_install
 from inferhost.host.watch.watched import read_watched, remember_applied
@@ -51,6 +52,7 @@ def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, r
             report.facts["users_absent"] = [u for u in users if account.uid_of(machine, u) is None]
         report.facts["driver"] = state.driver_facts(machine, plan, baseline)
         report.facts["balancer"] = placed_unit.balancer_facts(machine, plan)
+        report.facts["runtime"] = runtime.runtime_facts(machine, plan)
         _place(machine, PROGRAM, program, 0o755, report)
         _place(machine, PLAN, plan_content, 0o640, report)
         for file in placed.placed_files(plan, [BASE]):
@@ -80,6 +82,7 @@ def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
     problems += engine_install.install_problems(machine, plan)
     problems += key.key_problems(machine, plan) if "service" in plan.manage else ()
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
+    problems += runtime.runtime_problems(machine, plan, report)
     for entry in plan.service if "service" in plan.manage else ():
         for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):
             made = option == "engine_path" and entry.install is not None
@@ -114,6 +117,8 @@ def apply(
             _record(knobs + cpufreq.touched(machine, plan.cpu), baseline, report)
             apply_knobs(knobs, baseline, report)
             cpufreq.apply_frequency(machine, plan.cpu, baseline, report)
+        if "runtime" in chosen:
+            runtime.apply_runtime(machine, plan, baseline, report)
         if "service" in chosen:
             engine.retire_engines(machine, plan, baseline, report)
             adopt.adopt_units(machine, plan, baseline, report)
@@ -159,16 +164,23 @@ def verify(
     placed.verify_files(machine, placed.placed_files(plan, [*chosen, BASE] if whole else chosen), report)
     if whole:
         base_units.verify_switches(machine, plan, report)
-    if "models" in chosen:
-        models.verify_models(machine, plan, report)
     if "service" in chosen:
         adopt.verify_adoption(machine, plan, report)
         for entry in plan.service:
             environment = {**plan.env.get(entry.instance, {}), **slices.slice_environment(machine, entry)}
             processes.verify_service(machine, entry, environment, report)
-    if "balancer" in chosen:
-        placed_unit.verify_balancer(machine, plan, report)
+    for section, verified in VERIFIED.items():
+        if section in chosen:
+            verified(machine, plan, report)
     name_writers(machine, report)
+
+
+VERIFIED: dict[str, Callable[[Machine, Plan, Report], None]] = {
+    "runtime": runtime.verify_runtime,
+    "models": models.verify_models,
+    "balancer": placed_unit.verify_balancer,
+}
+"""Sections that one function compares."""
 
 
 def verify_under_load(machine: Machine, knobs: Sequence[Knob], seconds: float, report: Report) -> None:
@@ -236,6 +248,7 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
             "units": units,
             "driver": state.driver_revert(baseline, machine, report),
             "balancer": placed_unit.balancer_revert(machine, baseline, report),
+            "runtime": runtime.runtime_revert(machine, baseline, report),
             "unit_states": {
                 unit: processes.unit_state(machine, unit).get("ActiveState", "unknown") for unit in units
             },
@@ -290,6 +303,7 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     found.update(_knob_records(machine, plan, plan.manage, baseline, report))
     files = [(f.path, f.section) for f in placed.placed_files(plan, [*plan.manage, BASE])]
     files += [(path, "driver") for path in state.driver_files(plan)]
+    files += [(plan.runtime.key, "runtime")] if plan.runtime is not None and plan.runtime.key else []
     found.update(placed.file_records(machine, files))
     found.update(state.driver_records(machine, plan))
     found.update(placed_unit.balancer_records(machine, plan, baseline))
@@ -299,6 +313,7 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
             kind, _, path = key.partition(":")
             if kind == "model":
                 found.update(placed.directory_records(machine, os.path.dirname(path), "models"))
+    found.update(runtime.runtime_records(machine, plan))
     if "service" in plan.manage:
         found.update(account.account_records(machine, [s.user for s in plan.service]))
         found.update(adopt.adoption_records(machine, plan))

@@ -20,6 +20,7 @@ from inferhost.planner.machine.gpu import gpu_section
 from inferhost.planner.machine.mig import layouts
 from inferhost.planner.machine.models import model_section
 from inferhost.planner.machine.power import within_budget
+from inferhost.planner.machine.runtime import runtime_section
 from inferhost.planner.reasons import reason, resolve, setting_paths
 from inferhost.planner.request import Instance, Request, read_request
 from inferhost.planner.service.adoption import adopted_units
@@ -63,19 +64,20 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     balancer: BalancerSection | None = _part(problems, lambda: balancer_section(request))
     models = _part(problems, lambda: model_section(request, catalogue))
     section: DriverSection | None = None
+    runtime = _part(problems, lambda: runtime_section(request, catalogue))
     if rows is not None and drivers is not None:
         asked, services = drivers[0], service.services if service else ()
         section = _part(problems, lambda: driver_section(request, rows, asked, services, catalogue))
     if problems or rows is None or drivers is None or gpus is None or service is None or adopted is None:
         raise InputError(problems)
-    if section is None or balancer is None or models is None:
+    if section is None or runtime is None or balancer is None or models is None:
         raise InputError(problems)
-    reasons = [*drivers[1], *_untouched(request), *section.reasons, *gpus[1]]
+    reasons = [*drivers[1], *_untouched(request), *section.reasons, *runtime.reasons, *gpus[1]]
     pending = [*(() if section.install else drivers[2]), *gpus[2], *(cpu.pending if cpu else ()), *service.pending]
     reasons += [*(cpu.reasons if cpu else ()), *service.reasons, *adopted[1], *models[1]]
     own_files, own_reasons = base_units(request)
     reasons += [*own_reasons, *balancer.reasons]
-    files = [*section.files, *(cpu.files if cpu else ()), *service.files, *balancer.files, *own_files]
+    files = [*section.files, *runtime.files, *(cpu.files if cpu else ()), *service.files, *balancer.files, *own_files]
     return identified(
         Plan(
             schema=SCHEMA,
@@ -91,7 +93,7 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
             sysctl=cpu.sysctl if cpu else {},
             env=service.env,
             files=tuple(sorted(files, key=lambda f: f.path)),
-            dropins=(*section.dropins, *service.dropins),
+            dropins=(*section.dropins, *runtime.dropins, *service.dropins),
             service=service.services,
             budget=service.budget,
             roofline=service.roofline,
@@ -100,6 +102,8 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
             models=models[0],
             adopt=adopted[0],
             balancer=balancer.balancer,
+            runtime=runtime.runtime,
+            spare_containers=request.wish.flag("inferhost_runtime_spare_containers"),
         )
     )
 

@@ -69,6 +69,9 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
             paths |= {f"{path}.{field.name}" for field in dataclasses.fields(gpu.guard)} if gpu.guard else {path}
     if "cpu" in plan.manage:
         paths |= {"cpu.governor", "cpu.energy_performance_preference"} | {f"sysctl.{name}" for name in plan.sysctl}
+    if plan.runtime is not None:
+        paths |= {f"runtime.{name}" for name in ("engine", "packages", "toolkit", "cdi_spec")}
+        paths |= {f"runtime.daemon.{key}" for key in plan.runtime.daemon}
     paths |= {f"env.{instance}.{name}" for instance, values in plan.env.items() for name in values}
     paths |= {f"files.{file.path}" for file in plan.files}
     for dropin in plan.dropins:

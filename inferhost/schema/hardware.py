@@ -49,3 +49,4 @@ class Hardware:
     virtualization: str
     os: str
     driver_version: Optional[str]
+    container_engines: Tuple[str, ...] = ()  # such as "docker 26.1.5"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 from inferhost.schema import document
 from inferhost.schema.problems import InputError, Problem
@@ -18,7 +18,7 @@ SCHEMA = 2
 READABLE_SCHEMAS = (1, 2)
 """What schema 2 added has a default, so that a plan of schema 1 reads as one that leaves it alone."""
 
-SECTIONS = ("driver", "gpu", "cpu", "models", "service", "balancer")
+SECTIONS = ("driver", "gpu", "cpu", "runtime", "models", "service", "balancer")
 """What `inferhost_manage` may name, in the order in which it is placed."""
 
 BASE = "base"
@@ -126,6 +126,21 @@ class Cpu:
 
     governor: Optional[str]
     energy_performance_preference: Optional[str] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """The container engine, NVIDIA's toolkit beside it, and how cards get into containers: by a CDI specification."""
+
+    engine: str  # "docker" or "podman"
+    version: str  # what the host has or its distribution brings
+    family: str  # "apt" or "dnf"
+    packages: Tuple[str, ...]  # of the engine; none where the host's own is kept
+    toolkit: Tuple[str, ...]
+    key: Optional[str]  # where the toolkit repository's key goes; None: it is there
+    unit: Optional[str]  # the engine's daemon
+    cdi_spec: str  # gone with every boot, made again before the first container starts
+    daemon: Dict[str, Any]  # what is ours in the daemon's configuration file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,6 +353,8 @@ class Plan:
     models: Tuple[Model, ...] = ()
     adopt: tuple[str, ...] = ()  # units of somebody else that the service section takes over
     balancer: Optional[Balancer] = None
+    runtime: Optional[Runtime] = None  # where the section is managed
+    spare_containers: bool = True  # whether containers that a reload or restart would hurt stop the run
 
 
 def identified(plan: Plan) -> Plan:

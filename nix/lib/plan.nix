@@ -16,7 +16,7 @@ let
 in
 rec {
   readableSchemas = [ 1 2 ];
-  sections = [ "driver" "gpu" "cpu" "models" "service" ];
+  sections = [ "driver" "gpu" "cpu" "runtime" "models" "service" ];
   packagedUnits = ../../inferhost/host/units;
   unitDirectory = "/etc/systemd/system/";
   limitsDirectory = "/etc/security/limits.d/";

@@ -133,6 +133,23 @@ def archive(folder: pathlib.Path, suites: list[str], components: list[str], pack
     return packed.getvalue()
 
 
+def flat_archive(folder: pathlib.Path, below: str, packages: Sequence[Package]) -> bytes:
+    """The same without suites, as NVIDIA's toolkit repository is laid out: packages and index in one folder."""
+    root = folder / "flat"
+    place = root / below
+    place.mkdir(parents=True)
+    index = [_packed(package, place) for package in packages]
+    (place / "Packages").write_text("\n".join(index))
+    path = place / "Packages"
+    release = ["Origin: stand-in", "Architectures: amd64", "Date: Sat, 01 Jan 2000 00:00:00 UTC", "SHA256:"]
+    (place / "Release").write_text("\n".join([*release, f" {_sha256(path)} {path.stat().st_size} Packages"]) + "\n")
+    _sign(folder, place)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.add(root, arcname=".")
+    return packed.getvalue()
+
+
 def _module(name: str, version: str, driver: str, module: str, depends: str) -> Package:
     source = f'char v[] __attribute__((section(".modinfo"))) = "version={driver}";'
     with tempfile.NamedTemporaryFile() as module_file:

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 
 from inferhost.schema import document
-from inferhost.schema.plan import Balancer, DriverPackages
+from inferhost.schema.plan import Balancer, DriverPackages, Runtime
 
 PLACED = "placed"
 HOST = "the host program reads it"
@@ -24,8 +24,11 @@ FETCHED = "sudo inferhost fetch brings it on NixOS too; a store path is no place
 NO_PACKAGES = "NixOS installs its own driver, see driver.kernel_module: there the plan names no packages"
 RESTART = "NixOS restarts what changed; the roles leave that to the host program"
 
+NO_ENGINE = "NixOS has its own options for engine and toolkit: there the plan names neither"
+
 SOME_PACKAGES = DriverPackages("apt", "535", None, "proprietary", ("x",), ("x",), None, "x", "x", None, False)
 SOME_BALANCER = Balancer("haproxy", "x", "x", "x", "x", "x", 1, None, None, 1, ())
+SOME_RUNTIME = Runtime("podman", "5.4.2", "apt", ("x",), ("x",), None, None, "/run/cdi/x", {})
 
 KEYS: dict[str, tuple[str, str]] = {
     # key: (Ansible, NixOS)
@@ -109,6 +112,8 @@ KEYS: dict[str, tuple[str, str]] = {
     "models[].quantise": (HOST, FETCHED),
     "adopt": (HOST, "a unit of somebody else is turned off in the configuration that declares it"),
     "balancer": (HOST, "refused by the section's name: a balancer is for services.haproxy or services.nginx there"),
+    "runtime": (HOST, NO_ENGINE),
+    "spare_containers": (HOST, "a switch of NixOS reloads its units whatever the plan says"),
     "budget": (PEOPLE, PEOPLE),
     "roofline": (PEOPLE, PEOPLE),
     "reasons": (PEOPLE, PEOPLE),
@@ -184,6 +189,7 @@ def others(value: Any, schema: Mapping[str, Any]) -> list[Any]:
         *tables,
         document.plain(SOME_PACKAGES),
         document.plain(SOME_BALANCER),
+        document.plain(SOME_RUNTIME),
     ]
     check = jsonschema.Draft202012Validator(schema)
     return [c for c in candidates if check.is_valid(c) and (c, type(c)) != (value, type(value))]

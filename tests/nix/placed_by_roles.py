@@ -25,9 +25,8 @@ HARMLESS = {
     "ansible.builtin.import_role", "ansible.builtin.import_tasks", "ansible.builtin.assert", "ansible.builtin.debug",
     "ansible.builtin.set_fact",
 }  # fmt: skip
-PACKAGES = (
-    "inferhost_driver"  # packages of a distribution, with the files that go with them; NixOS has its own driver
-)
+PACKAGES = ("inferhost_driver", "inferhost_runtime")
+"""Roles of a distribution's packages, with the files that go with them; NixOS has both on its own."""
 REVERT = "revert.yml"  # NixOS goes back by generation, and by the stop of inferhost-apply
 
 
@@ -76,7 +75,7 @@ def unknown_tasks() -> list[str]:
 def tasks() -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
     """Every task that places something, with its role's folder, blocks opened."""
     for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")):
-        if path.name != REVERT and path.parents[1].name != PACKAGES:
+        if path.name != REVERT and path.parents[1].name not in PACKAGES:
             for task in _opened(DataLoader().load_from_file(str(path), trusted_as_template=True)):
                 yield path.parents[1], task
 

@@ -53,6 +53,8 @@ PLAN: dict[str, Any] = {
     "models": [],
     "adopt": [],
     "balancer": None,
+    "runtime": None,
+    "spare_containers": True,
 }
 
 

@@ -110,7 +110,8 @@ def test_sections_that_are_not_managed_set_nothing():
     assert plan.cpu.governor is None
     settings = (plan.gpus[0].persistence_mode, plan.gpus[0].power_limit_w)
     assert settings == (None, None)
-    untouched = [f"manage.{section}" for section in ("balancer", "cpu", "driver", "gpu", "models", "service")]
+    sections = ("balancer", "cpu", "driver", "gpu", "models", "runtime", "service")
+    untouched = [f"manage.{section}" for section in sections]
     assert [r.setting for r in plan.reasons] == ["driver.kernel_module", *untouched]
 
 

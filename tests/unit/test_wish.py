@@ -68,7 +68,7 @@ def test_an_unquoted_off_is_the_choice_off():
         ),
         (
             {"inferhost_manage": ["gpus"]},
-            'error: inferhost_manage: found "gpus", wanted one of driver, gpu, cpu, models, service',
+            'error: inferhost_manage: found "gpus", wanted one of driver, gpu, cpu, runtime, models, service',
         ),
     ],
 )

@@ -29,6 +29,7 @@ from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
 from inferhost.host.record.lock import FETCH_LOCK, locked
 from inferhost.host.report import Report
+from inferhost.host.runtime.state import restore_runtime
 from inferhost.host.service import account, adopt, slices
 from inferhost.host.service.gate import WARM
 from inferhost.host.service.rollback import SERVED
@@ -63,6 +64,7 @@ def revert(machine: Machine, sections: Sequence[str], report: Report, purge: boo
             slices.remove_slices(machine, report)
         restore_sysctl(machine, baseline.of("sysctl", sections), baseline, report)
         restore_frequency(machine, baseline.of("cpu", sections), baseline, report)
+        restore_runtime(machine, sections, baseline, report)
         gone = placed.restore_files(machine, baseline.of("file", sections), baseline, report)
         gone |= account.restore_trees(machine, baseline.of("tree", sections), baseline, report)
         gone |= restore_models(machine, sections, purge, baseline, report)

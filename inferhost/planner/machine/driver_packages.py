@@ -112,7 +112,7 @@ def _obstacle(branch: int, card: GpuRow) -> str:
 
 def _repository(request: Request, rows: tuple[GpuRow, ...], catalogue: Catalogue) -> DriverRow:
     found, wanted = request.hardware.os, request.wish.text(OPTION + "repository")
-    known = [row for row in catalogue.drivers.values() if any(_is(found, os) for os in row.os)]
+    known = [row for row in catalogue.drivers.values() if any(is_os(found, os) for os in row.os)]
     if not known:
         all_known = ", ".join(sorted({os for row in catalogue.drivers.values() for os in row.os}))
         hint = "leave driver out of inferhost_manage and install the driver by hand"
@@ -151,7 +151,7 @@ def _other(request: Request, rows: tuple[GpuRow, ...], row: DriverRow, catalogue
     if here:
         return f"branch {max(here)} can"
     others = [r for r in catalogue.drivers.values() if any(can_drive(branch, rows) for branch in r.branches)]
-    same = [r for r in others if any(_is(request.hardware.os, os) for os in r.os)]
+    same = [r for r in others if any(is_os(request.hardware.os, os) for os in r.os)]
     if same:
         best = max(branch for branch in same[0].branches if can_drive(branch, rows))
         return f"{OPTION}repository: {same[0].repository} holds branch {best} for {row.os[0]}"
@@ -318,6 +318,6 @@ def _reasons(
     ]
 
 
-def _is(found: str, os: str) -> bool:
+def is_os(found: str, os: str) -> bool:
     """Whether a host's `os` is this distribution, whatever its point release."""
     return found == os or found.startswith(f"{os}.")

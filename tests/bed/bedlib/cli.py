@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from . import container
 from .image import PERSONALITY, ensure_key, image, personalities
-from .machine import observe_machine
+from .machine import SUITES, observe_machine
 from .packages import install
 from .places import cache, run_folder, ssh_key
 from .podman import Podman
@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument("name")
     start.add_argument("port", type=port_number, metavar="SSH_PORT")
     start.add_argument("--personality", choices=personalities(), default=PERSONALITY, help="the simulated card")
+    start.add_argument("--suite", choices=SUITES, default="", help="another Debian than this machine's own")
+    start.add_argument("--nested", action="store_true", help="the host may run containers itself")
     for verb, text in (
         ("down", "remove the host"),
         ("ssh", "run a command as operator over ssh"),
@@ -70,7 +72,7 @@ def perform(wish: argparse.Namespace) -> int:
     if wish.verb == "image":
         print(image(podman))
     elif wish.verb == "up":
-        container.up(podman, wish.name, wish.port, wish.personality)
+        container.up(podman, wish.name, wish.port, wish.personality, codename=wish.suite, nested=wish.nested)
     elif wish.verb == "down":
         container.down(podman, wish.name)
     elif wish.verb == "ssh-config":

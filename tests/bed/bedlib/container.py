@@ -16,11 +16,28 @@ from .tools import REFUSED, BedError
 LABEL = "inferhost.bed"
 USER = "operator"
 START_LIMIT_S = 90
+# A container engine of its own needs these: it makes namespaces, mounts and device nodes. /proc/sys stays read-only.
+NESTED = [
+    "--cap-add=SYS_ADMIN,NET_ADMIN,MKNOD",
+    "--security-opt=seccomp=unconfined",
+    "--security-opt=apparmor=unconfined",
+]
 
 
-def up(podman: Podman, name: str, port: int, personality: str = PERSONALITY) -> None:
-    """Replace the host `name` by a fresh one with that simulated card, whose sshd listens on 127.0.0.1:port."""
-    tag = image(podman)
+def up(
+    podman: Podman,
+    name: str,
+    port: int,
+    personality: str = PERSONALITY,
+    *,
+    codename: str = "",
+    nested: bool = False,
+) -> None:
+    """Replace the host `name` by a fresh one with that simulated card, whose sshd listens on 127.0.0.1:port.
+
+    `codename` names another Debian than the machine's own; a `nested` host can run containers itself.
+    """
+    tag = image(podman, codename)
     down(podman, name)
     refuse_taken_port(port)
     if podman.machine.root:
@@ -28,6 +45,7 @@ def up(podman: Podman, name: str, port: int, personality: str = PERSONALITY) -> 
     podman.ensure_network()
     published = f"127.0.0.1:{port}:22"
     run = ["run", "-d", "--name", name, "--hostname", name, "--label", f"{LABEL}={port}", "--systemd=always"]
+    run += NESTED if nested else []
     podman.output(*run, "--network", podman.network, "--publish", published, tag)
     wait_until_running(podman, name)
     wait_for_ssh(name, port)

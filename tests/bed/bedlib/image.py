@@ -29,27 +29,28 @@ def personalities() -> list[str]:
     return sorted(path.stem for path in (SIMULATOR / "personalities").glob("*.txt"))
 
 
-def image(podman: Podman) -> str:
-    """The tag of the target image, built when the cache lacks it."""
+def image(podman: Podman, codename: str = "") -> str:
+    """The tag of the target image, of the machine's own suite unless named, built when the cache lacks it."""
     with locked(cache() / "lock"):
         ensure_key()
-        base = base_image(podman)
-        tag = f"{REPOSITORY}/target:{suite()}-{target_key(base)}"
+        release = codename or suite()
+        base = base_image(podman, release)
+        tag = f"{REPOSITORY}/target:{release}-{target_key(base)}"
         if not podman.succeeds("image", "exists", tag):
             build_target(podman, base, tag)
         return tag
 
 
-def base_image(podman: Podman) -> str:
+def base_image(podman: Podman, release: str) -> str:
     """The tag of the Debian root with the engine, built when missing."""
-    root_tag = f"{REPOSITORY}/root:{suite()}-{rootfs_key(suite())}"
+    root_tag = f"{REPOSITORY}/root:{release}-{rootfs_key(release)}"
     engine = engine_root()
     inputs = (IMAGE_FILES / "Containerfile.base", IMAGE_FILES / "prepare-base")
-    tag = f"{REPOSITORY}/base:{suite()}-{digest(root_tag, engine.name, *inputs)}"
+    tag = f"{REPOSITORY}/base:{release}-{digest(root_tag, engine.name, *inputs)}"
     if podman.succeeds("image", "exists", tag):
         return tag
     if not podman.succeeds("image", "exists", root_tag):
-        tar = rootfs()
+        tar = rootfs(release)
         say("imports the Debian root")
         podman.output("import", "--quiet", str(tar), root_tag)
     say("adds the engine and the operator")

@@ -1,4 +1,4 @@
-"""The slow base of the image: a Debian root of the machine's own suite, as a tar file in the cache.
+"""The slow base of the image: a Debian root, as a tar file in the cache.
 
 It holds what a freshly installed server has and roles rely on (systemd, sshd, python3, sudo), no documentation.
 """
@@ -28,16 +28,15 @@ def rootfs_key(codename: str) -> str:
     return digest(codename, *OPTIONS)
 
 
-def rootfs() -> Path:
+def rootfs(codename: str) -> Path:
     """The tar file, built when the cache lacks it (about a minute)."""
-    codename = suite()
     tar = cache() / "rootfs" / f"{codename}-{rootfs_key(codename)}.tar"
     if tar.is_file():
         return tar
     say(f"builds a Debian {codename} root (about a minute, once)")
     tar.parent.mkdir(parents=True, exist_ok=True)
     fresh = tar.with_suffix(".new.tar")
-    source = f"deb {mirror(codename)} {codename} main"
+    source = f"deb {mirror(suite())} {codename} main"
     proxies = [f"--aptopt={line}" for line in apt_proxy_options()]
     argv = ["mmdebstrap", "--quiet", *OPTIONS, *proxies, codename, str(fresh), source]
     done = subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)

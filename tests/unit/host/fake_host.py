@@ -189,6 +189,7 @@ class FakeHost:
         self.systemctl = INACTIVE
         self.own_units: dict[str, dict[str, bool]] = {}  # enabled, active
         self.others: dict[str, dict[str, bool]] = {}  # units of somebody else: active, enabled
+        self.tools: dict[str, Callable[[Sequence[str]], Finished]] = {}  # other programs, by name
         text = PERSONALITY.read_text() + SECOND_CARD * (cards - 1)
         (folder / "personality.txt").write_text(text)
         self.sim("init", folder / "personality.txt")
@@ -258,6 +259,8 @@ class FakeHost:
             return self._own_unit(argv[-1], argv)
         if argv[0] == "systemctl":
             return self._systemctl(argv[1])
+        if argv[0] in self.tools:
+            return self.tools[argv[0]](argv)
         return Finished(127, "", f"{argv[0]}: not found")
 
     def _systemctl(self, verb: str) -> Finished:

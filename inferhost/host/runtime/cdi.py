@@ -1,0 +1,74 @@
+"""The CDI specification: whether it is there, and whether it still names this driver's files.
+
+It is a generated file on a tmpfs. Nothing reads YAML here: the lines that name files of the host are looked at, and
+each has to exist; a driver version in a library's name has to be the loaded driver's.
+"""
+
+from __future__ import annotations
+
+import re
+
+from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
+from inferhost.host.machine import Machine
+from inferhost.host.report import Report
+from inferhost.schema.plan import Runtime
+from inferhost.schema.problems import Problem
+from inferhost.schema.result import Verdict
+
+SETTING = "runtime.cdi_spec"
+UNIT = "inferhost-cdi.service"
+HOST_PATH = re.compile(r"^[\s-]*\"?hostPath\"?:\s*\"?([^\"\s,]+)", re.MULTILINE)
+LIBRARY_VERSION = re.compile(r"/lib(?:cuda|nvidia-ml)\.so\.(\d{3}(?:\.\d+){1,2})")
+
+
+def apply_cdi(machine: Machine, runtime: Runtime, report: Report) -> None:
+    """Has the specification made again where it is missing or stale. It is a cache: no change of a setting."""
+    why = stale(machine, runtime)
+    if why and not report.check and _driver(machine) is not None:
+        machine.before_write(f"systemctl start {UNIT}")
+        done = machine.command(["systemctl", "start", UNIT])
+        report.note(f"{runtime.cdi_spec} was made again: {why}")
+        if done.code != 0:
+            said = (done.stderr.strip().splitlines() or [f"exit status {done.code}"])[0]
+            report.problems.append(Problem(SETTING, f"{UNIT}: {said}", f"see: journalctl -u {UNIT}", "cdi"))
+    verify_cdi(machine, runtime, report)
+
+
+def verify_cdi(machine: Machine, runtime: Runtime, report: Report) -> None:
+    """The verdict on the specification that is there now."""
+    why, wanted = stale(machine, runtime), "this driver's"
+    if not why:
+        said = "every file that it names is there"
+        report.verdicts.append(Verdict(SETTING, wanted, wanted, "held", "none", said))
+    elif _driver(machine) is None:
+        said = f"{why}; it names the driver's files, and no driver answers"
+        report.verdicts.append(Verdict(SETTING, wanted, None, "pending", "needs_driver", said))
+    elif report.check:
+        report.verdicts.append(Verdict(SETTING, wanted, None, "unverified", "none", f"{why}; made at the next run"))
+    else:
+        report.verdicts.append(Verdict(SETTING, wanted, "stale", "overridden", "driver_reload", why))
+
+
+def stale(machine: Machine, runtime: Runtime) -> str:
+    """Why the specification cannot be used; empty where it can."""
+    text = machine.read_text(runtime.cdi_spec)
+    if text is None:
+        return f"{runtime.cdi_spec} is not there"
+    missing = [path for path in HOST_PATH.findall(text) if not machine.exists(path)]
+    if missing:
+        return f"it names {missing[0]}, which is not on this host"
+    named, loaded = set(LIBRARY_VERSION.findall(text)), _driver(machine)
+    if loaded is not None and named and named != {loaded}:
+        return f"it names libraries of driver {' and '.join(sorted(named))}, and {loaded} is loaded"
+    return ""
+
+
+def _driver(machine: Machine) -> str | None:
+    """The version of the loaded driver; None where none answers."""
+    try:
+        with open_nvml(machine.before_write) as nvml:
+            return nvml.driver_version()
+    except NvmlError as error:
+        if error.code in NO_DRIVER:
+            return None
+        raise

@@ -1,0 +1,258 @@
+"""The runtime section: what was there before, what came with us, and whether engine and toolkit are as planned.
+
+Ansible installs packages and writes files. This records both before the first change, says what `daemon.json` has to
+hold, has the CDI specification made, and restarts docker where it runs without our settings and nobody is hurt by it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from inferhost.host.driver.packages import installed, removed_with, with_needs
+from inferhost.host.machine import Machine
+from inferhost.host.record import placed
+from inferhost.host.record.baseline import Baseline, Record
+from inferhost.host.report import Report
+from inferhost.host.runtime import cdi, containers, daemon_json
+from inferhost.host.service.account import restore_trees
+from inferhost.schema.plan import Plan, Runtime
+from inferhost.schema.problems import InputError, Problem
+from inferhost.schema.result import Verdict
+
+SECTION = "runtime"
+BEFORE = "containers:before"
+NAMES = "containers:package:"
+DOCKER_GROUP = "docker"
+VERSION = re.compile(r"\d+(?:\.\d+)+")
+TOOLKIT = "/usr/bin/nvidia-ctk"
+PROGRAMS = {"docker": "/usr/bin/docker", "podman": "/usr/bin/podman"}
+CNI = "/etc/cni/net.d"
+"""Docker's containerd makes it when it first starts, and its package leaves it."""
+IMAGES = {"docker": "/var/lib/docker", "podman": "/var/lib/containers"}
+
+
+def runtime_records(machine: Machine, plan: Plan) -> dict[str, Record]:
+    """Every package of the host as it is now, the names that the plan installs, and `daemon.json`."""
+    runtime = plan.runtime
+    if runtime is None or SECTION not in plan.manage:
+        return {}
+    there = installed(machine, runtime.family).versions
+    before = {"family": runtime.family, "versions": there, "docker_group": _has_group(machine)}
+    found = {BEFORE: Record(SECTION, before, {})}
+    for name in (*runtime.packages, *runtime.toolkit):
+        found[f"{NAMES}{name}"] = Record(SECTION, there.get(name), {})
+    if not machine.exists(runtime.cdi_spec):
+        found[f"tree:{runtime.cdi_spec}"] = Record(SECTION, None, {})
+    folders = [os.path.dirname(runtime.cdi_spec)]
+    folders += [os.path.dirname(daemon_json.PATH), CNI] if runtime.daemon else []
+    for folder in folders:
+        found.update(placed.directory_records(machine, folder, SECTION))
+    return {**found, **daemon_json.daemon_record(machine, plan)}
+
+
+def runtime_problems(machine: Machine, plan: Plan, report: Report) -> list[Problem]:
+    """What would go wrong, before anything is placed."""
+    problems = containers.reload_problems(machine, plan, report)
+    runtime = plan.runtime
+    if runtime is None or SECTION not in plan.manage:
+        return problems
+    program = PROGRAMS[runtime.engine]
+    if runtime.packages and machine.exists(program):
+        there = installed(machine, runtime.family).versions
+        if not any(name in there for name in runtime.packages):
+            message = f"{program} is on this host and is not of {' or '.join(runtime.packages)}"
+            hint = "run inferhost discover again: it writes the engine that is there into container_engines"
+            problems.append(Problem("inferhost_hardware.container_engines", message, hint, "foreign-engine"))
+    return problems + daemon_json.daemon_problems(machine, plan)
+
+
+def runtime_facts(machine: Machine, plan: Plan) -> dict[str, Any]:
+    """What the role has to know of this host: what `daemon.json` has to be, and whether docker can check it."""
+    if plan.runtime is None or SECTION not in plan.manage or not plan.runtime.daemon:
+        return {"daemon": {}}
+    try:
+        wanted = daemon_json.wanted_file(machine, plan.runtime.daemon)
+    except InputError:  # the refusal of it is on its way
+        return {"daemon": {}}
+    checks = machine.command(["dockerd", "--help"])
+    return {"daemon": {**wanted, "validate": checks.code == 0 and "--validate" in checks.stdout}}
+
+
+def apply_runtime(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:
+    """The daemon runs with our settings, and the specification is this driver's."""
+    runtime = plan.runtime
+    if runtime is None:
+        return
+    if not runtime.daemon:
+        restore_daemon(machine, [SECTION], baseline, report)
+    elif _lacks_cdi(machine):
+        _restart(machine, plan, runtime, report)
+    cdi.apply_cdi(machine, runtime, report)
+
+
+def verify_runtime(machine: Machine, plan: Plan, report: Report) -> None:
+    """Engine, toolkit, configuration as it is on disk and as it runs, and the specification."""
+    runtime = plan.runtime
+    if runtime is None:
+        return
+    report.verdicts.append(_program(machine, "runtime.engine", runtime.engine, runtime.version))
+    report.verdicts.append(_program(machine, "runtime.toolkit", "nvidia-ctk", ""))
+    for key, value in runtime.daemon.items():
+        report.verdicts.append(_daemon_key(machine, key, value))
+    if runtime.daemon:
+        report.verdicts.append(_daemon_runs(machine))
+    cdi.verify_cdi(machine, runtime, report)
+
+
+def runtime_revert(machine: Machine, baseline: Baseline, report: Report) -> dict[str, Any]:
+    """What the role has to do to the packages so that they are as recorded; nothing of another's is in it."""
+    if BEFORE not in baseline:
+        return {}
+    before = baseline[BEFORE].found
+    names = [key[len(NAMES) :] for key in baseline if key.startswith(NAMES)]
+    there = installed(machine, before["family"])
+    ours = sorted(with_needs(machine, before["family"], names, there) - set(before["versions"]))
+    foreign = sorted(removed_with(machine, before["family"], ours) - set(ours))
+    if foreign:
+        message = f"removing what came with the container engine would remove {', '.join(foreign)} too"
+        hint = f"remove {foreign[0]} first if it is not needed, or keep the engine"
+        report.problems.append(Problem(SECTION, message, hint, "foreign-packages"))
+    busy = [
+        name for engine in PROGRAMS if _brought(machine, engine, ours) for name in containers.others(machine, engine)
+    ]
+    if busy:
+        message = f"containers of somebody else run in the engine that came with us: {', '.join(busy)}"
+        report.problems.append(Problem(SECTION, message, "stop them first, or keep the engine", "containers"))
+    group = _has_group(machine) and not before["docker_group"]
+    return {"family": before["family"], "remove": [] if foreign or busy else ours, "docker_group": group}
+
+
+def restore_runtime(machine: Machine, sections: Sequence[str], baseline: Baseline, report: Report) -> None:
+    """Puts `daemon.json` back, compares the packages with the record, and forgets both once they are."""
+    if SECTION not in sections:
+        return
+    restore_daemon(machine, sections, baseline, report)
+    restore_trees(machine, baseline.of("tree", [SECTION]), baseline, report)
+    if BEFORE not in baseline:
+        return
+    left = runtime_revert(machine, baseline, report)
+    if left["remove"] or left["docker_group"] or report.problems:
+        verdict = ("pending", "none") if report.check else ("ignored", "unexplained")
+        evidence = "packages are removed by playbooks/revert.yml, never by this program"
+        report.verdicts.append(
+            Verdict("runtime.packages", "as before", ", ".join(left["remove"]), *verdict, evidence)
+        )
+        return
+    said = "compared with the record"
+    report.verdicts.append(Verdict("runtime.packages", "as before", "as before", "held", "none", said))
+    for folder in (path for path in IMAGES.values() if machine.exists(path)):
+        report.note(f"{folder}: images and volumes are never deleted; left")
+    baseline.drop([key for key in baseline if key.startswith((BEFORE, NAMES))], report.check)
+
+
+def restore_daemon(machine: Machine, sections: Sequence[str], baseline: Baseline, report: Report) -> None:
+    """Our keys go out of `daemon.json`; what others wrote to it since stays."""
+    if SECTION not in sections or daemon_json.KEY not in baseline:
+        return
+    record, path = baseline[daemon_json.KEY], daemon_json.PATH
+    now = placed.observe_file(machine, path)
+    try:
+        content = machine.read_bytes(path)
+        left = daemon_json.original(record, content)
+    except InputError as error:
+        report.problems += error.problems
+        return
+    if left is not None and "mode" not in left and now is not None:
+        left = {**now, **left}
+    kept = Record(SECTION, left, {})
+    placed.restore_files(machine, {path: kept}, baseline, report)
+    if report.verdicts[-1].verdict != "held":
+        return
+    baseline.drop([daemon_json.KEY], report.check)
+    if left != now and _lives(machine) and not report.check:
+        busy = containers.others(machine, "docker")
+        if busy:
+            report.note(f"docker runs with the earlier {path} until it is restarted; {', '.join(busy)} run in it")
+        else:
+            machine.command(["systemctl", "restart", "docker.service"])
+
+
+def _restart(machine: Machine, plan: Plan, runtime: Runtime, report: Report) -> None:
+    """Docker starts again with our settings, unless containers would stop with it."""
+    setting, busy = "runtime.daemon.running", containers.others(machine, "docker")
+    if busy and plan.spare_containers:
+        said = (
+            f"docker reads {daemon_json.PATH} at its next start; until then it runs without CDI for {', '.join(busy)}"
+        )
+        report.note(f"{containers.WARNING} {said}; {containers.OPTION}: false restarts it now")
+        report.verdicts.append(Verdict(setting, "with CDI", "without CDI", "pending", "needs_reboot", said))
+        return
+    report.change(setting, "without CDI", "with CDI")
+    if not report.check:
+        machine.before_write(f"systemctl restart {runtime.unit}")
+        done = machine.command(["systemctl", "restart", str(runtime.unit)])
+        if done.code != 0 or _lacks_cdi(machine):
+            said = (done.stderr.strip().splitlines() or ["it runs without CDI after a restart"])[0]
+            report.problems.append(Problem(setting, said, f"see: journalctl -u {runtime.unit}", "docker"))
+
+
+def _lacks_cdi(machine: Machine) -> bool:
+    """Whether a docker runs that does not read CDI specifications."""
+    asked = machine.command(["docker", "info", "--format", "{{json .CDISpecDirs}}"])
+    return asked.code == 0 and asked.stdout.strip() in ("null", "[]")
+
+
+def _lives(machine: Machine) -> bool:
+    return machine.command(["docker", "info", "--format", "{{.ServerVersion}}"]).code == 0
+
+
+def _program(machine: Machine, setting: str, program: str, least: str) -> Verdict:
+    """The program answers with its version."""
+    done = machine.command([program, "--version"])
+    found = VERSION.search(done.stdout)
+    wanted = f"{least} or later" if least else "installed"
+    if done.code != 0 or found is None:
+        return Verdict(setting, wanted, None, "overridden", "other_writer", f"{program} --version: {done.code}")
+    enough = not least or _numbers(found[0]) >= _numbers(least)
+    verdict = ("held", "none") if enough else ("overridden", "other_writer")
+    return Verdict(setting, wanted, found[0], *verdict, f"{program} --version")
+
+
+def _daemon_key(machine: Machine, key: str, value: Any) -> Verdict:
+    setting = f"runtime.daemon.{key}"
+    try:
+        document = daemon_json.parsed(machine.read_bytes(daemon_json.PATH) or b"")
+        is_held, found = daemon_json.held(document, {key: value}), document.get(key)
+    except InputError as error:
+        return Verdict(setting, value, None, "overridden", "other_writer", error.problems[0].message)
+    verdict = ("held", "none") if is_held else ("overridden", "other_writer")
+    return Verdict(setting, value, found, *verdict, daemon_json.PATH)
+
+
+def _daemon_runs(machine: Machine) -> Verdict:
+    setting, asked = "runtime.daemon.running", "docker info"
+    if not _lives(machine):
+        return Verdict(setting, "with CDI", None, "overridden", "unexplained", f"{asked}: docker does not answer")
+    if _lacks_cdi(machine):
+        busy = containers.others(machine, "docker")
+        said = (
+            f"{asked}: no CDI folders; it reads its file at the next start{' of ' + ', '.join(busy) if busy else ''}"
+        )
+        return Verdict(setting, "with CDI", "without CDI", "pending", "needs_reboot", said)
+    return Verdict(setting, "with CDI", "with CDI", "held", "none", f"{asked}: it names its CDI folders")
+
+
+def _brought(machine: Machine, engine: str, ours: Sequence[str]) -> bool:
+    return machine.exists(PROGRAMS[engine]) and any(name.startswith(engine) for name in ours)
+
+
+def _has_group(machine: Machine) -> bool:
+    lines = (machine.read_text("/etc/group") or "").splitlines()
+    return any(line.startswith(f"{DOCKER_GROUP}:") for line in lines)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())

@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""A stand-in for nvidia-ctk: a CDI specification of the simulated driver, in the form of the real one.
+
+Devices by number and by UUID and all of them; the library under its versioned name and its soname, and the state
+that simulated cards keep, so that a program in a container sees the same cards.
+"""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+
+LIBRARIES = "/usr/lib/x86_64-linux-gnu"
+LIBRARY = "/usr/local/lib/libnvidia-ml.so.1"
+STATE = "/var/lib/inferhost-sim"
+
+
+def driver_version() -> str:
+    library, text = ctypes.CDLL(LIBRARY), ctypes.create_string_buffer(80)
+    library.nvmlInit_v2()
+    library.nvmlSystemGetDriverVersion(text, len(text))
+    return text.value.decode()
+
+
+def specification() -> str:
+    found = json.loads(subprocess.run(["inferhost-sim", "dump"], check=True, capture_output=True).stdout)
+    names = [name for number, gpu in enumerate(found["gpus"]) for name in (str(number), gpu["uuid"])]
+    lines = ["cdiVersion: 0.5.0", "kind: nvidia.com/gpu", "devices:"]
+    for name in [*names, "all"]:
+        lines += [f'- name: "{name}"', "  containerEdits:", f'    env: ["SIMULATED_GPU={name}"]']
+    lines += ["containerEdits:", '  env: ["NVIDIA_VISIBLE_DEVICES=void"]', "  mounts:"]
+    for there in (f"{LIBRARIES}/libnvidia-ml.so.{driver_version()}", f"{LIBRARIES}/libnvidia-ml.so.1"):
+        lines += [f"  - hostPath: {LIBRARY}", f"    containerPath: {there}", "    options: [ro, nosuid, nodev, bind]"]
+    lines += [f"  - hostPath: {STATE}", f"    containerPath: {STATE}", "    options: [rw, nosuid, nodev, bind]"]
+    return "\n".join(lines) + "\n"
+
+
+if sys.argv[1:] == ["--version"]:
+    print("NVIDIA Container Toolkit CLI version 1.20.1 (stand-in)")
+elif sys.argv[1:3] == ["cdi", "generate"]:
+    (output,) = [word.partition("=")[2] for word in sys.argv[3:] if word.startswith("--output=")]
+    os.makedirs(os.path.dirname(output), exist_ok=True)
+    with open(output, "w", encoding="utf-8") as file:
+        file.write(specification())
+else:
+    sys.exit(f"nvidia-ctk stand-in: {sys.argv[1:]} is not known")

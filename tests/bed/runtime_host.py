@@ -1,0 +1,106 @@
+"""A Debian 13 sandbox host that runs containers itself, its toolkit repository of stand-ins, and its inventory."""
+
+import json
+import pathlib
+import subprocess
+
+import yaml
+
+from tests.bed import driver_packages as stand_ins
+from tests.bed.driver_host import BOOK_KEEPING
+from tests.bed.playbook import NAME, PORT, ROOT, bed, run_playbook
+
+MIRROR = "/srv/toolkit"
+IMAGE = "localhost/llama.cpp:bed"
+IMAGES = ("/var/lib/docker", "/var/lib/containers", "/var/lib/containerd", "/run/docker", "/run/containerd")
+"""What an engine keeps, which a revert leaves."""
+ENGINES_OWN = ("/run/containers", "/run/libpod", "/run/podman", "/run/crun", "/run/xtables.lock")
+"""Sockets, locks and state of engines on a tmpfs, which the next boot forgets."""
+# A container in a container has neither overlays nor a firewall nor all cgroup controllers. On the bed these lines
+# stand for what a person configured before us; the role has to leave them alone.
+DAEMON = """{
+    "storage-driver": "vfs",
+    "iptables": false, "ip6tables": false,
+    "bridge": "none", "ip-forward": false
+}"""
+PODMAN = {
+    "/etc/containers/containers.conf": '[containers]\npids_limit = 0\ndefault_ulimits = ["nofile=4096:4096"]\n',
+    "/etc/containers/storage.conf": '[storage]\ndriver = "vfs"\ngraphroot = "/var/lib/containers/storage"\n'
+    'runroot = "/run/containers/storage"\n',
+}
+TOOLKIT = stand_ins.Package(
+    "nvidia-container-toolkit-base",
+    "1.20.1-1",
+    "python3",
+    {"/usr/bin/nvidia-ctk": (ROOT / "tests/bed/nvidia_ctk.py").read_bytes()},
+)
+FILES = (
+    "opt/llama.cpp", "usr/bin/dash", "usr/bin/readlink", "usr/bin/dirname", "lib64/ld-linux-x86-64.so.2",
+    "lib/x86_64-linux-gnu/libc.so.6",
+)  # fmt: skip
+"""What the image with the real llama-server is made of."""
+
+
+class RuntimeHost:
+    """One sandbox host whose runtime section is managed; `options` go into its inventory."""
+
+    def __init__(self, folder: pathlib.Path, engine: str, **options) -> None:
+        self.folder, self.engine = folder, engine
+        bed("up", NAME, PORT, "--suite", "trixie", "--nested")
+        for path, text in {"/etc/docker/daemon.json": DAEMON, **PODMAN}.items():
+            self.write(path, text)
+        content = stand_ins.flat_archive(folder, "stable/deb/amd64", [TOOLKIT])
+        self.run("mkdir", "-p", MIRROR)
+        self.feed(content, "tar", "-C", MIRROR, "-x")
+        twin = ROOT / "inventories/sandbox/host_vars/sandbox-gb200"
+        values = {}
+        for name in ("hardware", "connection", "sandbox"):
+            values |= yaml.safe_load((twin / f"{name}.yml").read_text())
+        values |= yaml.safe_load((ROOT / "inventories/sandbox/group_vars/gb200.yml").read_text())
+        values |= yaml.safe_load((twin / "sandbox.yml").read_text())
+        values["inferhost_hardware"] |= {"os": "debian-13"}
+        values |= {
+            "inferhost_manage": ["runtime"],
+            "inferhost_runtime_engine": engine,
+            "inferhost_runtime_toolkit_repository_url": f"file:{MIRROR}",
+            "inferhost_runtime_toolkit_repository_key": str(folder / "key.asc"),
+            **options,
+        }
+        (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"sandbox-runtime": values}}}))
+
+    def run(self, *argv: str) -> str:
+        return bed("exec", NAME, *argv)
+
+    def feed(self, content: bytes, *argv: str) -> None:
+        ran = subprocess.run(
+            [ROOT / "tests/bed/bed", "exec", NAME, *argv], input=content, stdout=subprocess.DEVNULL, check=False
+        )
+        assert ran.returncode == 0, argv
+
+    def write(self, path: str, text: str) -> None:
+        self.run("mkdir", "-p", str(pathlib.PurePosixPath(path).parent))
+        self.feed(text.encode(), "tee", path)
+
+    def load_image(self) -> None:
+        """The real llama-server as an image, made of the host's own files."""
+        names = " ".join(FILES)
+        pack = f"tar -c --dereference -C / --transform s,^usr/bin/dash,bin/sh, {names}"
+        load = {"docker": f"docker import - {IMAGE}", "podman": f"podman import -q - {IMAGE}"}[self.engine]
+        self.run("sh", "-c", f"{pack} | {load}")
+
+    def playbook(self, name: str, *more: str, **options):
+        given = {f"inferhost_{key}": value for key, value in options.items()}
+        return run_playbook(name, "-i", str(self.folder / "hosts.yml"), "-e", json.dumps(given), *more)
+
+    def snapshot(self) -> dict:
+        found = json.loads(self.run("python3", "-c", (ROOT / "tests/bed/snapshot.py").read_text()))
+        left_out = (*BOOK_KEEPING, *IMAGES, *ENGINES_OWN)
+        found["paths"] = {path: what for path, what in found["paths"].items() if not path.startswith(left_out)}
+        listed = self.run("dpkg-query", "-W", "-f", "${Package} ${Version} ${db:Status-Abbrev}\n")
+        return {**found, "packages": listed.splitlines()}
+
+    def verdicts(self) -> dict:
+        ran = subprocess.run(
+            [ROOT / "tests/bed/bed", "exec", NAME, "inferhost", "verify"], capture_output=True, text=True, check=False
+        )
+        return {verdict["setting"]: verdict for verdict in json.loads(ran.stdout)["verdicts"]}
