@@ -259,9 +259,7 @@ class FakeHost:
             return self._own_unit(argv[-1], argv)
         if argv[0] == "systemctl":
             return self._systemctl(argv[1])
-        if argv[0] in self.tools:
-            return self.tools[argv[0]](argv)
-        return Finished(127, "", f"{argv[0]}: not found")
+        return self.tools.get(argv[0], lambda _: Finished(127, "", f"{argv[0]}: not found"))(argv)
 
     def _systemctl(self, verb: str) -> Finished:
         """systemd, as far as an engine's unit goes; what the process itself shows in /proc is `start_engine`'s."""
