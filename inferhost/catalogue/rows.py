@@ -204,6 +204,7 @@ class EngineRow:
     variable_prefixes: Dict[str, bool]  # how its own variables begin -> whether the catalogue has them all
     old_prefixes: Dict[str, str]  # former beginnings -> what the engine rewrites them to
     switches: Tuple[Switch, ...]
+    priority_switches: Tuple[Switch, ...]  # has it order its queue by the priority of a request; none: it cannot
     kv_cache: Dict[str, KvCacheFormat]
     environment: Tuple[EnvironmentDefault, ...]
     reads_environment_of: Tuple[str, ...]
@@ -214,6 +215,8 @@ class EngineRow:
     probe_needs: Optional[str]
     stop_timeout_s: int
     stop_because: str
+    drain_s: int  # how long its streams are waited for before the signal; 0: it waits for them itself
+    busy_metrics: Tuple[str, ...]  # what its /metrics counts as running or waiting; none: it has no such page
     memory_rule: str  # which rule of planner.memory holds
     memory: Dict[str, float]
     notes: str

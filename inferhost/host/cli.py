@@ -25,7 +25,7 @@ from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.models import fetch
 from inferhost.host.record import revert
 from inferhost.host.report import HostError, NothingTouched, Report, reason
-from inferhost.host.service import gate, rollback
+from inferhost.host.service import drain, gate, rollback
 from inferhost.host.service import install as engine_install
 from inferhost.host.signals import stopping
 from inferhost.host.watch import boot, drift, journal
@@ -59,6 +59,7 @@ VERBS = {
     "rollback": "put back the service files that served last, and start them",
     "sample": "show what the GPUs do over some seconds; creates no load",
     "guard": "bring a GPU that gets too hot down to the safe state of the plan, and give it back when it is cool",
+    "drain": "wait until an engine has nothing in flight; what its unit runs before it is stopped",
     "balancer": "show a member of this host's balancer, take it out of rotation or back, and say what is in flight",
     "revert": "put back what was here before, from the record alone",
     "status": "say which plan is installed and what is on record",
@@ -142,6 +143,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             command.add_argument("--challenge", action="store_true", help=ask)
             mine = "the process that keeps the cards busy for --challenge; any other on a card refuses it"
             command.add_argument("--load-pid", type=int, metavar="PID", help=mine)
+        if verb == "drain":
+            command.add_argument("--instance", metavar="NAME", help="only this engine")
+            most = "at most so many seconds (default: what the plan says)"
+            command.add_argument("--wait", type=float, metavar="S", help=most)
         if verb == "balancer":
             command.add_argument("--server", required=True, metavar="NAME", help="the member")
             command.add_argument("--state", choices=runtime.STATES, default="show", help="default: only show it")
@@ -216,6 +221,10 @@ def _gate(options: argparse.Namespace, machine: Machine, plan: Plan, _content: b
         gate.prove_tokens(machine, plan, options.wait, report, only=options.instance)
 
 
+def _drain(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    drain.drain(machine, plan, options.instance, report, daemon.journal, limit_s=options.wait)
+
+
 def _balancer(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
     if plan.balancer is None or plan.balancer.socket is None:
         hint = "inferhost_manage: [balancer] with haproxy makes one"
@@ -249,6 +258,7 @@ FOLLOWERS = {
     "gate": _gate,
     "rollback": _rollback,
     "guard": _guard,
+    "drain": _drain,
     "balancer": _balancer,
 }
 """Verbs that follow a plan."""

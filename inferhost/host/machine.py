@@ -28,6 +28,7 @@ PROGRAM = "/usr/local/bin/inferhost"
 CACHE_DIRECTORY = "/var/cache/inferhost"  # systemd makes it: CacheDirectory= of inferhost-serve@.service
 
 COMMAND_TIMEOUT_S = 60
+UNBOUNDED = (("systemctl", "restart"), ("systemctl", "stop"), ("systemctl", "disable"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,8 @@ def run_command(argv: Sequence[str]) -> Finished:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            # How long a unit may start is systemd's to bound (TimeoutStartSec): it may wait for another engine.
-            timeout=None if list(argv[:2]) == ["systemctl", "restart"] else COMMAND_TIMEOUT_S,
+            # How long a unit may start or stop is systemd's to bound: it may wait for another engine, or for streams.
+            timeout=None if tuple(argv[:2]) in UNBOUNDED else COMMAND_TIMEOUT_S,
             env=environment,
             check=False,
         )

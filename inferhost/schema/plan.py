@@ -248,6 +248,15 @@ class Install:
 
 
 @dataclasses.dataclass(frozen=True)
+class Drain:
+    """How an engine that cuts its streams on a stop is waited for: what it counts where, and how long at most."""
+
+    url: str
+    metrics: Tuple[str, ...]  # none: connections are counted
+    limit_s: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Service:
     """One engine instance: what runs, where it listens, and how it is proven."""
 
@@ -269,6 +278,7 @@ class Service:
     disruption: str
     install: Optional[Install] = None  # None: the engine is there
     check_argv: Tuple[str, ...] = ()  # has the engine read its arguments and end; none where it cannot
+    drain: Optional[Drain] = None  # None: the engine ends its streams by itself
     slice: Optional[Slice] = None  # the part of a divided card that it runs on
 
     @property

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -115,10 +116,27 @@ class Fleet:
         rows = json.loads(self.on(BALANCER, "python3", "-c", script))
         return {row["svname"]: row for row in rows if row["pxname"] == "inferhost"}
 
+    def until_busy(self, engine: str) -> None:
+        """Waits until the engine sends an answer."""
+        page = f"http://{self.addresses[engine]}:{ENGINE_PORT}/metrics"
+        self._until(engine, f"urllib.request.urlopen('{page}').read().count(b'requests_processing 0') == 0")
+
+    def until_up(self, engine: str) -> None:
+        """Waits until the balancer sends requests to the engine."""
+        while self.members()[engine]["status"] != "UP":
+            time.sleep(0.2)
+
+    def _until(self, host: str, condition: str) -> None:
+        script = f"import time, urllib.request\nwhile not ({condition}): time.sleep(0.02)"
+        self.on(host, "timeout", "60", "python3", "-c", script)
+
     @contextmanager
-    def load(self, least: int, streams: int = 6) -> Iterator[LoadRun]:
-        """Streaming load while the block runs; it ends once the block is left and `least` requests are done."""
-        run = LoadRun(self, least, streams)
+    def load(self, least: int, streams: int, *, tokens: int = 64, to: str | None = None) -> Iterator[LoadRun]:
+        """Streaming load while the block runs; it ends once the block is left and `least` requests are done.
+
+        `to` names an engine that is asked without the balancer, and then each stream asks `least` times at most.
+        """
+        run = LoadRun(self, least, streams, tokens, to)
         try:
             yield run
         finally:
@@ -128,11 +146,12 @@ class Fleet:
 class LoadRun:
     """A load that runs on the balancer's host, as a client beside it."""
 
-    def __init__(self, fleet: Fleet, least: int, streams: int) -> None:
+    def __init__(self, fleet: Fleet, least: int, streams: int, tokens: int, to: str | None) -> None:
         stop = "/tmp/stop-the-load"
-        fleet.on(BALANCER, "rm", "-f", stop)
+        fleet.on(BALANCER, "touch" if to else "rm", *([] if to else ["-f"]), stop)
         self.fleet, self.stop, self.result = fleet, stop, {}
-        words = ["127.0.0.1", str(FRONT_PORT), str(streams), str(least), stop]
+        where = ["127.0.0.1", str(FRONT_PORT)] if to is None else [fleet.addresses[to], str(ENGINE_PORT)]
+        words = [*where, str(streams), str(least), stop, str(tokens)]
         argv = [ROOT / "tests/bed/bed", "exec", fleet.container(BALANCER), "python3", "-", *words]
         script = (ROOT / "tests/bed/stream_load.py").open()
         self.process = subprocess.Popen(argv, stdin=script, stdout=subprocess.PIPE, text=True, env=os.environ)

@@ -1,7 +1,7 @@
 """Streaming load on an OpenAI endpoint, and what became of each request. Runs on a sandbox host, no packages needed.
 
-`stream_load.py HOST PORT STREAMS LEAST STOP_FILE`: each stream asks again and again over one kept connection, until
-LEAST requests are done and STOP_FILE is there. A line per second says how far it is; the last line is the result.
+`stream_load.py HOST PORT STREAMS LEAST STOP_FILE TOKENS`: each stream asks again and again over one kept connection,
+until LEAST requests are done and STOP_FILE is there. A line per second tells of it, the last one is the result.
 Nothing is tried again here: what fails, fails, and is counted by how much of the answer had come.
 """
 
@@ -13,25 +13,22 @@ import sys
 import threading
 import time
 
-TOKENS = 64
-BODY = json.dumps(
-    {
-        "model": "mistral-large-2411-awq",
-        "messages": [{"role": "user", "content": "tell me about the weather and the people there"}],
-        "max_tokens": TOKENS,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "cache_prompt": False,
-    }
-).encode()
+BODY = {
+    "model": "mistral-large-2411-awq",
+    "messages": [{"role": "user", "content": "tell me about the weather and the people there"}],
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "cache_prompt": False,
+}
 SILENCE_S = 120
 
 
 class Load:
     """The requests of all streams. A failure is kept with its time: a test can tell which event it belongs to."""
 
-    def __init__(self, host: str, port: int, least: int, stop_file: str) -> None:
-        self.host, self.port, self.least, self.stop_file = host, port, least, stop_file
+    def __init__(self, host: str, port: int, least: int, stop_file: str, tokens: int) -> None:
+        self.host, self.port, self.least, self.stop_file, self.tokens = host, port, least, stop_file, tokens
+        self.body = json.dumps({**BODY, "max_tokens": tokens}).encode()
         self.kinds: collections.Counter = collections.Counter()
         self.failures: list = []
         self.lock = threading.Lock()
@@ -49,12 +46,13 @@ class Load:
             if kind != "ok":
                 connection.close()
                 connection = None
+                time.sleep(0.1)
 
     def asked(self, connection: http.client.HTTPConnection) -> str:
         """One request: "ok", or how it failed."""
         pieces, usage, done = 0, None, False
         try:
-            connection.request("POST", "/v1/chat/completions", BODY, {"Content-Type": "application/json"})
+            connection.request("POST", "/v1/chat/completions", self.body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             if answer.status != 200:
                 return f"refused: {answer.status} {answer.read()[:80]!r}"
@@ -71,13 +69,13 @@ class Load:
                 pieces += bool(said.get("choices") and said["choices"][0]["delta"].get("content"))
         except (OSError, http.client.HTTPException, ValueError) as error:
             return f"{'cut' if pieces else 'no answer'}: {type(error).__name__} after {pieces} pieces"
-        if not done or usage is None or usage["completion_tokens"] != TOKENS:
+        if not done or usage is None or usage["completion_tokens"] != self.tokens:
             return f"cut: {usage} after {pieces} pieces"
         return "ok"
 
 
-def main(host: str, port: str, streams: str, least: str, stop_file: str) -> None:
-    load = Load(host, int(port), int(least), stop_file)
+def main(host: str, port: str, streams: str, *rest: str) -> None:
+    load = Load(host, int(port), int(rest[0]), rest[1], int(rest[2]))
     threads = [threading.Thread(target=load.stream, daemon=True) for _ in range(int(streams))]
     for thread in threads:
         thread.start()

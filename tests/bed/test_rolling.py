@@ -12,6 +12,8 @@ from tests.bed.fleet import BALANCER, ENGINE_PORT, ENGINES, FRONT_PORT, Fleet
 WHOLE = bool(os.environ.get("INFERHOST_SLOW"))
 LEAST = 1000 if WHOLE else 120
 STREAMS = 6
+LONG = 256
+"""Tokens of an answer that is still on its way when its engine is told to stop."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,18 @@ def fleet(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def rolled(fleet):
+def stopped_with_a_stream(fleet):
+    """An engine alone: its unit is restarted while it sends an answer to somebody who came past the balancer."""
+    engine = ENGINES[0]
+    before = fleet.starts()[engine]
+    with fleet.load(1, 1, tokens=LONG, to=engine) as load:
+        fleet.until_busy(engine)
+        fleet.on(engine, "systemctl", "restart", "inferhost-serve@main.service")
+    return before, fleet.starts()[engine], load.result
+
+
+@pytest.fixture(scope="module")
+def rolled(fleet, stopped_with_a_stream):
     """A rolling restart under load: the runs before and after, what the playbook said, what the load counted."""
     before = fleet.starts()
     with fleet.load(LEAST, STREAMS) as load:
@@ -64,3 +77,61 @@ def test_every_engine_was_really_restarted_once_and_the_balancer_not(rolled):
 def test_both_engines_served_while_the_other_was_away(fleet, rolled):
     served = {name: int(fleet.members()[name]["stot"]) for name in ENGINES}
     assert all(count > 10 for count in served.values()), served
+
+
+def test_a_stop_waits_for_a_stream_that_came_past_the_balancer(stopped_with_a_stream):
+    before, after, load = stopped_with_a_stream
+    assert load["failures"] == []
+    assert not set(before) & set(after)
+
+
+def test_the_engine_s_unit_is_hardened_and_serves(fleet, rolled):
+    said = fleet.on(ENGINES[0], "systemd-analyze", "security", "--no-pager", "inferhost-serve@main.service")
+    assert float(said.split("Overall exposure level")[1].split()[3]) <= 2.0, said
+
+
+def test_what_people_ask_is_in_no_journal(fleet, rolled):
+    for host in fleet.hosts:
+        assert "inferhost" in fleet.on(host, "journalctl", "--no-pager")
+        assert "tell me about the weather" not in fleet.on(host, "journalctl", "--no-pager")
+
+
+@pytest.fixture(scope="module")
+def killed(fleet, rolled):
+    """One engine is killed with its streams on it; HAProxy counts what each engine broke off."""
+    victim, before = ENGINES[0], broken_off(fleet)
+    with fleet.load(LEAST // 2, STREAMS) as load:
+        fleet.until_busy(victim)
+        fleet.on(victim, "systemctl", "kill", "--signal=KILL", "inferhost-serve@main.service")
+        fleet.until_up(victim)
+    return load.result, {name: count - before[name] for name, count in broken_off(fleet).items()}
+
+
+def broken_off(fleet):
+    return {name: int(fleet.members()[name]["srv_abrt"]) for name in ENGINES}
+
+
+def test_a_killed_engine_loses_the_streams_that_it_was_sending_and_nothing_else(killed):
+    load, broken = killed
+    cut = [failure for failure in load["failures"] if failure["kind"].startswith("cut")]
+    print(f"{load['requests']} requests, {len(cut)} cut, broken off as HAProxy counts: {broken}")
+    assert load["failures"] == cut
+    assert broken == {ENGINES[0]: len(cut), ENGINES[1]: 0}
+    assert len(cut) <= STREAMS
+
+
+@pytest.mark.skipif(not WHOLE, reason="make test-slow")
+def test_a_changed_wish_reaches_both_engines_and_the_balancer_under_load_without_a_failure(fleet, killed):
+    before = fleet.starts()
+    with fleet.load(LEAST, STREAMS) as load:
+        fleet.write_inventory(inferhost_balancer_timeout_s=900)
+        front = fleet.play("site.yml", "-l", BALANCER)
+        engines = fleet.play("playbooks/rolling.yml", "-e", "inferhost_service_context_tokens=4096")
+    after = fleet.starts()
+    assert (front.code, engines.code) == (0, 0), front.told() + engines.told()
+    assert load.result["failures"] == []
+    assert load.result["requests"] >= LEAST
+    assert all(not set(before[engine]) & set(after[engine]) for engine in ENGINES)
+    assert before[BALANCER] == after[BALANCER]
+    assert "timeout server 900s" in fleet.on(BALANCER, "cat", "/etc/inferhost/haproxy.cfg")
+    assert "4096" in fleet.on(ENGINES[1], "systemctl", "cat", "inferhost-serve@main.service")

@@ -3,7 +3,7 @@
 import pytest
 
 from inferhost.planner.launch import quoting
-from tests.unit.planner_wishes import gpu, hardware, planned, wish
+from tests.unit.planner_wishes import gpu, hardware, planned, refusal, wish
 
 MODEL = "llama-3.1-8b-instruct"
 
@@ -114,3 +114,61 @@ def test_several_cards_are_listed_and_an_engine_without_a_word_on_them_gets_the_
     plan = planned({**wish("rtx-3090", MODEL), "inferhost_hardware": own})
     assert [g.select.ordinal for g in plan.gpus] == [0, 1]
     assert plan.env["main"]["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+
+
+def entries_of(key, **own):
+    """The values of one key in the drop-in."""
+    return [value for _, name, value in planned(wish("rtx-3090", MODEL, **own)).dropins[0].entries if name == key]
+
+
+def test_an_engine_on_loopback_exchanges_packets_with_its_own_host_alone():
+    assert entries_of("IPAddressDeny") == ["any"]
+    assert entries_of("IPAddressAllow") == ["localhost"]
+
+
+def test_an_engine_on_all_addresses_is_walled_where_the_wish_says_who_may():
+    assert entries_of("IPAddressDeny", service_host="0.0.0.0") == []
+    allowed = entries_of("IPAddressAllow", service_host="0.0.0.0", service_allow_from=["10.0.0.0/24", "fd00::1"])
+    assert allowed == ["localhost 10.0.0.0/24 fd00::1"]
+
+
+def test_engines_of_several_cards_are_not_walled_for_their_cards_talk_over_the_host_s_own_address():
+    values = wish("rtx-3090", MODEL, service_gpus=["all"], service_engine="vllm")
+    values["inferhost_hardware"] = hardware(gpu("rtx-3090"), gpu("rtx-3090"))
+    assert [name for _, name, _ in planned(values).dropins[0].entries if name.startswith("IPAddress")] == []
+
+
+def test_who_may_reach_an_engine_is_an_address_or_a_network():
+    said = refusal(wish("rtx-3090", MODEL, service_allow_from=["10.0.0.0/24", "10.0.0.1/24"]))
+    assert 'inferhost_service_allow_from[1]: found "10.0.0.1/24", wanted an address or a network' in said
+
+
+@pytest.mark.parametrize(("engine", "waits"), [("llama.cpp", True), ("vllm", False), ("sglang", False)])
+def test_an_engine_that_cuts_its_streams_is_waited_for_before_the_signal(engine, waits):
+    model = "tiny-random" if engine == "llama.cpp" else MODEL
+    plan = planned(wish("rtx-3090", model, service_engine=engine))
+    found = {name: value for _, name, value in plan.dropins[0].entries}
+    assert ("ExecStop" in found) is waits
+    drain = plan.service[0].drain
+    assert (drain is not None) is waits
+    if drain is not None:
+        assert found["ExecStop"] == "-+/usr/local/bin/inferhost drain --instance main"
+        assert int(found["TimeoutStopSec"]) > drain.limit_s
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("vllm", ["--scheduling-policy", "priority"]),
+        ("sglang", ["--enable-priority-scheduling", "--schedule-low-priority-values-first"]),
+    ],
+)
+def test_an_engine_orders_its_queue_by_priority_where_the_wish_says_so(engine, words):
+    asked = planned(wish("rtx-3090", MODEL, service_engine=engine, service_priorities=True)).service[0].argv
+    plain = planned(wish("rtx-3090", MODEL, service_engine=engine)).service[0].argv
+    assert [word for word in asked if word not in plain] == words
+
+
+def test_priorities_are_refused_where_the_engine_has_no_order():
+    said = refusal(wish("rtx-3090", "tiny-random", service_engine="llama.cpp", service_priorities=True))
+    assert "inferhost_service_priorities: llama.cpp 0.7.0 has one queue without an order" in said

@@ -79,9 +79,32 @@ def engine() -> dict:
         "limits": limits(read(f"/proc/{pid}/limits")),
         "memory_policies": sorted({line.split()[1] for line in read(f"/proc/{pid}/numa_maps").splitlines()}),
         "mounts": mounts(read(f"/proc/{pid}/mountinfo")),
+        "beside_it": beside_the_engine(),
         "pid": int(pid),
         "status": {name: value.strip() for name, value in status.items()},
     }
+
+
+def beside_the_engine() -> dict:
+    """What a process gets that joins the engine's control group: devices and addresses are shut out there.
+
+    No file of /proc shows these two, so it is tried, as root: an error's name, or "none".
+    """
+    group = output("systemctl", "show", "--property=ControlGroup", "--value", UNIT).strip()
+    tried = {
+        "null": "open('/dev/null', 'rb').read(1)",
+        "disk": "open('/dev/vda', 'rb').read(1)",
+        "loopback": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))",
+        "outside": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('10.0.2.2', 9))",
+    }
+    found = {}
+    for name, attempt in tried.items():
+        script = (
+            f"import os, socket\nopen('/sys/fs/cgroup{group}/cgroup.procs', 'w').write(str(os.getpid()))\n"
+            f"try:\n    {attempt}\n    print('none')\nexcept OSError as error:\n    print(type(error).__name__)"
+        )
+        found[name] = output("python3", "-c", script).strip()
+    return found
 
 
 def limits(text: str) -> dict:
@@ -92,9 +115,9 @@ def limits(text: str) -> dict:
 
 
 def mounts(text: str) -> list:
-    """Mount point, options of the mount, and root within its file system, in mount order."""
+    """Mount point, options of the mount and of its file system, and root within that, in mount order."""
     rows = [line.split() for line in text.splitlines()]
-    return [{"at": row[4], "options": row[5].split(","), "root": row[3]} for row in rows]
+    return [{"at": r[4], "options": r[5].split(","), "root": r[3], "file_system": r[-1].split(",")} for r in rows]
 
 
 def nodes() -> dict:

@@ -219,6 +219,16 @@ def test_the_running_engine_has_a_temporary_folder_of_its_own(placed, path):
     assert "inferhost-serve@main.service" in mount["root"]
 
 
+def test_the_running_engine_sees_no_process_of_others_and_no_kernel_module(placed):
+    assert "hidepid=invisible" in mount_of(placed[0], "/proc")["file_system"]
+    assert mount_of(placed[0], "/usr/lib/modules")["at"] == "/usr/lib/modules"
+
+
+def test_no_device_but_the_cards_and_no_address_but_its_own_host_s_can_be_reached_beside_the_engine(placed):
+    refused = placed[0].kernel["engine"]["beside_it"]
+    assert refused == {"null": "none", "disk": "PermissionError", "loopback": "none", "outside": "PermissionError"}
+
+
 def test_the_running_engine_can_write_its_cache(placed):
     assert "rw" in mount_of(placed[0], "/var/cache/inferhost/main")["options"]
 

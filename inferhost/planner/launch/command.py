@@ -18,9 +18,11 @@ from inferhost.planner.memory.llama_cpp_offload import Placement
 from inferhost.planner.reasons import FIELD_CONCEPTS, argument_flags, concept_path, is_flag, reason
 from inferhost.planner.request import Instance
 from inferhost.schema.plan import Reason
+from inferhost.schema.problems import Problem
 
 RESTART = "engine restart"
 SERVES = "it serves at all"
+PRIORITIES = "inferhost_service_priorities"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,8 @@ def command_line(
             words += [str(told.value)] if flag is None else [flag, str(told.value)]
         path = concept_path(instance.name, engine, told.concept)
         reasons.append(reason(path, told.value, told.because, told.source, gain=told.gain, disruption=RESTART))
-    for switch in engine.switches:
+    wanted = instance.wish.flag(PRIORITIES)
+    for switch in (*engine.switches, *(engine.priority_switches if wanted else ())):
         flag = switch.arguments[0]
         if flag not in given:
             words += switch.arguments
@@ -70,6 +73,15 @@ def command_line(
         source = instance.source("extra_args")
         reasons.append(reason(f"{where}.argv.{flag}", value, because, source, gain="unknown", disruption=RESTART))
     return (*words, *extra.words), reasons
+
+
+def priority_problems(instance: Instance, engine: EngineRow) -> list[Problem]:
+    """Why the engine cannot order its queue, where the wish asks for that."""
+    if not instance.wish.flag(PRIORITIES) or engine.priority_switches:
+        return []
+    hint = "vllm and sglang can; a balancer's classes order what waits before any engine"
+    found = f"{engine.engine} {engine.version} has one queue without an order"
+    return [Problem(instance.path("priorities"), found, hint, "no-priorities")]
 
 
 def cache_reason(instance: Instance, engine: EngineRow, budget: Budget) -> list[Reason]:

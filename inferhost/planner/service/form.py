@@ -6,6 +6,7 @@ the model was trained for. The last is refused, because an engine would cut it i
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from inferhost.catalogue import Catalogue
@@ -14,6 +15,7 @@ from inferhost.planner.memory.weights import shape_problem
 from inferhost.planner.nearby import near_models
 from inferhost.planner.request import Instance
 from inferhost.schema.problems import InputError, Problem
+from inferhost.schema.wish import INSTANCE_PREFIX
 
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 LAYERS = re.compile(r"[1-9][0-9]{0,3}")
@@ -59,6 +61,11 @@ def form_problems(instance: Instance) -> list[Problem]:
             "an engine reads strangers' input: inferhost is the default",
         )
         problems.append(Problem(instance.path("user"), found, hint, "user-root"))
+    problems += [
+        Problem(instance.path(f"allow_from[{n}]"), f'found "{text}", wanted an address or a network', "10.0.0.0/24")
+        for n, text in enumerate(instance.wish.words(INSTANCE_PREFIX + "allow_from"))
+        if not _is_network(text)
+    ]
     layers = instance.text("gpu_layers")
     if layers not in ("all", "auto") and not LAYERS.fullmatch(layers):
         found = f'found "{layers}", wanted all, auto or a number of layers'
@@ -68,6 +75,14 @@ def form_problems(instance: Instance) -> list[Problem]:
         if not least <= number <= most:
             problems.append(Problem(instance.path(option), f"found {number}, wanted {least} to {most}", hint))
     return problems
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def model_row(instance: Instance, catalogue: Catalogue) -> ModelRow:

@@ -13,7 +13,7 @@ from typing import Any
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
 from inferhost.planner.launch.arguments import ExtraArguments, extra_arguments, selection_of_flags, unchecked_flags
-from inferhost.planner.launch.command import Told, cache_reason, command_line
+from inferhost.planner.launch.command import Told, cache_reason, command_line, priority_problems
 from inferhost.planner.launch.environment import engine_environment
 from inferhost.planner.machine import cpu
 from inferhost.planner.machine.gpu_modes import ecc_wish
@@ -190,7 +190,10 @@ def _sized(
     while True:
         try:
             engine, reasons = chosen_engine(request, instance, model, card, catalogue, unfit=unfit)
-            problems = parallel_problems(instance, engine, model, rows, request)
+            problems = [
+                *parallel_problems(instance, engine, model, rows, request),
+                *priority_problems(instance, engine),
+            ]
             if problems:
                 raise InputError(problems)
             extra, (env, env_reasons, pending) = _checked_extras(request, instance, engine, catalogue)

@@ -16,7 +16,7 @@ from inferhost.planner.memory.budget import Budget
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import HARDWARE, Instance, Request
 from inferhost.planner.service import key
-from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, File, Probe, Reason, Service, Slice
+from inferhost.schema.plan import UNIT_DIRECTORY, Drain, Dropin, File, Probe, Reason, Service, Slice
 
 UNIT_FILE = "inferhost-serve@.service"
 RESTART = "engine restart"
@@ -62,6 +62,7 @@ def service(
         limit_memlock=cpu.memlock_bytes(request),
         probe=probe,
         disruption=RESTART,
+        drain=_drain(engine, address),
         check_argv=(*argv, *engine.check_arguments) if engine.check_arguments else (),
         slice=Slice(selector(request, instance.gpus[0]), instance.slice.number) if instance.slice else None,
     )
@@ -108,6 +109,13 @@ def start_wait_s(weights_bytes: int) -> int:
 def unit_name(instance: Instance) -> str:
     """The unit of an instance."""
     return UNIT_FILE.replace("@.", f"@{instance.name}.")
+
+
+def _drain(engine: EngineRow, address: str) -> Drain | None:
+    """How the host program waits for the engine's streams; None where the engine does that itself."""
+    if not engine.drain_s:
+        return None
+    return Drain(f"{address}/metrics", engine.busy_metrics, engine.drain_s)
 
 
 def _least_memory_mib(request: Request, instance: Instance, budget: Budget) -> int | None:
@@ -176,16 +184,56 @@ def dropin(
         reasons.append(
             reason(f"{where}.EnvironmentFile", path, because, "formula:gpu.mig", gain=gain, disruption=RESTART)
         )
+    walled, wall_reasons = _wall(instance, entry)
+    entries += walled
+    reasons += wall_reasons
     entries.append(("Service", "LimitNOFILE", str(entry.limit_nofile)))
     entries.append(("Service", "LimitMEMLOCK", entry.limit_memlock))
-    entries.append(("Service", "TimeoutStopSec", str(engine.stop_timeout_s)))
+    stop_s = engine.stop_timeout_s
+    if entry.drain is not None:
+        # systemd gives this time to ExecStop and then once more to the process.
+        stop_s += entry.drain.limit_s
+        command = f"-+{PROGRAM} drain --instance {instance.name}"
+        entries.append(("Service", "ExecStop", command))
+        reasons.append(
+            reason(
+                f"{where}.ExecStop", command, "streams in flight end before the signal that would cut them",
+                f"catalogue:engines/{engine.key}#drain_s", gain="no stream is cut by a stop", disruption=RESTART,
+            )
+        )  # fmt: skip
+    entries.append(("Service", "TimeoutStopSec", str(stop_s)))
     reasons.append(
         reason(
-            f"{where}.TimeoutStopSec", engine.stop_timeout_s, engine.stop_because,
+            f"{where}.TimeoutStopSec", stop_s, engine.stop_because,
             f"catalogue:engines/{engine.key}#stop_timeout_s", gain="none: a stop ends", disruption=RESTART,
         )
     )  # fmt: skip
     return Dropin(entry.unit, "service", tuple(entries), RESTART), reasons
+
+
+def _wall(instance: Instance, entry: Service) -> tuple[list[tuple[str, str, str]], list[Reason]]:
+    """Which addresses the engine's processes may talk to; none of it where the cards of one engine talk over the
+    host's own address, which the plan does not know.
+
+    Source: formula `unit.addresses`.
+    """
+    allowed = instance.wish.words("inferhost_service_allow_from")
+    loopback = _is_loopback(entry.host)
+    if instance.tensor_parallel_size > 1 or not (loopback or allowed):
+        return [], []
+    words = " ".join(["localhost", *allowed])
+    because = "the engine listens on loopback" if loopback and not allowed else "the wish names who may reach it"
+    rows = [("Service", "IPAddressDeny", "any"), ("Service", "IPAddressAllow", words)]
+    source = "formula:unit.addresses" if loopback and not allowed else instance.source("allow_from")
+    where = f"dropins.{entry.unit}"
+    return rows, [
+        reason(f"{where}.{key}", value, because, source, gain="none: nobody else gets a packet", disruption=RESTART)
+        for _, key, value in rows
+    ]
+
+
+def _is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host in ("::1", "localhost")
 
 
 def _turn(
