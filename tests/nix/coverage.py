@@ -95,9 +95,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "service[].probe.gpu_memory_mib": (HOST, HOST),
     "service[].probe.key_file": (HOST, HOST),
     "service[].slice": (HOST, HOST),
-    "service[].drain.url": (HOST, HOST),
-    "service[].drain.metrics": (HOST, HOST),
-    "service[].drain.limit_s": (HOST, HOST),
+    "service[].drain": (HOST, HOST),
     "service[].disruption": (PEOPLE, RESTART),
     "service[].install": (HOST, "NixOS takes the engine from services.inferhost.instances.NAME.package"),
     "service[].check_argv": (HOST, "refused by the roles; NixOS cannot ask an engine before it switches"),
@@ -169,6 +167,7 @@ def others(value: Any, schema: Mapping[str, Any]) -> list[Any]:
     lists = [value[1:], [*value, value[0]]] if isinstance(value, list) and value else [["x"], [1500], []]
     tables = [{}, {**value, "x": "1"}] if isinstance(value, dict) else []
     tables.append({"gpu": {"uuid": None, "pci_device_id": "2335", "ordinal": 0}, "number": 0})
+    tables.append({"url": "x", "metrics": [], "limit_s": 1})
     tables.append({"limit_c": 85, "resume_c": 75, "power_w": "min", "cool_down_s": 300})
     tables.append({"program": "x", "type": "x", "fetched_path": "x", "sha256": None})
     tables.append(
