@@ -19,7 +19,7 @@ FOREIGN = {"registry-mirrors": ["https://mirror.example"], "features": {"buildki
 SPEC = "/run/cdi/nvidia.yaml"
 LIBRARY = "/usr/lib/libcuda.so.580.95.05"
 NO_PACKAGES = {
-    "dpkg-query": lambda _: Finished(0, "libc6\t2.36\tii \n", ""),
+    "dpkg-query": lambda _: Finished(0, "libc6\t2.36\tii \t\t\n", ""),
     "apt-cache": lambda _: Finished(0, "", ""),
 }
 
