@@ -118,3 +118,19 @@ def test_stages_of_a_pipeline_hold_their_layers_and_the_larger_end():
 def test_a_tune_is_its_base_where_size_and_parts_agree(name, key):
     found = model_named(name, CATALOGUE)
     assert (found.key if found else None) == key
+
+
+@pytest.mark.parametrize(
+    ("version", "card", "sequences"),
+    [((0, 8, 2), (8, 9), 1024), ((0, 8, 4), (8, 9), 256), ((0, 8, 2), (7, 5), 256), ((0, 7, 3), (8, 9), 256)],
+)
+def test_the_second_core_took_1024_sequences_on_every_card_before_0_8_4(version, card, sequences):
+    small = VllmRun(version, 24 * GIB, card)
+    assert vllm_rules.max_sequences(small) == sequences
+
+
+def test_the_peak_of_a_vision_tower_in_the_first_core_may_be_as_much_again():
+    seeing, one = CATALOGUE.models["qwen2.5-vl-7b-instruct"], run((0, 7, 3))
+    assert vllm_rules.unexplained_bytes(seeing, one) == vllm_rules.activation_bytes(seeing, one)
+    assert vllm_rules.unexplained_bytes(seeing, run((0, 10, 2))) == 0
+    assert vllm_rules.unexplained_bytes(CATALOGUE.models["llama-3.1-8b-instruct"], one) == 0
