@@ -21,7 +21,7 @@ from inferhost import catalogue, cloudlab, estimate, explain, outdated, table
 from inferhost.discover import command as discover
 from inferhost.imports import command as imports
 from inferhost.models import command as models
-from inferhost.schema.problems import InputError, Problem
+from inferhost.schema.problems import InputError, Problem, near
 from inferhost.schema.result import EXIT_AS_WANTED, EXIT_BAD_INPUT
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -55,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def all_planned(inventory: pathlib.Path) -> dict[str, dict[str, Any]]:
     """The plan of every host of an inventory, or an error where one cannot be planned."""
-    if not inventory.exists():
-        raise InputError([Problem("--inventory", f'found "{inventory}", which does not exist')])
+    _must_exist(inventory)
     events = _events(inventory.resolve(), "all")
     found: dict[str, dict[str, Any]] = {}
     for event in events:
@@ -64,20 +63,19 @@ def all_planned(inventory: pathlib.Path) -> dict[str, dict[str, Any]]:
         if isinstance(facts, Mapping) and FACT in facts:
             found[str(event["event_data"]["host"])] = dict(facts[FACT])
     if not found or any(event.get("event") == "runner_on_failed" for event in events):
-        raise PlaybookError(_failure(events, "all"))
+        raise PlaybookError(_failure(events, "all", inventory))
     return found
 
 
 def planned(inventory: pathlib.Path, host: str) -> dict[str, Any]:
     """The plan of `host` as plain data, or an error that names the variable at fault."""
-    if not inventory.exists():
-        raise InputError([Problem("--inventory", f'found "{inventory}", which does not exist')])
+    _must_exist(inventory)
     events = _events(inventory.resolve(), host)
     for event in events:
         facts = _result(event).get("ansible_facts")
         if isinstance(facts, Mapping) and FACT in facts:
             return dict(facts[FACT])
-    raise PlaybookError(_failure(events, host))
+    raise PlaybookError(_failure(events, host, inventory))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,7 +143,33 @@ def _result(event: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _failure(events: Sequence[Mapping[str, Any]], host: str) -> list[str]:
+def _must_exist(inventory: pathlib.Path) -> None:
+    if not inventory.exists():
+        found = f'found "{inventory}", which does not exist'
+        raise InputError([Problem("--inventory", found, _near_inventory(inventory))])
+
+
+def _near_inventory(inventory: pathlib.Path) -> str:
+    """A hint for an inventory that is not there: one of a name like it, else those of the checkout."""
+    beside = [path for path in inventory.parent.glob("*") if path.is_dir()] if inventory.parent.is_dir() else []
+    ours = sorted(path for path in (ROOT / "inventories").glob("*") if path.is_dir())
+    shown = {path.name: os.path.relpath(path) for path in (*beside, *ours)}
+    close = near(inventory.name, list(shown))
+    if close:
+        return f'did you mean "{shown[close.split(chr(34))[1]]}"?'
+    return f"for example {', '.join(os.path.relpath(path) for path in ours)}; inferhost discover USER@HOST makes one"
+
+
+def _near_host(inventory: pathlib.Path, host: str) -> str:
+    """A hint for a host that the inventory does not have: one of a name like it, else the names that it has."""
+    import ansible_runner
+
+    found, _ = ansible_runner.get_inventory("list", [str(inventory.resolve())], response_format="json", quiet=True)
+    names = sorted(found.get("_meta", {}).get("hostvars", {})) if isinstance(found, Mapping) else []
+    return near(host, names) or (f"it has {', '.join(names[:8])}" if names else "it has no host with variables")
+
+
+def _failure(events: Sequence[Mapping[str, Any]], host: str, inventory: pathlib.Path) -> list[str]:
     """What went wrong, as error and hint lines; the planner's own ones where it spoke."""
     said = [
         str(_result(e).get("msg", ""))
@@ -157,7 +181,8 @@ def _failure(events: Sequence[Mapping[str, Any]], host: str) -> list[str]:
         return [line.replace("error: ", f"error: {host}: ", 1) for line in lines]
     output = COLOUR.sub("", "\n".join(str(e.get("stdout", "")) for e in events)).strip()
     if "no hosts to target" in output:
-        return [f'error: --host: found "{host}", which the inventory does not have']
+        found = f'error: --host: found "{host}", which the inventory does not have'
+        return [found, f"hint: {_near_host(inventory, host)}"]
     details = [text for text in said if text] or output.splitlines()
     return [f"error: {host}: {PLAYBOOK} failed", *details]
 

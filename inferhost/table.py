@@ -6,6 +6,7 @@ A second reporter over the same documents that JSON shows, so that the two canno
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -142,8 +143,8 @@ def _row(setting: str, value: str, why: Sequence[str]) -> list[str]:
     """One row of three wrapped cells; the last holds several paragraphs."""
     rest = WIDTH - SETTING_WIDTH - VALUE_WIDTH - 2
     indent = len(setting) - len(setting.lstrip())
-    names = [" " * indent + line for line in _cell(setting.strip(), SETTING_WIDTH - indent)]
-    cells = [names, _cell(value, VALUE_WIDTH), [line for part in why for line in _cell(part, rest)]]
+    names = [" " * indent + line for line in cell(setting.strip(), SETTING_WIDTH - indent)]
+    cells = [names, cell(value, VALUE_WIDTH), [line for part in why for line in cell(part, rest)]]
     height = max(len(cell) for cell in cells)
     padded = [cell + [""] * (height - len(cell)) for cell in cells]
     return [f"{a:<{SETTING_WIDTH}} {b:<{VALUE_WIDTH}} {c}" for a, b, c in zip(*padded, strict=True)]
@@ -219,8 +220,29 @@ def _energy(energy: Mapping[str, Any]) -> list[str]:
     )
 
 
-def _cell(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+def cell(text: str, width: int) -> list[str]:
+    """The text in lines of this width; a word that is too long, such as a path, is broken after one of its parts."""
+    lines: list[str] = []
+    for word in text.split():
+        for number, piece in enumerate(_pieces(word, width)):
+            if number == 0 and lines and len(lines[-1]) + 1 + len(piece) <= width:
+                lines[-1] += f" {piece}"
+            else:
+                lines.append(piece)
+    return lines or [""]
+
+
+def _pieces(word: str, width: int) -> list[str]:
+    """A word whole, or in pieces of at most this width that end after one of `/ . _ = , : -` where that can be."""
+    if len(word) <= width:
+        return [word]
+    found = [""]
+    for part in re.split(r"(?<=[/._=,:-])", word):
+        if len(found[-1]) + len(part) <= width:
+            found[-1] += part
+        else:
+            found += [part[start : start + width] for start in range(0, len(part), width)]
+    return [piece for piece in found if piece]
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

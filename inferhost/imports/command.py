@@ -109,6 +109,9 @@ def _unit(where: str) -> Source:
     names = {files[0].name}
     folders = [files[0].parent, *(pathlib.Path(f) for f in UNIT_FOLDERS if "/" not in where)]
     dropins = {d.name: d for folder in reversed(folders) for n in names for d in (folder / f"{n}.d").glob("*.conf")}
+    if "[Service]" not in _text(files[0]):
+        hint = "a unit's file or name, for example sglang.service; a shell script is read with --script"
+        raise InputError([Problem(where, "is no unit of a service: it has no section [Service]", hint, "no-unit")])
     texts = [_text(files[0]), *(_text(d) for _, d in sorted(dropins.items()))]
     return read_unit(texts, where, lambda path: _read(pathlib.Path(path)))
 

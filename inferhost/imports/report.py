@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 
 from inferhost.imports.judge import VERDICTS, Finding
 from inferhost.imports.launch import Mistake
+from inferhost.table import cell
 
 WIDTH = 116
 NAME_WIDTH = 34
@@ -44,8 +44,8 @@ def commented(text: str) -> str:
 
 def _row(name: str, because: str, instead: str, source: str) -> list[str]:
     cells = [because] + ([f"-> {instead}"] if instead else []) + ([f"source: {source}"] if source else [])
-    right = [line for cell in cells for line in textwrap.wrap(cell, WIDTH - NAME_WIDTH - 3, break_on_hyphens=False)]
-    left = textwrap.wrap(name, NAME_WIDTH, break_on_hyphens=False) or [""]
+    right = [line for text in cells for line in cell(text, WIDTH - NAME_WIDTH - 3)]
+    left = cell(name, NAME_WIDTH)
     height = max(len(left), len(right))
     padded = [side + [""] * (height - len(side)) for side in (left, right)]
     return [f"  {a:<{NAME_WIDTH}} {b}" for a, b in zip(*padded, strict=True)]

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from inferhost.catalogue import Catalogue
-from inferhost.catalogue.rows import EngineRow
+from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.imports.judge import Finding, Kept, judged
 from inferhost.imports.launch import Launch
 
@@ -25,9 +25,12 @@ def wished(launch: Launch, catalogue: Catalogue) -> tuple[list[Finding], dict[st
     path = _engine_path(launch)
     if path:
         wish["engine_path"] = path
+        if path != launch.program:
+            because = f"assumed beside {launch.program}, which the launch names; a host without it is refused at once"
+            findings.append(Finding("engine path", path, "kept", because, f"{PREFIX}engine_path"))
     wish.update(_model(launch, kept, findings, catalogue))
     wish.update(_address(launch, kept, engine, findings))
-    wish.update(_sizes(kept, engine, findings))
+    wish.update(_sizes(kept, engine, catalogue.models.get(str(wish.get("model"))), findings))
     if launch.user and launch.user != "root":
         wish["user"] = launch.user
     elif launch.user == "root":
@@ -96,11 +99,16 @@ def _address(launch: Launch, kept: Kept, engine: EngineRow, findings: list[Findi
     return found
 
 
-def _sizes(kept: Kept, engine: EngineRow, findings: list[Finding]) -> dict[str, Any]:
+def _sizes(kept: Kept, engine: EngineRow, model: ModelRow | None, findings: list[Finding]) -> dict[str, Any]:
     """Lengths and numbers of requests; a pool that several share is divided as the engine would."""
     found: dict[str, Any] = {}
     numbers = {c: int(v) for c, v in kept.concepts.items() if v.isdigit()}
     sequences = numbers.get("max_sequences")
+    layers = numbers.get("gpu_layers")
+    if layers is not None and (model is None or layers <= model.layers):
+        found["gpu_layers"] = str(layers)
+    if "cpu_experts" in kept.concepts or "cpu_expert_layers" in kept.concepts:
+        found["gpu_layers"] = "auto"
     if "context_tokens" in numbers:
         found["context_tokens"] = numbers["context_tokens"]
     elif numbers.get("pool_tokens"):

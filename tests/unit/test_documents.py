@@ -8,7 +8,7 @@ import pytest
 
 from inferhost.schema import document
 from inferhost.schema.plan import Cpu, Dropin, Plan, identified, read_plan
-from inferhost.schema.problems import InputError
+from inferhost.schema.problems import InputError, near
 from inferhost.schema.result import Verdict
 
 PLAN: dict[str, Any] = {
@@ -147,3 +147,24 @@ def test_a_hint_that_the_reader_does_not_know_is_never_passed_over():
 def test_a_verdict_knows_the_pinned_words_only(verdict, cause):
     with pytest.raises(ValueError, match="is not among the pinned words"):
         Verdict("gpu.x", 1, 1, verdict, cause, "")
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "hint"),
+    [
+        ("--max-num-seq", ["--max-num-seqs", "--max-model-len"], "--max-num-seqs"),
+        ("--max_num_seqs", ["--max-num-seqs"], "--max-num-seqs"),
+        ("--tensor-paralel-size", ["--tensor-parallel-size", "--data-parallel-size"], "--tensor-parallel-size"),
+        ("--tensor-parallel", ["--tensor-parallel-size", "--pipeline-parallel-size"], "--tensor-parallel-size"),
+        ("VLLM_LOGING_LEVEL", ["VLLM_LOGGING_LEVEL"], "VLLM_LOGGING_LEVEL"),
+        ("gpu", ["cpu", "gpus"], "gpus"),
+        ("--turbo", ["--verbose"], ""),
+        ("--batch-size", ["--ubatch-size"], ""),
+        ("--ctx", ["-ctk"], ""),
+        ("VLLM_FAST_MODE", ["VLLM_USE_MODE", "VLLM_MODE", "VLLM_SERVER_DEV_MODE"], ""),
+        ("inferhost_quantum", ["inferhost_manage"], ""),
+        ("inferhost_service_api_key", ["inferhost_service_adopt"], ""),
+    ],
+)
+def test_a_hint_is_given_only_where_a_name_is_really_near(word, known, hint):
+    assert near(word, known) == (f'did you mean "{hint}"?' if hint else "")

@@ -29,6 +29,28 @@ def test_a_mistake_is_answered_where_the_list_says(mistake):
         assert mistake["text"].lower() in row.says.lower()
         assert all((row.truth, row.instead, row.source))
     if "launch" in mistake:
+        assert mistake["text"].lower() in LAUNCHES[mistake["launch"]]["text"].lower()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake["id"])
+def test_a_mistake_has_the_verdict_that_the_list_says(mistake):
+    wanted = dict(mistake["verdict"])
+    if "advice" in mistake:
+        found = {check.verdict for check in SAID[mistake["advice"]].checks} or {"told"}
+        assert found == {wanted.pop("advice")}
+    if "launch" in mistake:
         case = LAUNCHES[mistake["launch"]]
-        assert mistake["text"].lower() in case["text"].lower()
-        assert {"expect", "refused", "gpu"} & set(case)
+        ((kind, said),) = wanted.items()
+        if kind == "expect":
+            verdict, name = said
+            assert name in case["expect"][verdict]
+        elif kind == "place":
+            place, verdict = said
+            assert case["mistakes"][place] == verdict
+        elif kind == "gpu":
+            option, value = said
+            assert case["gpu"][option] == value
+        else:
+            assert case[kind] == said
+        wanted.pop(kind)
+    assert wanted == {}

@@ -211,7 +211,24 @@ def test_the_command_prints_yaml_whose_comments_are_the_findings(tmp_path, capsy
     assert cli.main(["import", "--script", str(script)]) == 0
     shown = capsys.readouterr().out
     assert "#   --swap-space 4" in shown
-    assert "inferhost_service_extra_args:\n- --kv-offloading-size\n- '4'\n" in shown
+    assert "inferhost_service_extra_args" not in shown  # no other flag means the same
+    assert "a preempted request is computed again" in " ".join(shown.replace("#", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("words", "layers"),
+    [("-ngl 20", "20"), ("-ngl 99", None), ("", None), ("-ngl 99 --cpu-moe", "auto"), ("--n-cpu-moe 4", "auto")],
+)
+def test_layers_that_a_launch_keeps_in_host_memory_are_in_its_wish(words, layers):
+    launch = one(read_script(f"llama-server -m /m/llama-2-7b-q4_k_m.gguf {words}\n", "s"))
+    assert wished(launch, CATALOGUE)[1].get("gpu_layers") == layers
+
+
+def test_a_file_that_is_no_unit_is_told_as_such(tmp_path, capsys):
+    file = tmp_path / "README.md"
+    file.write_text("# read me\n")
+    assert cli.main(["import", "--unit", str(file)]) == 2
+    assert "is no unit of a service: it has no section [Service]\nhint: " in capsys.readouterr().err
 
 
 def test_a_missing_file_and_an_unknown_unit_are_refused(capsys):

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from inferhost import cli, explain
+from inferhost import cli, explain, table
 from inferhost.schema import document
 from inferhost.schema.wish import options
 from tests.unit.planner_wishes import gpu, hardware, planned, wish
@@ -62,13 +62,14 @@ def test_a_wish_that_cannot_work_exits_2_with_error_and_hint_lines_only(inventor
 def test_an_unknown_host_exits_2(inventory, capsys):
     code, out, err = ran(capsys, "plan", "--inventory", inventory(wish(CARD, MODEL)), "--host", "bocks")
     assert (code, out) == (2, "")
-    assert err == 'error: --host: found "bocks", which the inventory does not have\n'
+    assert err == 'error: --host: found "bocks", which the inventory does not have\nhint: it has box\n'
 
 
 def test_an_inventory_that_does_not_exist_exits_2(tmp_path, capsys):
     code, out, err = ran(capsys, "plan", "--inventory", tmp_path / "none", "--host", "box")
     assert (code, out) == (2, "")
-    assert err == f'error: --inventory: found "{tmp_path / "none"}", which does not exist\n'
+    assert err.startswith(f'error: --inventory: found "{tmp_path / "none"}", which does not exist\n')
+    assert "hint: for example " in err
 
 
 def test_explain_gives_the_reason_of_a_setting(inventory, capsys):
@@ -114,3 +115,13 @@ def test_explain_without_a_setting_explains_all_and_an_unknown_one_is_refused_wi
     assert str(refused.value) == (
         'error: sysctl.vm.swapiness: is no setting of this plan\nhint: did you mean "sysctl.vm.swappiness"?'
     )
+
+
+def test_a_cell_breaks_a_path_after_one_of_its_parts():
+    path = "/opt/inferhost/llama.cpp-0.7.0/bin/llama-server"
+    lines = table.cell(path, 24)
+    assert "".join(lines) == path
+    assert all(len(line) <= 24 and line[-1] in "/-.r" for line in lines)
+    assert table.cell(f"at {path}", 60) == [f"at {path}"]
+    assert table.cell("x" * 30, 24) == ["x" * 24, "x" * 6]
+    assert table.cell("", 24) == [""]

@@ -177,3 +177,15 @@ def test_unequal_cards_and_an_engine_for_one_card_are_refused():
     assert "error: inferhost_service_gpus: found unequal cards: rtx-3090 with " in refusal(values)
     values = on_cards(2, {"main": {}}, service_gpus=["all"], service_engine="tabbyapi")
     assert "hint: one card per instance, or sglang or vllm over several" in refusal(values)
+
+
+def test_a_port_that_two_want_is_told_first_and_with_what_else_is_wrong():
+    values = {
+        **wish("tesla-p4", "llama-2-7b-q4_k_m", service_engine="llama.cpp"),
+        "inferhost_service_instances": {"one": {}, "two": {}},
+        "inferhost_service_context_tokens": 4096,
+    }
+    lines = refusal(values).splitlines()
+    assert lines[0] == 'error: inferhost_service_port: found 8080 for "two", where "one" listens already'
+    assert lines[1] == "hint: inferhost_service_instances.two.port: 8081"
+    assert any("model" in line or "context_tokens" in line for line in lines[2:])

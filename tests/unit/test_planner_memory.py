@@ -144,7 +144,7 @@ def test_a_context_that_does_not_fit_is_refused_with_the_one_that_does():
         "llama-2-7b-q4_k_m\nhint: at most 2816 tokens; inferhost_service_kv_cache_dtype: q8_0 nearly doubles it; or "
         "inferhost_service_gpu_layers: auto, which would leave 4 of 32 layers in host memory"
     )
-    assert planned({**values, "inferhost_service_context_tokens": 2816}).budget["main"]["kv_cache_tokens"] == 3072
+    assert planned({**values, "inferhost_service_context_tokens": 2816}).budget["main"]["kv_cache_tokens"] == 2816
 
 
 def test_llama_cpp_gets_the_total_of_all_sequences_with_their_number():

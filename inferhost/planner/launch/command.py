@@ -51,6 +51,9 @@ def command_line(
     executable = own_path or engine.executable
     source = instance.source("engine_path") if own_path else f"catalogue:engines/{engine.key}#executable"
     because = "where the engine lies on the host"
+    if not own_path:
+        option = instance.path("engine_path")
+        because = f"assumed, because {option} is not set; the host is asked before anything is placed"
     reasons = [reason(f"{where}.executable", executable, because, source, gain=SERVES, disruption=RESTART)]
     words = [executable, *engine.arguments]
     for told in (*_wished(instance, engine, model), *_sized(instance, engine, model, budget), *further):

@@ -40,7 +40,7 @@ from inferhost.planner.service.placement import parallel_problems
 from inferhost.planner.speed.outlook import predicted
 from inferhost.planner.speed.targets import asked_latencies
 from inferhost.schema.plan import Dropin, File, Pending, Reason, Service
-from inferhost.schema.problems import InputError, Problem
+from inferhost.schema.problems import PORT_TAKEN, InputError, Problem
 
 UNFIT = frozenset({"weights-do-not-fit", "context-does-not-fit"})
 """Problems that another engine may not have."""
@@ -76,7 +76,7 @@ def service_section(
             parts.append(_part(request, instance, rows, catalogue, before=parts, engines=len(instances)))
         except InputError as error:
             problems += error.problems
-    problems += _port_problems(parts)
+    problems += _port_problems(instances, parts, catalogue)
     if not problems:
         needs = [need for part in parts for need in part.needs]
         problems += host_problems(request.hardware.memory_mib, needs, cpu.memlock_bytes(request))
@@ -242,21 +242,31 @@ def _awaited(instance: Instance, before: list[_Part]) -> list[Service]:
     return [p.service for p in before if p.instance.name in instance.after and not p.engine.probe_needs]
 
 
-def _port_problems(parts: list[_Part]) -> list[Problem]:
-    """Instances that would listen on the same port, each with the next port that is free."""
+def _port_problems(instances: tuple[Instance, ...], parts: list[_Part], catalogue: Catalogue) -> list[Problem]:
+    """Instances that would listen on the same port, each with the next free one; also where one has no plan."""
     problems = []
     taken: dict[int, str] = {}
-    ports = {part.service.port for part in parts}
-    for part in parts:
-        name, port = part.instance.name, part.service.port
+    known = {part.instance.name: part.service.port for part in parts}
+    wished = {instance.name: known.get(instance.name) or _wished_port(instance, catalogue) for instance in instances}
+    ports = {port for port in wished.values() if port}
+    for instance in instances:
+        name, port = instance.name, wished[instance.name]
+        if port is None:
+            continue
         if port in taken:
             free = next(number for number in range(port + 1, 65536 + len(ports)) if number not in ports)
             hint = f"{INSTANCES}.{name}.port: {free}"
             found = f'found {port} for "{name}", where "{taken[port]}" listens already'
-            problems.append(Problem(part.instance.path("port"), found, hint, "port-taken"))
+            problems.append(Problem(instance.path("port"), found, hint, PORT_TAKEN))
             ports.add(free)
         taken.setdefault(port, name)
     return problems
+
+
+def _wished_port(instance: Instance, catalogue: Catalogue) -> int | None:
+    """The port of an instance that could not be planned: its own, or the usual one of the engine that it names."""
+    engines = (row for row in catalogue.engines.values() if row.pinned and row.engine == instance.text("engine"))
+    return instance.integer("port") or next((row.port for row in engines), None)
 
 
 def _model(request: Request, instance: Instance, catalogue: Catalogue) -> ModelRow:
