@@ -97,9 +97,9 @@ def placed(front):
 @pytest.fixture(scope="module")
 def asked(front, placed):
     """What clients saw of HAProxy before the held engine."""
+    assert placed["first"].code == 0, placed["first"].told()
     front.held_engine()
-    front.on("sh", "-c", "until inferhost balancer --server held --state ready"
-             " --wait 20 | grep -q '\"up\": true'; do sleep 0.2; done")  # fmt: skip
+    front.on("inferhost", "balancer", "--server", "held", "--state", "ready", "--wait", "30")
     batch, chat = (f"Authorization:Bearer {key}" for key in (BATCH_KEY, CHAT_KEY))
     queue = [f"batch={batch}", "late=X-Priority:background", "pushy=X-Priority:interactive", f"chat={chat}"]
     return {"first": front.ask("first"), "order": front.ask("order", SOCKET, *queue)}

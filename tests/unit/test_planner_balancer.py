@@ -1,5 +1,7 @@
 """The balancer section: members from plans, time-outs above the longest silence, classes, and what is refused."""
 
+import re
+
 import pytest
 
 from inferhost import planner
@@ -147,6 +149,11 @@ def test_with_keys_the_header_can_lower_a_class_and_never_raise_it():
     raised = [line for line in lines if "X-Priority" in line and "str(interactive)" in line]
     assert raised == []
     assert any("str(background)" in line and "interactive normal" in line for line in lines)
+
+
+def test_keys_are_read_without_a_regular_expression_which_the_unit_could_not_compile():
+    """Seen: HAProxy compiles one to machine code, and does not start under MemoryDenyWriteExecute."""
+    assert not re.search(r"regsub|regim|-m reg|_reg ", text(planned(balancer(key_classes={DIGEST: "normal"}))))
 
 
 def test_without_keys_the_header_decides():
