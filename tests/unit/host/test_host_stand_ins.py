@@ -1,0 +1,80 @@
+"""The gate on what each engine documents of itself, with the request that the planner writes for it.
+
+Stand-ins on loopback: no engine is run here, so this says that we speak as they document, not that they serve.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from inferhost.host.report import Report
+from inferhost.host.service.gate import prove_tokens
+from inferhost.schema.plan import Service
+from tests.unit.host.fake_host import FakeHost, plan
+from tests.unit.host.stand_ins import ENGINES, Engine, passes_time, running
+from tests.unit.planner_wishes import CATALOGUE, planned, wish
+
+MODELS = {"llama.cpp": "llama-2-7b-q4_k_m"}
+TOKENS = "/var/cache/inferhost/main/api_tokens.yml"
+
+
+def service(engine: str, address: str) -> Service:
+    """What the planner asks of this engine, at the address of the stand-in; its memory is another test's."""
+    host = {"service_host": "0.0.0.0"} if engine == "sfllm" else {}
+    values = wish("rtx-pro-6000-bw-ws", MODELS.get(engine, "qwen3-4b"), service_engine=engine, **host)
+    (found,) = planned(values).service
+    path = "/" + found.probe.url.split("/", 3)[3]
+    probe = dataclasses.replace(found.probe, url=address + path, gpu_memory_mib=None, wait_s=20)
+    return dataclasses.replace(plan().service[0], engine=engine, probe=probe)
+
+
+def gate(host: FakeHost, engine: Engine) -> tuple[Report, dict[str, str]]:
+    with running(engine) as address:
+        host.plan = plan(service=(service(engine.name, address),))
+        host.converge()
+        if engine.key is not None:
+            host.write(TOKENS, f"api_key: {engine.key}\nadmin_key: other\n", 0o600)
+        report = Report(check=False)
+        pause = lambda _seconds: passes_time(engine)  # noqa: E731
+        prove_tokens(host.machine(str(host.root)), host.plan, True, report, pause=pause)
+    return report, {v.setting.rpartition(".")[2]: v.verdict for v in report.verdicts}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_that_loads_first_passes_the_gate_and_is_warmed_up(host: FakeHost, name: str):
+    engine = Engine(name, **ENGINES[name])
+    report, found = gate(host, engine)
+    assert found == {"token": "held", "gpu_memory": "not_applicable", "warm_up": "held"}, list(report.prose())
+    words = [len(body["prompt"].split()) for body in engine.asked]
+    assert words == [1, *host.plan.service[0].probe.warm_up_words]
+    assert len(words) >= 4
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_that_is_never_ready_fails_the_gate(host: FakeHost, name: str):
+    report, found = gate(host, Engine(name, **{**ENGINES[name], "loading": 10**6}))
+    assert found == {"token": "refused"}
+    assert report.exit_code() == 3
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_that_fails_at_a_long_prompt_fails_the_gate(host: FakeHost, name: str):
+    report, found = gate(host, Engine(name, **ENGINES[name], longest=100))
+    assert (found["token"], found["warm_up"]) == ("held", "refused")
+    assert "a prompt of 256 words: HTTP status 500" in report.problems[0].message
+
+
+def test_an_engine_without_the_key_that_it_made_is_not_answered(host: FakeHost):
+    engine = Engine("tabbyapi", **{**ENGINES["tabbyapi"], "loading": 0})
+    with running(engine) as address:
+        host.plan = plan(service=(service("tabbyapi", address),))
+        host.converge()
+        report = Report(check=False)
+        prove_tokens(host.machine(str(host.root)), host.plan, False, report)
+    assert "HTTP status 401" in report.problems[0].message
+
+
+def test_every_engine_of_the_catalogue_has_a_stand_in():
+    assert set(ENGINES) == {row.engine for row in CATALOGUE.engines.values()}

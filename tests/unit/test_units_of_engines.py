@@ -1,0 +1,82 @@
+"""The unit of each engine on each machine class, as systemd itself reads it; and what cannot be, refused."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from inferhost.schema.plan import Plan
+from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal, wish
+
+UNITS = pathlib.Path(__file__).resolve().parents[2] / "inferhost/host/units"
+CARDS = ("tesla-p4", "rtx-3090", "rtx-4090", "rtx-5090", "rtx-pro-6000-bw-ws", "a100-80gb-pcie", "h100-80gb-sxm")
+MODELS = {"llama.cpp": "llama-2-7b-q4_k_m"}
+PASCAL = {"sglang", "vllm", "tabbyapi", "sfllm"}
+"""What does not run on a card of Pascal."""
+
+
+def classes() -> list[tuple[str, str]]:
+    cards = [card for card in CARDS if card in CATALOGUE.gpus]
+    return [(row.engine, card) for row in CATALOGUE.engines.values() for card in cards]
+
+
+def values(engine: str, card: str, **own):
+    host = {"service_host": "0.0.0.0"} if engine == "sfllm" else {}
+    found = wish(card, MODELS.get(engine, "qwen3-1.7b"), service_engine=engine, **host, **own)
+    found["inferhost_hardware"] = hardware(gpu(card), driver_version=None)
+    return found
+
+
+def write_units(plan: Plan, folder: pathlib.Path) -> None:
+    """Unit and drop-in as they are placed; programs that are not on this machine are stood in for."""
+    for dropin in plan.dropins:
+        if not dropin.unit.startswith("inferhost-serve@"):
+            continue
+        text = (UNITS / "inferhost-serve@.service").read_text().replace("/usr/local/bin/inferhost", "/bin/true")
+        (folder / dropin.unit).write_text(text)
+        place = folder / f"{dropin.unit}.d"
+        place.mkdir()
+        content = dropin.content.replace(plan.service[0].argv[0], "/bin/true")
+        (place / "10-inferhost.conf").write_text(content)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="SKIPPED: no systemd-analyze on PATH")
+@pytest.mark.parametrize(("engine", "card"), classes())
+def test_systemd_accepts_the_unit_or_the_planner_refuses_the_pair(engine: str, card: str, tmp_path: pathlib.Path):
+    own = {"service_api_key_file": "/root/key"} if engine in ("llama.cpp", "vllm") else {}
+    if card == "tesla-p4" and engine in PASCAL:
+        assert "needs compute capability" in refusal(values(engine, card))
+        return
+    plan = planned(values(engine, card, **own))
+    write_units(plan, tmp_path)
+    command = ["systemd-analyze", "verify", "--man=no", f"./{plan.service[0].unit}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = [
+        line for line in (done.stdout + done.stderr).splitlines() if "Unknown" in line or "inferhost-serve" in line
+    ]
+    assert (done.returncode, said) == (0, [])
+
+
+WRONG = [
+    ("sglang on Pascal", values("sglang", "tesla-p4"), "needs compute capability 7.5, a tesla-p4 has 6.1"),
+    ("GGUF on vLLM", wish("rtx-3090", "llama-2-7b-q4_k_m", service_engine="vllm"), "and llama-2-7b-q4_k_m is gguf"),
+    (
+        "SFLLM on loopback, where it does not listen",
+        wish("rtx-3090", "qwen3-1.7b", service_engine="sfllm"),
+        "always listens on 0.0.0.0, and 127.0.0.1 is asked for",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "says"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_a_wrong_combination_is_refused_before_contact(given, says: str):
+    assert says in refusal(given)
+
+
+def test_no_engine_of_the_catalogue_reads_exl2():
+    """TabbyAPI removed it; a model in it cannot even be named."""
+    assert not any("exl2" in formats for row in CATALOGUE.engines.values() for formats in row.quantisations)
+    assert not any(row.format == "exl2" for row in CATALOGUE.models.values())
