@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pynvml
 import pytest
 
 from inferhost.host.gpu.nvml import Nvml, NvmlError
+from inferhost.host.record import lock
 from tests.faults.test_every_write import killed_at
 from tests.unit.host.fake_host import SECOND_UUID, UUID, Answer, FakeHost, plan, with_gpu
 
@@ -204,21 +207,49 @@ def test_a_kill_and_another_driver_at_any_write_of_an_apply_are_repaired_by_the_
     assert host.baseline()[f"gpu:{UUID}:power_limit_mw"]["found"] == 480000
 
 
+def in_a_child(host: FakeHost, before_write: Callable[[str], None], finds: Callable[[], list[str]]) -> int:
+    """An apply in a process of its own, which ends with 0 where it did and nothing was wrong."""
+    child = os.fork()
+    if child == 0:
+        code = BUG
+        try:
+            code = host.run("apply", before_write=before_write).code or BUG * bool(finds())
+        finally:
+            os._exit(code)
+    return child
+
+
 def test_two_that_apply_at_once_end_as_one_alone(host: FakeHost):
+    """The first stands before its first write to the card until the second has said what it does: it has to wait."""
     host.plan = plan(manage=("gpu", "cpu"))
     assert host.run("install").code == 0
     host.place()
-    children = []
-    for _ in range(2):
-        child = os.fork()
-        if child == 0:
-            code = BUG
-            try:
-                code = host.run("apply").code
-            finally:
-                os._exit(code)
-        children.append(child)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    (first_stands, stand), (second_spoke, speak) = os.pipe(), os.pipe()
+    stood: list[str] = []
+    words: list[str] = []
+
+    def pause(step: str) -> None:
+        if step.startswith("nvml") and not stood:
+            stood.append(step)
+            os.close(speak)
+            os.write(stand, b".")
+            assert os.read(second_spoke, 1), "the second ended without a word"
+
+    def told(word: str) -> None:
+        words.append(word)
+        os.write(speak, b".")
+
+    first = in_a_child(host, pause, lambda: [] if stood else ["the first wrote nothing"])
+    os.close(stand)
+    assert os.read(first_stands, 1), "the first did not come to its first write"
+    real = time.sleep
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lock.time, "sleep", lambda seconds: (told("waits"), real(seconds)))
+        second = in_a_child(
+            host, told, lambda: [word for word in words if word != "waits"] or (["no wait"] * (not words))
+        )
+    os.close(speak)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in (first, second)] == [0, 0]
     assert host.card()["power_limit_mw"] == 450000
     assert host.baseline()[f"gpu:{UUID}:power_limit_mw"]["found"] == 480000
     assert host.run("apply").said == (False, [])
