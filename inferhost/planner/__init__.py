@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from inferhost.catalogue import Catalogue
 from inferhost.planner.balancer.section import BalancerSection, balancer_section
-from inferhost.planner.machine.base_units import base_units
+from inferhost.planner.machine.base_units import base_units, metrics_folder
 from inferhost.planner.machine.cpu import CpuSection, cpu_section
 from inferhost.planner.machine.driver import cards, driver
 from inferhost.planner.machine.driver_packages import DriverSection, driver_section
@@ -68,6 +68,7 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     if rows is not None and drivers is not None:
         asked, services = drivers[0], service.services if service else ()
         section = _part(problems, lambda: driver_section(request, rows, asked, services, catalogue))
+    metrics = _part(problems, lambda: metrics_folder(request)) or ("auto", [])
     if problems or rows is None or drivers is None or gpus is None or service is None or adopted is None:
         raise InputError(problems)
     if section is None or runtime is None or balancer is None or models is None:
@@ -76,7 +77,7 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     pending = [*(() if section.install else drivers[2]), *gpus[2], *(cpu.pending if cpu else ()), *service.pending]
     reasons += [*(cpu.reasons if cpu else ()), *service.reasons, *adopted[1], *models[1]]
     own_files, own_reasons = base_units(request)
-    reasons += [*own_reasons, *balancer.reasons]
+    reasons += [*own_reasons, *balancer.reasons, *metrics[1]]
     files = [*section.files, *runtime.files, *(cpu.files if cpu else ()), *service.files, *balancer.files, *own_files]
     return identified(
         Plan(
@@ -104,6 +105,7 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
             balancer=balancer.balancer,
             runtime=runtime.runtime,
             spare_containers=request.wish.flag("inferhost_runtime_spare_containers"),
+            metrics_folder=metrics[0],
         )
     )
 

@@ -365,6 +365,7 @@ class Plan:
     balancer: Optional[Balancer] = None
     runtime: Optional[Runtime] = None  # where the section is managed
     spare_containers: bool = True  # whether containers that a reload or restart would hurt stop the run
+    metrics_folder: str = "auto"  # or "none", or an absolute path
 
 
 def identified(plan: Plan) -> Plan:

@@ -111,6 +111,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "models[].expected_bytes": (HOST, FETCHED),
     "models[].token_file": (HOST, FETCHED),
     "models[].quantise": (HOST, FETCHED),
+    "metrics_folder": (HOST, HOST),
     "adopt": (HOST, "a unit of somebody else is turned off in the configuration that declares it"),
     "balancer": (HOST, "refused by the section's name: a balancer is for services.haproxy or services.nginx there"),
     "runtime": (HOST, NO_ENGINE),

@@ -55,6 +55,7 @@ PLAN: dict[str, Any] = {
     "balancer": None,
     "runtime": None,
     "spare_containers": True,
+    "metrics_folder": "auto",
 }
 
 

@@ -67,8 +67,11 @@ HELP = {
 def write_metrics(
     machine: Machine, plan: Plan, verdicts: Sequence[Verdict], folder: str | None, now_s: float
 ) -> None:
-    """The file in `folder`, else where a node exporter looks; nothing where there is none. Raises `HostError`."""
-    folder = folder or next((known for known in FOLDERS if machine.exists(known)), None)
+    """The file in `folder`, else where the plan or a node exporter has it; none without. Raises `HostError`."""
+    if folder is None and plan.metrics_folder == "none":
+        return
+    planned = None if plan.metrics_folder == "auto" else plan.metrics_folder
+    folder = folder or planned or next((known for known in FOLDERS if machine.exists(known)), None)
     if folder is None:
         return
     path = os.path.join(folder, FILE)

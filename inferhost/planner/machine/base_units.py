@@ -8,6 +8,7 @@ from __future__ import annotations
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import Request
 from inferhost.schema.plan import BASE, UNIT_DIRECTORY, File, Reason
+from inferhost.schema.problems import InputError, Problem
 
 UNITS = (
     (
@@ -31,6 +32,9 @@ UNITS = (
 )
 """Unit, the sections of which one has to be managed, why it is there, and the source."""
 
+METRICS = "inferhost_plan_metrics_folder"
+"""Where the drift timer's metrics go: a word, or an absolute path."""
+
 GUARD = ("inferhost-guard.service", ("gpu",), "brings a card that gets too hot down", "wish:inferhost_gpu_guard")
 
 
@@ -44,3 +48,16 @@ def base_units(request: Request) -> tuple[tuple[File, ...], list[Reason]]:
         for file, (unit, _, because, source) in zip(files, rows, strict=True)
     ]
     return files, reasons
+
+
+def metrics_folder(request: Request) -> tuple[str, list[Reason]]:
+    """Where the drift timer's metrics go, with the reason; `InputError` for what is no place."""
+    wanted = request.wish.text(METRICS)
+    if wanted not in ("auto", "none") and (not wanted.startswith("/") or ".." in wanted.split("/")):
+        message = f'found "{wanted}", wanted auto, none or an absolute path'
+        hint = "the folder that node_exporter was given as --collector.textfile.directory"
+        raise InputError([Problem(METRICS, message, hint, "metrics-folder")])
+    if wanted == "auto":
+        return wanted, []
+    because = "no metrics" if wanted == "none" else "what the drift timer finds is read there by a node exporter"
+    return wanted, [reason("metrics_folder", wanted, because, f"wish:{METRICS}", gain="none: it only tells")]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from inferhost.host.machine import Clock
 from inferhost.host.report import Report
 from inferhost.host.watch.boot import boot
-from inferhost.schema.plan import GpuSelector
+from inferhost.schema.plan import GpuSelector, Host
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 
 GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
@@ -100,6 +102,36 @@ def test_without_a_driver_the_processor_still_gets_its_settings(host: FakeHost):
     answer = host.run("boot", "--wait", "2")
     assert (answer.code, host.passed_s) == (7, 2.0)
     assert answer.verdict("power_limit_w") == ("pending", "needs_driver")
+    assert host.read(GOVERNOR).strip() == "performance"
+
+
+@pytest.mark.parametrize("code", [12, 18], ids=["no library", "another version"])
+def test_what_no_waiting_mends_is_not_waited_for(host: FakeHost, code: int):
+    host.converge()
+    reboot(host)
+    host.sim("fail", "nvmlInitWithFlags", code)
+    assert host.run("boot", "--wait", "60").code == 7
+    assert host.passed_s == 0
+
+
+def test_a_wait_shorter_than_the_pause_between_two_looks_is_kept(host: FakeHost):
+    host.converge()
+    host.sim("fail", "nvmlInitWithFlags", 9)
+    host.run("boot", "--wait", "0.3")
+    assert host.passed_s == 0.3
+
+
+@pytest.mark.parametrize("stop", ["driver", "plan"])
+def test_what_stops_the_cards_does_not_stop_the_processor(host: FakeHost, stop: str):
+    host.converge()
+    reboot(host)
+    if stop == "driver":
+        host.sim("fail", "nvmlInitWithFlags", 999)
+    else:
+        host.plan = dataclasses.replace(host.plan, host=Host("box", False))
+    answer = host.run("boot")
+    assert answer.code == 3
+    assert answer.problems
     assert host.read(GOVERNOR).strip() == "performance"
 
 

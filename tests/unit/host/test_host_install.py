@@ -47,6 +47,7 @@ def test_a_gpu_record_says_card_boot_and_driver(host: FakeHost):
             "name": "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
             "boot_id": "boot-1",
             "driver_version": "580.95.05",
+            "selected_as": "2BB1[0]",
         },
     }
 

@@ -127,6 +127,16 @@ def test_without_an_exporter_nothing_is_written(host: FakeHost):
     assert set(host.snapshot()) - before <= {"/run/inferhost/watched.json"}
 
 
+def test_the_plan_names_the_folder_or_none(exported: FakeHost):
+    exported.plan = plan(metrics_folder="none")
+    exported.run("watch")
+    assert not exported.at(FILE).exists()
+    exported.plan = plan(metrics_folder="/srv/textfile")
+    exported.run("watch")
+    assert exported.at("/srv/textfile/inferhost.prom").exists()
+    assert not exported.at(FILE).exists()
+
+
 def test_a_folder_that_is_asked_for_is_made_and_goes_again(host: FakeHost):
     host.converge()
     assert host.run("watch", "--metrics", "/var/lib/textfile").code == 0

@@ -73,14 +73,18 @@ def test_a_repair_that_failed_is_tried_again_at_the_next_look(placed: FakeHost):
     assert (answer.code, placed.card()["power_limit_mw"]) == (0, 450000)
 
 
-def test_a_card_that_fails_does_not_keep_its_neighbour_from_being_repaired(pair: FakeHost):
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "one reading"])
+def test_a_card_that_fails_does_not_keep_its_neighbour_from_being_repaired(pair: FakeHost, lost: bool):
     second = dataclasses.replace(plan().gpus[0], select=GpuSelector(None, "2BB1", 1))
     pair.plan = plan(gpus=(plan().gpus[0], second))
     pair.converge()
     pair.wait(60)
     assert pair.run("watch").code == 0
     pair.sim("reload")
-    pair.sim("lost", 0)
+    if lost:
+        pair.sim("lost", 0)
+    else:  # its first call of a look is for the first card
+        pair.sim("fail", "nvmlDeviceGetTotalEnergyConsumption", 999, 1)
     pair.run("watch")
     assert pair.card(1)["power_limit_mw"] == 450000
 
@@ -195,6 +199,17 @@ def test_what_is_gone_again_at_the_next_look_is_not_fought_over(p4: FakeHost):
     assert p4.run("watch").code == 0
     reloaded(p4)
     assert p4.run("watch").changed
+
+
+def test_a_card_that_counts_energy_is_not_taken_for_reloaded_because_its_settings_are_gone(host: FakeHost):
+    """There the counter tells; whoever wrote what the card boots with is not fought over."""
+    host.plan = with_gpu()
+    host.wait(60)
+    host.converge()
+    assert host.run("watch").code == 0
+    host.sim("set", "power_limit_mw", 600000)
+    answer = host.run("watch")
+    assert (answer.code, answer.changed) == (3, False)
 
 
 def test_one_setting_of_two_that_is_gone_was_taken_by_somebody_and_is_left(p4: FakeHost):
