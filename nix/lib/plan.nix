@@ -78,6 +78,8 @@ rec {
     engines = map engine plan.service;
     users = attrNames (groupBy (service: service.user) plan.service);
     driver = driver plan;
+    # Docker or podman is for the configuration to name; the cards in its containers follow from the plan.
+    containers = elem "runtime" plan.manage;
   };
 
   isUnit = file: hasPrefix unitDirectory file.path;

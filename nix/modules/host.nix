@@ -104,7 +104,7 @@ in
           overDefaults (branches."legacy_${driver.lastBranch}" or branches.stable)
         );
       };
-      hardware.nvidia-container-toolkit.enable = mkIf cfg.containerToolkit (mkDefault true);
+      hardware.nvidia-container-toolkit.enable = mkIf (cfg.containerToolkit || placement.containers) (mkDefault true);
 
       assertions = [
         {

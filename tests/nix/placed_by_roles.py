@@ -25,8 +25,8 @@ HARMLESS = {
     "ansible.builtin.import_role", "ansible.builtin.import_tasks", "ansible.builtin.assert", "ansible.builtin.debug",
     "ansible.builtin.set_fact",
 }  # fmt: skip
-PACKAGES = ("inferhost_driver", "inferhost_runtime")
-"""Roles of a distribution's packages, with the files that go with them; NixOS has both on its own."""
+PACKAGES = ("inferhost_driver", "inferhost_runtime", "inferhost_balancer")
+"""Roles of a distribution's packages, with the files that go with them; NixOS has these on its own."""
 REVERT = "revert.yml"  # NixOS goes back by generation, and by the stop of inferhost-apply
 
 

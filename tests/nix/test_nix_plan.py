@@ -107,9 +107,13 @@ def test_engines_and_their_users_are_those_of_the_plan(placement, host):
     assert placement["users"] == sorted({s["user"] for s in services})
 
 
+NOT_ON_NIXOS = {"inferhost-cdi.service", "inferhost-haproxy.service", "inferhost-nginx.service"}
+"""NVIDIA's toolkit module writes the specification there; a balancer is for services.haproxy or services.nginx."""
+
+
 def test_the_nix_side_knows_the_same_schemas_and_sections(made):
     assert made["readableSchemas"] == list(READABLE_SCHEMAS)
-    assert made["sections"] == list(SECTIONS)
+    assert made["sections"] == [section for section in SECTIONS if section != "balancer"]
 
 
 def test_no_task_of_a_role_is_unknown_to_these_tests():
@@ -118,7 +122,7 @@ def test_no_task_of_a_role_is_unknown_to_these_tests():
 
 def test_every_packaged_unit_is_placed_by_some_plan(made):
     """A unit that is added for Ansible has to reach NixOS as well."""
-    packaged = {path.name for path in (tiers.ROOT / "inferhost/host/units").iterdir()}
+    packaged = {path.name for path in (tiers.ROOT / "inferhost/host/units").iterdir()} - NOT_ON_NIXOS
     assert packaged <= {name for placement in made["placements"] for name in placement["units"]}
 
 
