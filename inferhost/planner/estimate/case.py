@@ -144,8 +144,8 @@ def inline_model(arch: Mapping[str, Any], known: ModelRow | None) -> ModelRow:
 
     def need(name: str) -> float:
         value = number(arch, name)
-        if value is None:
-            raise Refused(f"arch.{name}: is missing")
+        if not value:
+            raise Refused(f"arch.{name}: is missing" if value is None else f"arch.{name}: found 0, wanted more")
         return value
 
     layers = int(need("num_hidden_layers"))

@@ -24,6 +24,7 @@ STEP_TOKENS = 16
 VLLM_LARGEST_GRAPH = 512
 NEWEST_CAPABILITY = (12, 0)  # the pinned version runs its second core on every card
 LLAMA_CPP_STEP_TOKENS = 256
+EXLLAMAV3_PAGE_TOKENS = 256
 SGLANG_LEAST_CHUNK_TOKENS = 2048  # below it the reserve does not shrink any more
 
 
@@ -316,7 +317,8 @@ def exllamav3(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Dema
 
     Source: formula `memory.exllamav3_pool`.
     """
-    batch = demand.batched_tokens or round(engine.memory["batched_tokens"])
+    asked = demand.batched_tokens or round(engine.memory["batched_tokens"])
+    batch = -(-asked // EXLLAMAV3_PAGE_TOKENS) * EXLLAMAV3_PAGE_TOKENS  # the engine rounds a chunk up to whole pages
     activation = prefill_activation_bytes(model, batch)
     weights, margin = weights_bytes(model, False, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
     context = round(engine.memory["context_bytes"])
@@ -373,6 +375,6 @@ RULES: dict[str, Rule] = {
     "sglang": Rule(sglang, reserve_bytes=sglang_reserve_bytes),
     "vllm": Rule(vllm, step_tokens=vllm_rules.BLOCK_TOKENS),
     "llama.cpp": Rule(llama_cpp, step_tokens=LLAMA_CPP_STEP_TOKENS, allocated_as_asked=True, slot_per_sequence=True),
-    "exllamav3": Rule(exllamav3, step_tokens=LLAMA_CPP_STEP_TOKENS, allocated_as_asked=True),
+    "exllamav3": Rule(exllamav3, step_tokens=EXLLAMAV3_PAGE_TOKENS, allocated_as_asked=True),
     "sfllm": Rule(sfllm),
 }
