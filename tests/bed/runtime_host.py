@@ -88,6 +88,13 @@ class RuntimeHost:
         load = {"docker": f"docker import - {IMAGE}", "podman": f"podman import -q - {IMAGE}"}[self.engine]
         self.run("sh", "-c", f"{pack} | {load}")
 
+    def start(self, service: dict, env: dict) -> None:
+        """A container with the arguments and the environment of a plan, and every card."""
+        words = [self.engine, "run", "-d", "--name", "look", "--network", "host", "--device", "nvidia.com/gpu=all"]
+        words += [word for name, value in env.items() for word in ("--env", f"{name}={value}")]
+        words += ["--volume", f"{service['model_path']}:{service['model_path']}:ro"]
+        self.run(*words, "--entrypoint", "/opt/llama.cpp/bin/llama-server", IMAGE, *service["argv"][1:])
+
     def playbook(self, name: str, *more: str, **options):
         given = {f"inferhost_{key}": value for key, value in options.items()}
         return run_playbook(name, "-i", str(self.folder / "hosts.yml"), "-e", json.dumps(given), *more)

@@ -5,9 +5,21 @@ import json
 import pytest
 
 from tests.bed.driver_host import changed
-from tests.bed.playbook import NAME, bed
+from tests.bed.playbook import NAME, ROOT, bed
 from tests.bed.runtime_host import DAEMON, RuntimeHost
 from tests.bed.snapshot import differences
+
+ASK = """
+import json, sys, time, urllib.request
+probe = json.loads(sys.argv[1])
+for _ in range(60):
+    try:
+        body, kind = json.dumps(probe["body"]).encode(), {"Content-Type": "application/json"}
+        print(urllib.request.urlopen(urllib.request.Request(probe["url"], body, kind)).read().decode())
+        break
+    except OSError:
+        time.sleep(1)
+"""
 
 
 @pytest.fixture(scope="module", params=["docker", "podman"])
@@ -64,8 +76,23 @@ def test_a_specification_of_another_driver_is_found_and_made_again(host):
     assert host.verdicts()["runtime.cdi_spec"]["verdict"] == "held"
 
 
-def test_revert_gives_back_the_host_as_it_was_and_keeps_the_images(host):
+def test_a_container_with_the_plans_arguments_and_environment_serves_with_the_card_inside(host):
+    plan = json.loads((ROOT / "tests/golden/sandbox-gb200/plan.json").read_text())
+    (service,), env = plan["service"], plan["env"]["main"]
     host.load_image()
+    host.start(service, env)
+    (answer,) = json.loads(host.run("python3", "-c", ASK, json.dumps(service["probe"])))["choices"]
+    assert answer["text"]
+    pid = host.run(host.engine, "inspect", "--format", "{{.State.Pid}}", "look").strip()
+    inside = dict(entry.split("=", 1) for entry in host.run("cat", f"/proc/{pid}/environ").split("\0") if entry)
+    assert {name: inside.get(name) for name in env} == env
+    assert inside["SIMULATED_GPU"] == "all"
+    found = host.verdicts()["runtime.container.look"]
+    assert (found["verdict"], found["wanted"]) == ("held", found["found"]), found
+    host.run(host.engine, "rm", "--force", "look")
+
+
+def test_revert_gives_back_the_host_as_it_was_and_keeps_the_images(host):
     ran = host.playbook("playbooks/revert.yml")
     assert ran.code == 0, ran.told()
     assert differences(host.before, host.snapshot()) == []

@@ -24,7 +24,7 @@ LIBRARY_VERSION = re.compile(r"/lib(?:cuda|nvidia-ml)\.so\.(\d{3}(?:\.\d+){1,2})
 def apply_cdi(machine: Machine, runtime: Runtime, report: Report) -> None:
     """Has the specification made again where it is missing or stale. It is a cache: no change of a setting."""
     why = stale(machine, runtime)
-    if why and not report.check and _driver(machine) is not None:
+    if why and not report.check and loaded_driver(machine) is not None:
         machine.before_write(f"systemctl start {UNIT}")
         done = machine.command(["systemctl", "start", UNIT])
         report.note(f"{runtime.cdi_spec} was made again: {why}")
@@ -40,7 +40,7 @@ def verify_cdi(machine: Machine, runtime: Runtime, report: Report) -> None:
     if not why:
         said = "every file that it names is there"
         report.verdicts.append(Verdict(SETTING, wanted, wanted, "held", "none", said))
-    elif _driver(machine) is None:
+    elif loaded_driver(machine) is None:
         said = f"{why}; it names the driver's files, and no driver answers"
         report.verdicts.append(Verdict(SETTING, wanted, None, "pending", "needs_driver", said))
     elif report.check:
@@ -57,13 +57,13 @@ def stale(machine: Machine, runtime: Runtime) -> str:
     missing = [path for path in HOST_PATH.findall(text) if not machine.exists(path)]
     if missing:
         return f"it names {missing[0]}, which is not on this host"
-    named, loaded = set(LIBRARY_VERSION.findall(text)), _driver(machine)
+    named, loaded = set(LIBRARY_VERSION.findall(text)), loaded_driver(machine)
     if loaded is not None and named and named != {loaded}:
         return f"it names libraries of driver {' and '.join(sorted(named))}, and {loaded} is loaded"
     return ""
 
 
-def _driver(machine: Machine) -> str | None:
+def loaded_driver(machine: Machine) -> str | None:
     """The version of the loaded driver; None where none answers."""
     try:
         with open_nvml(machine.before_write) as nvml:

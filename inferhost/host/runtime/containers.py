@@ -29,11 +29,13 @@ HOOK_FOLDERS = ("/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.
 
 @dataclasses.dataclass(frozen=True)
 class Container:
-    """One running container; `hooked` is one that got its cards behind the engine's back."""
+    """One running container: whether it got cards by CDI, or behind the engine's back; `pid` is its first process."""
 
     engine: str
     name: str
     hooked: bool
+    by_cdi: bool
+    pid: int
 
 
 def running(machine: Machine, engine: str) -> list[Container]:
@@ -48,7 +50,13 @@ def running(machine: Machine, engine: str) -> list[Container]:
         return []
     hooks = engine == "docker" or _has_hook(machine)
     return [
-        Container(engine, str(one.get("Name", "")).lstrip("/"), hooks and _hooked(one))
+        Container(
+            engine,
+            str(one.get("Name", "")).lstrip("/"),
+            hooks and _hooked(one),
+            _by_cdi(one),
+            int((one.get("State") or {}).get("Pid") or 0),
+        )
         for one in found
         if isinstance(one, dict)
     ]
@@ -110,6 +118,14 @@ def _hooked(one: Mapping[str, Any]) -> bool:
     visible = {name: value for name, _, value in pairs}.get("NVIDIA_VISIBLE_DEVICES", "")
     by_hook = host.get("Runtime") == "nvidia" or "CreateCommand" in config
     return by_hook and visible not in NONE_VISIBLE and "nvidia.com/" not in visible
+
+
+def _by_cdi(one: Mapping[str, Any]) -> bool:
+    """Docker keeps the names as requests of the driver cdi, podman in the command that made the container."""
+    requests = (one.get("HostConfig") or {}).get("DeviceRequests") or []
+    names = [str(name) for request in requests for name in request.get("DeviceIDs") or []]
+    words = [str(word) for word in (one.get("Config") or {}).get("CreateCommand") or []]
+    return any("nvidia.com/gpu=" in word for word in (*names, *words))
 
 
 def _asks_for_cards(request: Mapping[str, Any]) -> bool:

@@ -16,9 +16,10 @@ from .tools import REFUSED, BedError
 LABEL = "inferhost.bed"
 USER = "operator"
 START_LIMIT_S = 90
-# A container engine of its own needs these: it makes namespaces, mounts and device nodes. /proc/sys stays read-only.
+# A container engine of its own needs these: it makes namespaces, mounts and device nodes. SYS_PTRACE is for looking
+# into its containers. /proc/sys stays read-only.
 NESTED = [
-    "--cap-add=SYS_ADMIN,NET_ADMIN,MKNOD",
+    "--cap-add=SYS_ADMIN,NET_ADMIN,MKNOD,SYS_PTRACE",
     "--security-opt=seccomp=unconfined",
     "--security-opt=apparmor=unconfined",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from inferhost.host.machine import Finished
-from inferhost.host.runtime import cdi
+from inferhost.host.report import Report
+from inferhost.host.runtime import cdi, containers, inside
 from inferhost.host.runtime.daemon_json import PATH, without_ours
 from inferhost.schema.plan import Runtime
 from tests.unit.host.fake_host import FakeHost, plan
@@ -267,3 +269,50 @@ def test_without_a_specification_it_is_said(docked: FakeHost):
     answer = docked.run("verify")
     assert answer.verdict("runtime.cdi_spec") == ("overridden", "driver_reload")
     assert f"{SPEC} is not there" in answer.evidence("runtime.cdi_spec")
+
+
+RUNNING = {**BY_CDI, "State": {"Pid": 77}}
+INSIDE = "/proc/77/root"
+
+
+@pytest.mark.parametrize(
+    ("files", "verdict", "evidence"),
+    [
+        (
+            ("usr/lib64/libcuda.so.580.95.05", "dev/nvidia0"),
+            ("held", "none"),
+            "the loaded driver's libraries; 1 cards",
+        ),
+        (("usr/lib64/libcuda.so.535.1", "dev/nvidia0"), ("overridden", "driver_reload"), "start the container"),
+        (("usr/lib64/libcuda.so.580.95.05",), ("overridden", "unexplained"), "/dev: no card"),
+        (("dev/nvidia0",), ("overridden", "unexplained"), "no library of the driver"),
+    ],
+)
+def test_a_container_is_looked_at_from_inside(
+    docked: FakeHost, files: tuple[str, ...], verdict: tuple[str, str], evidence: str
+):
+    simulated = dataclasses.replace(docked.plan.host, simulated=False)
+    plan_there = dataclasses.replace(docked.plan, host=simulated)
+    docked.tools["docker"] = docker(RUNNING)
+    for file in files:
+        docked.write(f"{INSIDE}/{file}", "")
+    report = Report(check=False)
+    inside.verify_inside(docked.machine(str(docked.root)), plan_there, report)
+    (found,) = report.verdicts
+    assert (found.setting, found.verdict, found.cause) == ("runtime.container.new", *verdict)
+    assert evidence in found.evidence
+
+
+def test_containers_without_cards_by_cdi_get_no_verdict(docked: FakeHost):
+    docked.tools["docker"] = docker(WITHOUT, LEGACY)
+    report = Report(check=False)
+    inside.verify_inside(docked.machine(str(docked.root)), docked.plan, report)
+    assert report.verdicts == []
+
+
+def test_podman_names_the_cards_in_the_command_that_made_the_container(docked: FakeHost):
+    words = ["podman", "run", "--device", "nvidia.com/gpu=all", "x"]
+    container = {"Name": "new", "State": {"Pid": 77}, "HostConfig": {}, "Config": {"CreateCommand": words}}
+    docked.tools["podman"] = docker(container)
+    (found,) = containers.running(docked.machine(str(docked.root)), "podman")
+    assert (found.by_cdi, found.hooked, found.pid) == (True, False, 77)
