@@ -137,7 +137,8 @@ def _may_be_secret(flag: str, engine: EngineRow, catalogue: Catalogue) -> bool:
 
 def unchecked_flags(words: tuple[str, ...], engine: EngineRow, catalogue: Catalogue) -> list[str]:
     """Further flags that an incomplete flag table does not know."""
-    return sorted({w.split("=", 1)[0] for w in words if is_flag(w)} - set(catalogue.flags_of(engine)))
+    known = catalogue.flags_of(engine)
+    return sorted({flag for flag in (w.split("=", 1)[0] for w in words if is_flag(w)) if flag not in known})
 
 
 def _positive(text: str, kind: type) -> Any:
