@@ -150,12 +150,20 @@ def flat_archive(folder: pathlib.Path, below: str, packages: Sequence[Package]) 
     return packed.getvalue()
 
 
-def _module(name: str, version: str, driver: str, module: str, depends: str) -> Package:
-    source = f'char v[] __attribute__((section(".modinfo"))) = "version={driver}";'
-    with tempfile.NamedTemporaryFile() as module_file:
-        argv = ["cc", "-x", "c", "-c", "-o", module_file.name, "-"]
+def library(soname: str) -> bytes:
+    """An empty shared library of that name."""
+    return _compiled("int nothing;", "-shared", "-fPIC", "-nostdlib", f"-Wl,-soname,{soname}")
+
+
+def _compiled(source: str, *options: str) -> bytes:
+    with tempfile.NamedTemporaryFile() as compiled:
+        argv = ["cc", "-x", "c", *options, "-o", compiled.name, "-"]
         subprocess.run(argv, input=source.encode(), capture_output=True, check=True)
-        content = pathlib.Path(module_file.name).read_bytes()
+        return pathlib.Path(compiled.name).read_bytes()
+
+
+def _module(name: str, version: str, driver: str, module: str, depends: str) -> Package:
+    content = _compiled(f'char v[] __attribute__((section(".modinfo"))) = "version={driver}";', "-c")
     named = {"package": name, "module": module}
     scripts = {"postinst": BUILD % named, "prerm": REMOVE % named}
     return Package(name, version, depends, {f"/usr/share/{name}/{module}.ko": content}, scripts)

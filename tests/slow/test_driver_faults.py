@@ -69,8 +69,7 @@ def test_the_newer_version_is_there_and_the_old_one_is_installed(debian):
 
 def test_a_library_that_a_run_file_brought_is_found_with_how_to_remove_it(debian):
     foreign = f"/usr/local/lib/libcuda.so.{NEW}"
-    debian.run("cp", "/usr/local/lib/libnvidia-ml.so.1", foreign)
-    debian.run("ln", "-s", foreign, "/usr/local/lib/libcuda.so.1")
+    debian.write(foreign, stand_ins.library("libcuda.so.1"))
     debian.run("ldconfig")
     found = debian.verdicts()["driver.library"]
     assert (found["verdict"], found["cause"], found["found"]) == ("overridden", "other_writer", NEW)
