@@ -19,6 +19,7 @@ from inferhost.catalogue.driver_row import DriverRow
 from inferhost.catalogue.engine_tables import EngineTable, FlagRows
 from inferhost.catalogue.install_row import InstallRow
 from inferhost.catalogue.mig_row import MigRow
+from inferhost.catalogue.module_option_row import ModuleOptionRow
 from inferhost.catalogue.rows import (
     ChipRow,
     DecodeRow,
@@ -52,6 +53,7 @@ TABLES: dict[str, type] = {
     "formulas": FormulaRow,
     "drivers": DriverRow,
     "mig": MigRow,
+    "module_options": ModuleOptionRow,
     "installs": InstallRow,
     "runtimes": RuntimeRow,
 }
@@ -65,6 +67,8 @@ WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("gpus", "graphics_clock_lock"): ("yes", "no"),
     ("gpus", "memory_clock_lock"): ("yes", "no", "risky", "deferred", "probe"),
     ("gpus", "application_clocks"): ("yes", "no", "deprecated"),
+    ("module_options", "kind"): ("number", "text"),
+    ("module_options", "status"): ("real", "renamed", "placebo"),
     ("gpus", "ecc"): ("yes", "no", "inline"),
     ("drivers", "repository"): ("distribution", "nvidia"),
     ("drivers", "family"): ("apt", "dnf"),
@@ -100,6 +104,7 @@ class Catalogue:
     formulas: Mapping[str, FormulaRow]
     drivers: Mapping[str, DriverRow]
     mig: Mapping[str, MigRow]
+    module_options: Mapping[str, ModuleOptionRow]
     installs: Mapping[str, InstallRow]
     runtimes: Mapping[str, RuntimeRow]
 
@@ -172,6 +177,6 @@ def _contradictions(name: str, row: Any, path: str) -> list[Problem]:
     if isinstance(row, SpeedRow) and set(row.weights_per_clock) != set(FAMILIES):
         wanted = ", ".join(FAMILIES)
         problems.append(Problem(f"{path}.weights_per_clock", f"wanted a rate for each of {wanted}, and no other"))
-    if isinstance(row, EnvironmentRow | ValueRow) and row.status != "real" and not row.replacement:
+    if isinstance(row, EnvironmentRow | ValueRow | ModuleOptionRow) and row.status != "real" and not row.replacement:
         problems.append(Problem(f"{path}.replacement", "is empty, and a refusal has to name what would work"))
     return problems

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from inferhost.host.balancer import placed_unit
-from inferhost.host.cpu import cpufreq, sysctl
+from inferhost.host.cpu import cpufreq, cpuidle, sysctl
 from inferhost.host.driver import state
 from inferhost.host.gpu import challenge, load, selection
 from inferhost.host.gpu.board import observe_boards
@@ -80,6 +80,7 @@ def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
     problems = adopt.conflicts(machine, plan, report) + state.driver_problems(machine, plan)
     problems += placed_unit.balancer_problems(machine, plan)
     problems += engine_install.install_problems(machine, plan)
+    problems += base_units.mps_problems(machine, plan)
     problems += key.key_problems(machine, plan) if "service" in plan.manage else ()
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
     problems += runtime.runtime_problems(machine, plan, report)
@@ -114,9 +115,10 @@ def apply(
                     remember_applied(machine, knobs, report)
         if "cpu" in chosen:
             knobs = sysctl.knobs(machine, plan.sysctl)
-            _record(knobs + cpufreq.touched(machine, plan.cpu), baseline, report)
+            _record(knobs + cpufreq.touched(machine, plan.cpu) + cpuidle.knobs(machine, plan.cpu), baseline, report)
             apply_knobs(knobs, baseline, report)
             cpufreq.apply_frequency(machine, plan.cpu, baseline, report)
+            cpuidle.apply_idle(machine, plan.cpu, baseline, report)
         if "runtime" in chosen:
             runtime.apply_runtime(machine, plan, baseline, report)
         if "service" in chosen:
@@ -160,6 +162,7 @@ def verify(
     if "cpu" in chosen:
         verify_knobs(sysctl.knobs(machine, plan.sysctl), report)
         cpufreq.verify_frequency(machine, plan.cpu, report)
+        cpuidle.verify_idle(machine, plan.cpu, report)
     whole = set(chosen) >= set(plan.manage)
     placed.verify_files(machine, placed.placed_files(plan, [*chosen, BASE] if whole else chosen), report)
     if whole:
@@ -332,7 +335,7 @@ def _knob_records(
         found.update(_gpu_records(machine, plan, baseline, report))
     if "cpu" in sections:
         cpu = sysctl.knobs(machine, plan.sysctl) + cpufreq.touched(machine, plan.cpu)
-        found.update(originals(cpu, baseline))
+        found.update(originals(cpu + cpuidle.knobs(machine, plan.cpu), baseline))
     return found
 
 

@@ -19,6 +19,7 @@ from inferhost.planner.machine.driver_packages import DriverSection, driver_sect
 from inferhost.planner.machine.gpu import gpu_section
 from inferhost.planner.machine.mig import layouts
 from inferhost.planner.machine.models import model_section
+from inferhost.planner.machine.mps import refuse_sharing
 from inferhost.planner.machine.power import within_budget
 from inferhost.planner.machine.runtime import runtime_section
 from inferhost.planner.reasons import reason, resolve, setting_paths
@@ -57,6 +58,7 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
         else _part(problems, lambda: within_budget(request, gpu_section(request, rows, whole, catalogue)))
     )
     instances = _part(problems, lambda: placed_instances(request, whole)) if request.manages("service") else ()
+    _part(problems, lambda: refuse_sharing(request, instances or ()))
     cpu = _cpu(problems, request, instances or ())
     judged = replaced if drivers else _without_driver(request)
     service = _part(problems, lambda: service_section(judged, instances or (), rows, catalogue))

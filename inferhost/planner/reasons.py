@@ -58,6 +58,7 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
     paths: set[str] = set()
     if plan.driver.install is not None:
         paths |= {f"driver.install.{name}" for name in ("branch", "version", "packages")}
+        paths |= {f"driver.option.{option[0]}" for option in plan.driver.install.module_options}
     if "gpu" in plan.manage:
         names = (
             "persistence_mode", "power_limit_w", "graphics_clock_lock_mhz", "memory_clock_lock_mhz",
@@ -68,7 +69,8 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
             path = f"gpus[{number}].guard"
             paths |= {f"{path}.{field.name}" for field in dataclasses.fields(gpu.guard)} if gpu.guard else {path}
     if "cpu" in plan.manage:
-        paths |= {"cpu.governor", "cpu.energy_performance_preference"} | {f"sysctl.{name}" for name in plan.sysctl}
+        paths |= {f"cpu.{field.name}" for field in dataclasses.fields(plan.cpu)}
+        paths |= {f"sysctl.{name}" for name in plan.sysctl}
     if plan.runtime is not None:
         paths |= {f"runtime.{name}" for name in ("engine", "packages", "toolkit", "cdi_spec")}
         paths |= {f"runtime.daemon.{key}" for key in plan.runtime.daemon}

@@ -61,6 +61,7 @@ class DriverPackages:
     reboot: bool  # whether the host may be restarted when the running module is not the planned one
     persistence: bool = False  # whether the packaged daemon keeps the driver loaded, read back from each card
     units: Tuple[str, ...] = ()  # of these packages, and to start at boot, which their packages leave to the operator
+    module_options: Tuple[Tuple[str, ...], ...] = ()  # name, its name in /proc/driver/nvidia/params, value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +127,7 @@ class Cpu:
 
     governor: Optional[str]
     energy_performance_preference: Optional[str] = None
+    idle_latency_us: Optional[int] = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,6 +63,17 @@ let
     restartTriggers = [ unitPackage ];
   };
 
+  # NixOS has NVIDIA's programs in the store.
+  mpsUnit = {
+    overrideStrategy = "asDropin";
+    wantedBy = [ "multi-user.target" ];
+    restartTriggers = [ unitPackage ];
+    serviceConfig.ExecStart = [
+      ""
+      "${config.hardware.nvidia.package.bin}/bin/nvidia-cuda-mps-control -f"
+    ];
+  };
+
   engineLink =
     engine:
     let
@@ -113,7 +124,8 @@ in
     systemd.services =
       lib.listToAttrs (map engineUnit engines)
       // optionalAttrs (placement.applied != [ ]) { inferhost-apply = applyUnit; }
-      // optionalAttrs (placement.units ? "inferhost-guard.service") { inferhost-guard = guardUnit; };
+      // optionalAttrs (placement.units ? "inferhost-guard.service") { inferhost-guard = guardUnit; }
+      // optionalAttrs (placement.units ? "inferhost-mps.service") { inferhost-mps = mpsUnit; };
     # NixOS reads no [Install] of a packaged unit.
     systemd.timers = optionalAttrs (placement.units ? "inferhost-verify.timer") {
       inferhost-verify = {

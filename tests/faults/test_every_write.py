@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from inferhost.host.gpu.nvml import NvmlError
+from inferhost.schema.plan import Cpu
 from tests.unit.host.fake_host import (
     P4,
     P4_UUID,
@@ -32,7 +33,12 @@ from tests.unit.host.test_host_mig import H100, HALVES, MADE, by_hand, card_plan
 
 KILLED = 9
 H100_UUID = "GPU-5a1b6000-2330-4000-8000-000000000001"
-SHOWN = "3g.40gb@0:4, 3g.40gb@4:4"
+SHARED = "1g.10gb@0:1(), 3g.40gb@4:4(1c.3g.40gb@0:1,1c.3g.40gb@1:1,1c.3g.40gb@2:1)"
+LAYOUTS = {
+    tuple(MADE): "3g.40gb@0:4, 3g.40gb@4:4",
+    ("1g.10gb@0()", "3g.40gb@4(0:1,1:1,2:1)"): SHARED,
+}
+"""What the simulator shows of a divided card, and what we say of it: ours, and what was there before us."""
 VERBS = ("install", "record", "apply", "revert")
 BUG = 1
 DONE = (0, 7)
@@ -66,9 +72,13 @@ def with_instances(host: FakeHost) -> None:
 
 
 def with_units(host: FakeHost) -> None:
-    """A host that systemd runs, and a plan that brings units of its own."""
+    """A host that systemd runs, with idle states, and a plan that brings units of its own."""
     host.at("/run/systemd/system").mkdir(parents=True)
-    host.plan = plan(files=(*plan().files, *own_units()))
+    host.plan = plan(files=(*plan().files, *own_units()), cpu=Cpu("performance", "performance", 10))
+    for cpu, state, latency in ((0, 0, 2), (0, 1, 133), (1, 0, 2), (1, 1, 133)):
+        folder = f"/sys/devices/system/cpu/cpu{cpu}/cpuidle/state{state}"
+        host.write(f"{folder}/latency", f"{latency}\n")
+        host.write(f"{folder}/disable", "0\n")
     host.sim("set", "power_limit_mw", 480000)
     host.sim("set", "persistence", 1)
 
@@ -209,7 +219,7 @@ def assert_nothing_held_that_is_not(host: FakeHost, answer: Answer, where: str) 
         f"gpu.{UUID}.power_limit_w": card["power_limit_mw"] // 1000,
         f"gpu.{UUID}.persistence_mode": bool(card["persistence"]),
         f"gpu.{P4_UUID}.ecc": {(1, 1): "on", (0, 0): "off"}.get(tuple(card["ecc_mode"]), "waits"),
-        f"gpu.{H100_UUID}.mig": SHOWN if card["mig_instances"] == MADE else "otherwise",
+        f"gpu.{H100_UUID}.mig": LAYOUTS.get(tuple(card["mig_instances"]), "otherwise"),
         f"gpu.{P4_UUID}.compute_mode": {0: "default", 2: "prohibited", 3: "exclusive_process"}[card["compute_mode"]],
         "sysctl.vm.swappiness": host.read("/proc/sys/vm/swappiness").strip(),
         f"file:{SYSCTL_FILE}": None,

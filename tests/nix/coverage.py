@@ -59,6 +59,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "gpus[].mig": (HOST, HOST),
     "cpu.governor": (HOST, PLACED),
     "cpu.energy_performance_preference": (HOST, HOST),
+    "cpu.idle_latency_us": (HOST, HOST),
     "sysctl": (HOST, PLACED),
     "env": (HOST, HOST),
     "files[].path": (PLACED, PLACED),

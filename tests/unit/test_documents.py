@@ -40,7 +40,7 @@ PLAN: dict[str, Any] = {
             "guard": {"limit_c": 85, "resume_c": 75, "power_w": "min", "cool_down_s": 300},
         }
     ],
-    "cpu": {"governor": None, "energy_performance_preference": None},
+    "cpu": {"governor": None, "energy_performance_preference": None, "idle_latency_us": None},
     "sysctl": {"vm.swappiness": "10"},
     "env": {},
     "files": [],

@@ -78,3 +78,31 @@ def test_a_guest_has_no_preference():
     own = hardware(gpu("rtx-3090"), cpu={**BARE, "cpufreq": False}, virtualization="vmware")
     values = {**wish("rtx-3090", MODEL, cpu_energy_performance_preference="power"), "inferhost_hardware": own}
     assert outcome(planned(values))[:2] == (None, "not applicable: vmware owns the processor's frequency")
+
+
+IDLE = "inferhost_cpu_idle_latency_us"
+
+
+def test_an_idle_limit_is_planned_as_wished_and_the_host_says_which_states_there_are():
+    plan = planned(wish("l40s", "qwen3-8b", cpu_idle_latency_us=10))
+    assert plan.cpu.idle_latency_us == 10
+    found = next(r for r in plan.reasons if r.setting == "cpu.idle_latency_us")
+    assert (found.value, found.source) == (10, f"wish:{IDLE}")
+    assert "costs power all day" in found.gain
+    assert [p.needs for p in plan.pending if p.setting == "cpu.idle_latency_us"] == [
+        "the processor's own list of idle states"
+    ]
+
+
+def test_idle_states_are_left_alone_by_default():
+    plan = planned(wish("l40s", "qwen3-8b"))
+    assert plan.cpu.idle_latency_us is None
+    assert next(r.source for r in plan.reasons if r.setting == "cpu.idle_latency_us") == "formula:cpu.idle_latency"
+
+
+@pytest.mark.parametrize("wanted", ["-1", "100001", "C1", "1.5", "9999999999"])
+def test_an_idle_limit_that_is_no_number_of_microseconds_is_refused(wanted: str):
+    text = refusal(wish("l40s", "qwen3-8b", cpu_idle_latency_us=wanted))
+    assert text.startswith(
+        f'error: {IDLE}: found "{wanted}", wanted leave or 0 to 100000 microseconds\nhint: 10 keeps'
+    )

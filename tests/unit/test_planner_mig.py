@@ -144,11 +144,12 @@ def test_an_engine_on_a_slice_gets_its_memory_and_its_part_of_the_rate():
 
 
 def test_the_host_says_which_device_the_slice_is():
-    plan = planned(served("h200-sxm", "qwen3-8b", ["3g.71gb", "3g.71gb"], service_gpus=["0/1"]))
-    path = "/run/inferhost/slices/main.env"
+    values = served("h200-sxm", "qwen3-8b", ["3g.71gb", "3g.71gb"], service_gpus=["0/1"])
+    values["inferhost_hardware"] = hardware(gpu("h200-sxm", uuid="GPU-1"))
+    plan, path = planned(values), "/run/inferhost/slices/main.env"
     assert "CUDA_VISIBLE_DEVICES" not in plan.env["main"]
     assert ("Service", "EnvironmentFile", path) in plan.dropins[0].entries
-    assert (plan.service[0].slice, plan.service[0].slice_file) == (Slice(GpuSelector(None, "2335", 0), 1), path)
+    assert (plan.service[0].slice, plan.service[0].slice_file) == (Slice(GpuSelector("GPU-1", "2335", 0), 1), path)
     reason = next(r for r in plan.reasons if r.setting.endswith(".EnvironmentFile"))
     assert reason.because.startswith("slice 0/1 (3g.71gb)")
 

@@ -10,10 +10,9 @@ Source: formula `cpu.energy_performance_preference`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from inferhost.host.cpu.kernel_knob import KernelKnob, restore_kernel_knobs
+from inferhost.host.cpu.kernel_knob import KernelKnob, merge_alike, restore_kernel_knobs
 from inferhost.host.knob import Knob, Unusable, apply_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
@@ -160,14 +159,7 @@ def _original(machine: Machine, name: str, records: Mapping[str, Record]) -> Cpu
 
 def _merge(own: Report, report: Report, machine: Machine, wanted: Cpu) -> None:
     """Many CPUs with one outcome are one line."""
-    for change, count in _counted(own.changes):
-        report.change(f"{change.setting} ({count} CPUs)", change.before, change.after)
-    for verdict, count in _counted(own.verdicts):
-        evidence = f"{verdict.evidence} on {count} CPUs"
-        report.verdicts.append(
-            Verdict(verdict.setting, verdict.wanted, verdict.found, verdict.verdict, verdict.cause, evidence)
-        )
-    report.problems.extend(dict.fromkeys(own.problems))
+    merge_alike(own, report)
     if not own.verdicts:
         cause = "hypervisor" if is_virtual(machine) else "no_interface"
         evidence = f"no cpufreq under {ROOT}: the frequency is not this kernel's to govern"
@@ -181,10 +173,3 @@ def is_virtual(machine: Machine) -> bool:
     """Whether the CPU says that a hypervisor is below."""
     flags = next((x for x in (machine.read_text("/proc/cpuinfo") or "").splitlines() if x.startswith("flags")), "")
     return "hypervisor" in flags.split()
-
-
-def _counted(items: Iterable[object]) -> list[tuple[Any, int]]:
-    counts: dict[object, int] = {}
-    for item in items:
-        counts[item] = counts.get(item, 0) + 1
-    return list(counts.items())

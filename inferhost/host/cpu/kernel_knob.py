@@ -7,12 +7,14 @@ force, and never ours to restore.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from inferhost.host.knob import Knob, Unusable, restore_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report, reason
+from inferhost.schema.result import Verdict
 
 
 class KernelKnob(Knob):
@@ -58,3 +60,22 @@ def restore_kernel_knobs(
             ours.append(knob)
     restore_knobs(ours, baseline, report)
     return remarks
+
+
+def merge_alike(own: Report, report: Report) -> None:
+    """What many CPUs have in common is one line of the report."""
+    for change, count in _counted(own.changes):
+        report.change(f"{change.setting} ({count} CPUs)", change.before, change.after)
+    for verdict, count in _counted(own.verdicts):
+        evidence = f"{verdict.evidence} on {count} CPUs"
+        report.verdicts.append(
+            Verdict(verdict.setting, verdict.wanted, verdict.found, verdict.verdict, verdict.cause, evidence)
+        )
+    report.problems.extend(dict.fromkeys(own.problems))
+
+
+def _counted(items: Iterable[object]) -> list[tuple[Any, int]]:
+    counts: dict[object, int] = {}
+    for item in items:
+        counts[item] = counts.get(item, 0) + 1
+    return list(counts.items())

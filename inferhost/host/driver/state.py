@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from inferhost.host.driver import module
+from inferhost.host.driver import module, options
 from inferhost.host.driver.module import SITE, headers, version_of
 from inferhost.host.driver.packages import Installed, installed, matching, removed_with, upstream, with_needs
 from inferhost.host.driver.persistence import persistence_verdicts
@@ -118,7 +118,8 @@ def apply_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Repor
     report.facts["driver"] = {
         "hold": sorted(set(names) - there.held),
         "enable": [unit for unit in install.units if is_disabled(machine, unit)],
-        "reboot_required": module.needs_reboot(machine, install, there),
+        "reboot_required": module.needs_reboot(machine, install, there)
+        or options.waits_for_restart(machine, install),
         "boot_id": machine.read_text(BOOT_ID),
     }
     _verify_modules(machine, install, there, report)
@@ -138,6 +139,7 @@ def verify_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     running = module.running_verdict(machine, install, there)
     report.verdicts += [running, *(unit_verdict(machine, unit, running) for unit in install.units)]
     report.verdicts += persistence_verdicts(machine, plan, install)
+    report.verdicts += options.option_verdicts(machine, install)
 
 
 def driver_revert(baseline: Baseline, machine: Machine, report: Report) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from inferhost.schema.result import Verdict
 
 REVERTED = "reverted"
 GUARD = "inferhost-guard.service"
-LASTING = (".timer", GUARD)
+MPS = "inferhost-mps.service"
+MPS_PROGRAM = "/usr/bin/nvidia-cuda-mps-control"
+LASTING = (".timer", GUARD, MPS)
 """Ends of the names of units that run for as long as the plan stands, and are therefore switched now."""
 STARTED_BY_OTHERS = ("inferhost-verify.service",)
 """Units without an [Install] section: another unit starts them."""
@@ -67,14 +69,25 @@ def switch_off(machine: Machine, baseline: Baseline, report: Report) -> None:
     _switch_off(machine, switched(baseline.of("file", [BASE])), report)
 
 
-def stop_guard(machine: Machine, baseline: Baseline, report: Report) -> None:
-    """Nobody brings a card down again while it is put back; a guard without its cards' originals does nothing."""
-    if f"file:{UNIT_DIRECTORY}/{GUARD}" not in baseline:
-        return
-    found = state(machine, GUARD)
-    if found is not None and found[1] == "active":
-        report.change(setting(GUARD), "running", "stopped")
-        _systemctl(machine, ["stop", "--", GUARD], report)
+def stop_for_revert(machine: Machine, baseline: Baseline, report: Report) -> None:
+    """Nobody brings a card down again while it is put back, and nobody keeps it in use.
+
+    A guard without its cards' originals does nothing; an MPS server holds its card until the daemon ends.
+    """
+    for unit in (GUARD, MPS):
+        found = state(machine, unit) if f"file:{UNIT_DIRECTORY}/{unit}" in baseline else None
+        if found is not None and found[1] == "active":
+            report.change(setting(unit), "running", "stopped")
+            _systemctl(machine, ["stop", "--", unit], report)
+
+
+def mps_problems(machine: Machine, plan: Plan) -> list[Problem]:
+    """A daemon to run whose program is not on this host."""
+    wanted = any(file.package_file == MPS for file in plan.files)
+    if not wanted or machine.exists(MPS_PROGRAM):
+        return []
+    hint = "install it: Debian has it in nvidia-cuda-mps, Ubuntu in nvidia-compute-utils of the driver's branch"
+    return [Problem("inferhost_gpu_mps", f"{MPS_PROGRAM} is not on this host", hint, "not-there")]
 
 
 def reload(machine: Machine, baseline: Baseline, report: Report) -> None:

@@ -1,7 +1,7 @@
 """The record of what was here before us: `/var/lib/inferhost/baseline.json`, written once per key until revert.
 
 Keys are stable names: `gpu:UUID:power_limit_mw`, `gpu:UUID:persistence_mode`, `sysctl:vm.swappiness`,
-`cpu:0:governor`, `cpu:0:energy_performance_preference`, `file:/etc/...`, `dir:/etc/...`, `user:NAME`,
+`cpu:0:governor`, `cpuidle:0:3`, `cpu:0:energy_performance_preference`, `file:/etc/...`, `dir:/etc/...`, `user:NAME`,
 `tree:/var/cache/inferhost`, `model:/srv/...`, `package:NAME`, `packages:before`; `packages:held`
 alone is ours: the versions held.
 `containers:before`, `containers:package:NAME`, `daemon:/etc/docker/daemon.json` are of the runtime section.

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from inferhost.host.balancer.placed_unit import restore_balancer
 from inferhost.host.cpu.cpufreq import restore_frequency
+from inferhost.host.cpu.cpuidle import restore_idle
 from inferhost.host.cpu.sysctl import restore_sysctl
 from inferhost.host.driver import state
 from inferhost.host.gpu import selection
@@ -58,13 +59,14 @@ def revert(machine: Machine, sections: Sequence[str], report: Report, purge: boo
         everything = set(sections) >= set(SECTIONS)
         base_units.remember_reverts(sections, baseline, report)
         if "gpu" in sections:
-            base_units.stop_guard(machine, baseline, report)
+            base_units.stop_for_revert(machine, baseline, report)
         _restore_gpus(machine, baseline.of("gpu", sections), baseline, report)
         if {"gpu", "service"} & set(sections):
             slices.remove_slices(machine, report)
         restore_sysctl(machine, baseline.of("sysctl", sections), baseline, report)
         restore_frequency(machine, baseline.of("cpu", sections), baseline, report)
         restore_runtime(machine, sections, baseline, report)
+        restore_idle(machine, baseline.of("cpuidle", sections), baseline, report)
         gone = placed.restore_files(machine, baseline.of("file", sections), baseline, report)
         gone |= account.restore_trees(machine, baseline.of("tree", sections), baseline, report)
         gone |= restore_models(machine, sections, purge, baseline, report)

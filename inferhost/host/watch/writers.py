@@ -17,12 +17,13 @@ from inferhost.schema.plan import Plan
 from inferhost.schema.result import Verdict
 
 GOVERNOR, PREFERENCE = "cpu.governor", "cpu.energy_performance_preference"
+IDLE = "cpu.idle_latency_us"
 POWER, GRAPHICS, MEMORY = "power_limit_w", "graphics_clock_lock_mhz", "memory_clock_lock_mhz"
 
 DAEMONS = {
     "lactd.service": ("LACT", (POWER, GRAPHICS, MEMORY)),
     "nvidia-powerd.service": ("NVIDIA Dynamic Boost", (POWER,)),
-    "tuned.service": ("TuneD", (GOVERNOR, PREFERENCE, "sysctl.vm.swappiness")),
+    "tuned.service": ("TuneD", (GOVERNOR, PREFERENCE, IDLE, "sysctl.vm.swappiness")),
     "power-profiles-daemon.service": ("power-profiles-daemon", (GOVERNOR, PREFERENCE)),
     "tlp.service": ("TLP", (GOVERNOR, PREFERENCE)),
     "auto-cpufreq.service": ("auto-cpufreq", (GOVERNOR, PREFERENCE)),
@@ -43,6 +44,7 @@ NVIDIA_SMI = {
 
 WORDS = {
     GOVERNOR: re.compile(r"\b(cpupower(\s+\S+)*\s+frequency-set|cpufreq-set)\b|/scaling_governor\b"),
+    IDLE: re.compile(r"\bcpupower(\s+\S+)*\s+idle-set\b|/cpuidle/\S*disable\b|/cpu_dma_latency\b"),
     PREFERENCE: re.compile(r"\bx86_energy_perf_policy\b|/energy_performance_preference\b"),
 }
 """Commands and files that write a setting of the processor."""
@@ -102,6 +104,11 @@ def frequency_owner(machine: Machine) -> Writer | None:
     return next((writer for writer in daemons(machine) if GOVERNOR in writer.settings), None)
 
 
+def idle_owner(machine: Machine) -> Writer | None:
+    """The daemon that decides here how deep the processor sleeps, if one runs."""
+    return next((writer for writer in daemons(machine) if IDLE in writer.settings), None)
+
+
 def warn(machine: Machine, plan: Plan, report: Report) -> None:
     """A remark on each that writes a setting of the plan, before anything is placed."""
     planned = planned_settings(plan)
@@ -115,7 +122,11 @@ def planned_settings(plan: Plan) -> set[str]:
     """What the plan sets without a file, by the names that the tables here use."""
     found = {f"sysctl.{name}" for name in plan.sysctl} if "cpu" in plan.manage else set()
     if "cpu" in plan.manage:
-        words = {GOVERNOR: plan.cpu.governor, PREFERENCE: plan.cpu.energy_performance_preference}
+        words: dict[str, object] = {
+            GOVERNOR: plan.cpu.governor,
+            PREFERENCE: plan.cpu.energy_performance_preference,
+            IDLE: plan.cpu.idle_latency_us,
+        }
         found |= {name for name, value in words.items() if value is not None}
     if "gpu" in plan.manage:
         found |= {name for gpu in plan.gpus for name in NVIDIA_SMI if getattr(gpu, name) is not None}

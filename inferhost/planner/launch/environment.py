@@ -17,6 +17,7 @@ from inferhost.catalogue.rows import EngineRow, EnvironmentRow, FlagRow, Variabl
 from inferhost.planner.launch.flags import OPTION_OF, concept_of
 from inferhost.planner.launch.secret_names import names_a_secret
 from inferhost.planner.launch.unknown_settings import unknown_setting
+from inferhost.planner.machine.mps import PIPE_DIRECTORY, PIPE_VARIABLE, mps_variable_problem, pipe_reason, with_mps
 from inferhost.planner.reasons import instead, reason
 from inferhost.planner.request import Instance, Request
 from inferhost.schema.document import shown
@@ -92,6 +93,8 @@ def variable_problem(
         return _own_problem(own, engine, path)
     if row is None:
         return _unknown_problem(name, engine, instance, catalogue, path=path)
+    if row.read_by == ("mps",):
+        return mps_variable_problem(name, request, path)
     if name == "CUDA_VISIBLE_DEVICES":
         return _card_problem(str(value), request, instance, path)
     return _row_problem(value, row, engine, path)
@@ -238,6 +241,9 @@ def _defaults(request: Request, instance: Instance, engine: EngineRow) -> tuple[
                 f"catalogue:engines/{engine.key}#environment", gain=default.gain, disruption="engine restart",
             )
         )  # fmt: skip
+    if with_mps(request):
+        values[PIPE_VARIABLE] = PIPE_DIRECTORY
+        reasons.append(pipe_reason(instance))
     uuids = [request.hardware.gpus[number].uuid for number in instance.gpus]
     known = all(uuids)
     if instance.slice is not None:

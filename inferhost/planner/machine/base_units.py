@@ -5,6 +5,7 @@ They belong to no section: they stay until the last one is taken back.
 
 from __future__ import annotations
 
+from inferhost.planner.machine.mps import MPS_WISH
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import Request
 from inferhost.schema.plan import BASE, UNIT_DIRECTORY, File, Reason
@@ -38,9 +39,13 @@ METRICS = "inferhost_plan_metrics_folder"
 GUARD = ("inferhost-guard.service", ("gpu",), "brings a card that gets too hot down", "wish:inferhost_gpu_guard")
 
 
+MPS = ("inferhost-mps.service", ("gpu",), "the engines of a card share one context", f"wish:{MPS_WISH}")
+
+
 def base_units(request: Request) -> tuple[tuple[File, ...], list[Reason]]:
     """The unit files for what this host manages, with their reasons; none where it only observes."""
-    wanted = (*UNITS, GUARD) if request.wish.flag("inferhost_gpu_guard") else UNITS
+    asked = [row for row, option in ((GUARD, "inferhost_gpu_guard"), (MPS, MPS_WISH)) if request.wish.flag(option)]
+    wanted = (*UNITS, *asked)
     rows = [row for row in wanted if any(request.manages(section) for section in row[1])]
     files = tuple(File(f"{UNIT_DIRECTORY}/{unit}", BASE, "0644", None, unit, "none") for unit, *_ in rows)
     reasons = [

@@ -22,6 +22,8 @@ NOTICE = "# Placed by inferhost; put your own settings into a file of your own."
 SYSCTL_NAME = re.compile(r"[a-z0-9_]+([./][A-Za-z0-9_*:-]+)+")
 OPTION = "inferhost_cpu_"
 PREFERENCE = OPTION + "energy_performance_preference"
+IDLE = OPTION + "idle_latency_us"
+IDLE_MOST_US = 100_000
 CPU_GAIN = f"{NO_GAIN}: the processor only hands work to the card"
 
 
@@ -40,10 +42,13 @@ def cpu_section(request: Request, engine_is_bound: bool) -> CpuSection:
     """The processor's settings, or `InputError`; `engine_is_bound` says whether the engine stays on one node."""
     governor, reasons = _governor(request)
     problems = limit_problems(request) + _sysctl_problems(request) + _preference_problems(request, governor)
+    problems += _idle_problems(request)
     if problems:
         raise InputError(problems)
     preference, why_preference, pending = _preference(request, governor)
     reasons.append(why_preference)
+    idle_us, why_idle, pending_idle = _idle(request)
+    reasons.append(why_idle)
     sysctl: dict[str, str] = {}
     for name, value, why in (_numa_balancing(request, engine_is_bound), _swappiness(request)):
         reasons += [why] if value is not None else []
@@ -79,11 +84,11 @@ def cpu_section(request: Request, engine_is_bound: bool) -> CpuSection:
                    f"wish:{OPTION}sysctl")
         )  # fmt: skip
     return CpuSection(
-        Cpu(governor, preference),
+        Cpu(governor, preference, idle_us),
         dict(sorted(sysctl.items())),
         tuple(sorted(files, key=lambda f: f.path)),
         reasons,
-        pending,
+        [*pending, *pending_idle],
     )
 
 
@@ -158,6 +163,31 @@ def _preference_problems(request: Request, governor: str | None) -> list[Problem
     if offered and wanted not in offered:
         return [Problem(PREFERENCE, f"found {wanted}, this processor offers {', '.join(offered)}")]
     return []
+
+
+def _idle(request: Request) -> tuple[int | None, Reason, list[Pending]]:
+    """The longest wake-up in microseconds, or nothing where the idle states are left alone.
+
+    Source: formula `cpu.idle_latency`.
+    """
+    wanted, setting = request.wish.text(IDLE), "cpu.idle_latency_us"
+    if wanted == "leave":
+        because = f"left alone ({request.origin(IDLE)})"
+        return None, reason(setting, None, because, "formula:cpu.idle_latency", gain=CPU_GAIN), []
+    because = f"idle states that take longer to wake up are switched off ({request.origin(IDLE)})"
+    gain = "microseconds per request where the processor had gone to sleep; costs power all day, and can cost turbo"
+    needs = "the processor's own list of idle states"
+    pending = Pending(setting, needs, "which states there are shows on the host; most guests have none")
+    return int(wanted), reason(setting, int(wanted), because, f"wish:{IDLE}", gain=gain), [pending]
+
+
+def _idle_problems(request: Request) -> list[Problem]:
+    wanted = request.wish.text(IDLE)
+    number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 9 else -1
+    if wanted == "leave" or 0 <= number <= IDLE_MOST_US:
+        return []
+    hint = "10 keeps the shallow states of most processors; 0 keeps none but polling, which burns power"
+    return [Problem(IDLE, f'found "{wanted}", wanted leave or 0 to {IDLE_MOST_US} microseconds', hint)]
 
 
 def _is_forced(request: Request, governor: str | None) -> bool:

@@ -14,6 +14,12 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.driver_row import DriverRow
 from inferhost.catalogue.rows import GpuRow
 from inferhost.planner.machine.driver import driver_version
+from inferhost.planner.machine.module_options import (
+    Options,
+    module_option_reasons,
+    module_options,
+    module_options_file,
+)
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import HARDWARE, Request
 from inferhost.schema.plan import Driver, DriverPackages, Dropin, File, Reason, Service
@@ -70,6 +76,11 @@ def driver_section(
     if fabric_manager and row.fabric_manager is None:
         message = f"found true, but no fabric manager of {row.key} is known"
         problems.append(Problem(OPTION + "fabric_manager", message, "take Ubuntu or the RHEL 9 family on such hosts"))
+    options: Options = ()
+    try:
+        options = module_options(request, catalogue)
+    except InputError as error:
+        problems += error.problems
     if problems:
         raise InputError(problems)
     names = [*(row.packages_open if kind == "open" else row.packages_proprietary)]
@@ -89,10 +100,12 @@ def driver_section(
         reboot=request.wish.flag(OPTION + "reboot"),
         persistence=request.wish.flag("inferhost_gpu_persistence_mode"),
         units=(FABRIC_MANAGER,) if fabric_manager else (),
+        module_options=options,
     )
     files = _files(request, row, install)
     dropins = _dropins(request, row)
-    return DriverSection(install, files, dropins, _reasons(request, row, install, files, dropins))
+    reasons = [*_reasons(request, row, install, files, dropins), *module_option_reasons(options, catalogue)]
+    return DriverSection(install, (*files, *module_options_file(options, NOTICE)), dropins, reasons)
 
 
 def can_drive(branch: int, rows: tuple[GpuRow, ...]) -> bool:

@@ -12,6 +12,7 @@ from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner.launch import quoting
 from inferhost.planner.machine import cpu
 from inferhost.planner.machine.gpu import selector
+from inferhost.planner.machine.mps import MPS_UNIT, MPS_WISH, with_mps
 from inferhost.planner.memory.budget import Budget
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import HARDWARE, Instance, Request
@@ -158,6 +159,10 @@ def dropin(
     """What was decided for this host, as ordered entries, with the reasons of what stands only here."""
     where = f"dropins.{entry.unit}"
     entries, reasons = _turn(instance, entry.unit, before)
+    if with_mps(request):
+        entries.insert(0, ("Unit", "Requires", MPS_UNIT))
+        because = "without the daemon the engine would run outside of it and say nothing"
+        reasons.append(reason(f"{where}.Requires", MPS_UNIT, because, f"wish:{MPS_WISH}", disruption=RESTART))
     entries += [("Service", "ExecStart", ""), ("Service", "ExecStart", key.exec_start(engine, instance, entry.argv))]
     credential, credential_reasons = key.credential_entries(instance, entry.unit)
     entries += credential

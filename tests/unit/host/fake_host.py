@@ -58,7 +58,7 @@ DROPIN = f"/etc/systemd/system/{UNIT}.d/10-inferhost.conf"
 SYSCTL_FILE = "/etc/sysctl.d/90-inferhost.conf"
 ENGINE = ("/usr/local/bin/llama-server", "--model", "/srv/m.gguf", "--port", "30000")
 PID = "4242"
-OWN_UNITS = ("inferhost-apply.", "inferhost-guard.", "inferhost-verify.")
+OWN_UNITS = ("inferhost-apply.", "inferhost-guard.", "inferhost-mps.", "inferhost-verify.")
 INACTIVE = "LoadState=loaded\nActiveState=inactive\nSubState=dead\nMainPID=0\n"
 PREFERENCES = "default performance balance_performance balance_power power"
 

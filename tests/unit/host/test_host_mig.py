@@ -163,6 +163,15 @@ def test_revert_after_a_restart_makes_what_was_there_as_well(a100: FakeHost):
     assert instances(a100) == before
 
 
+def test_a_revert_gives_the_limit_back_after_the_reset_that_makes_the_card_whole(a100: FakeHost):
+    a100.sim("set", "power_limit_mw", 250_000)
+    a100.plan = card_plan("20B5", mig=HALVES, power_limit_w=200)
+    assert a100.run("install").code == a100.run("apply", *GPU).code == 0
+    assert a100.card()["power_limit_mw"] == 200_000
+    assert a100.run("revert").code == 0
+    assert (a100.card()["power_limit_mw"], a100.card()["mig_mode"]) == (250_000, [0, 0])
+
+
 def test_a_whole_card_is_asked_for_by_name(a100: FakeHost):
     by_hand(shared_in_three)
     a100.plan = card_plan("20B5", mig=())
