@@ -20,6 +20,21 @@ MIG, LIMIT, LOCK = "mig", "power_limit_w", "graphics_clock_lock_mhz"
 GPU = ("--section", "gpu")
 HALVES = (MigInstance("3g.40gb", 0, 4), MigInstance("3g.40gb", 4, 4))
 MADE = ["3g.40gb@0(0:3)", "3g.40gb@4(0:3)"]
+MIG_CALLS = (
+    "nvmlDeviceGetMigMode",
+    "nvmlDeviceSetMigMode",
+    "nvmlDeviceGetGpuInstanceProfileInfo",
+    "nvmlDeviceGetGpuInstances",
+    "nvmlDeviceCreateGpuInstanceWithPlacement",
+    "nvmlGpuInstanceGetInfo",
+    "nvmlGpuInstanceDestroy",
+    "nvmlGpuInstanceGetComputeInstances",
+    "nvmlGpuInstanceGetComputeInstanceProfileInfo",
+    "nvmlGpuInstanceCreateComputeInstanceWithPlacement",
+    "nvmlComputeInstanceGetInfo",
+    "nvmlComputeInstanceDestroy",
+)
+"""What a card that is to be divided is asked and told."""
 SLICE_FILE = "/run/inferhost/slices/main.env"
 
 
