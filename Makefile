@@ -71,7 +71,7 @@ perf: setup
 test-slow: setup
 	INFERHOST_SLOW=1 .venv/bin/python -m pytest tests/faults
 	$(TEST_ENV) .venv/bin/python -m pytest tests/slow/test_*.py
-	$(TEST_ENV) INFERHOST_SLOW=1 .venv/bin/python -m pytest tests/bed/test_rolling.py
+	$(TEST_ENV) INFERHOST_SLOW=1 .venv/bin/python -m pytest tests/bed/test_balancer.py tests/bed/test_rolling.py
 
 lint: setup
 	.venv/bin/python -m inferhost.schema.generate --check
