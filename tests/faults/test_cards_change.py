@@ -16,6 +16,7 @@ import pytest
 
 from inferhost.host.gpu.nvml import Nvml, NvmlError
 from inferhost.host.record import lock
+from inferhost.schema.plan import GpuSelector
 from tests.faults.test_every_write import killed_at
 from tests.unit.host.fake_host import SECOND_UUID, UUID, Answer, FakeHost, plan, with_gpu
 
@@ -152,6 +153,15 @@ def test_a_new_card_takes_the_number_of_the_one_that_it_replaces(pair: FakeHost)
     pair.sim("set", "power_limit_mw", 600000)
     assert pair.run("apply").code == 0
     assert limits(pair) == {third: 450000, SECOND_UUID: 400000}
+
+
+def test_a_number_that_comes_later_means_the_next_card_that_nobody_is_recorded_for(pair: FakeHost):
+    whole = [plan().gpus[0], dataclasses.replace(plan().gpus[0], select=GpuSelector(None, "2BB1", 1))]
+    for count in (1, 2):
+        pair.plan = plan(gpus=tuple(whole[:count]), manage=("gpu",), files=(), dropins=(), service=(), env={})
+        assert pair.run("install").code == 0
+        assert pair.run("apply").code == 0
+    assert limits(pair) == {UUID: 450000, SECOND_UUID: 450000}
 
 
 def test_without_a_record_a_number_means_nothing_while_a_card_is_silent(pair: FakeHost):

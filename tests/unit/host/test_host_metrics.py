@@ -52,6 +52,15 @@ def test_declared_measured_and_verdict_of_each_setting(exported: FakeHost):
     assert found[f'inferhost_plan_info{{plan_id="{exported.plan.plan_id}"}}'] == 1
 
 
+def test_a_clock_that_was_sampled_is_told_in_hertz(exported: FakeHost):
+    exported.stop_engine()
+    exported.sim("load", "on")
+    exported.run("verify", "--section", "gpu", "--under-load", "--seconds", "4")
+    exported.run("watch")
+    found = samples(exported.read(FILE))[f'inferhost_gpu_graphics_clock_lock_measured_hertz{{gpu="{UUID}"}}']
+    assert 2.0e9 < found < 2.5e9
+
+
 def test_what_the_guard_holds_and_how_often_it_had_to(exported: FakeHost):
     rule = Guard(limit_c=85, resume_c=75, power_w="min", cool_down_s=30)
     exported.plan = with_gpu(guard=rule)

@@ -10,8 +10,9 @@ import os
 import pytest
 
 from inferhost.host.record import lock
-from inferhost.host.record.baseline import BASELINE
-from tests.unit.host.fake_host import FakeHost
+from inferhost.host.record.baseline import BASELINE, Record, read_baseline
+from inferhost.host.report import WriteFailed
+from tests.unit.host.fake_host import UUID, FakeHost
 
 WRITERS = ("install", "apply", "revert")
 
@@ -145,3 +146,21 @@ def test_a_refused_first_run_leaves_no_lock_behind(host: FakeHost):
     host.sim("lost", 0)
     assert host.run("apply", "--section", "gpu").code == 2
     assert set(host.snapshot()) == set(before)
+
+
+def test_an_original_is_never_overwritten_by_what_is_found_later(host: FakeHost):
+    host.converge()
+    baseline = read_baseline(host.machine(str(host.root)))
+    key = f"gpu:{UUID}:power_limit_mw"
+    assert baseline.add({key: Record("gpu", 450000, {})}, check=False) == []
+    assert host.baseline()[key]["found"] == 480000
+
+
+def test_a_write_that_failed_leaves_no_half_file_beside(host: FakeHost):
+    def full(step: str) -> None:
+        if step.startswith("rename"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(WriteFailed):
+        host.machine(str(host.root), full).replace_file("/etc/x.conf", b"half", 0o644)
+    assert [path.name for path in host.at("/etc").iterdir() if "x.conf" in path.name] == []

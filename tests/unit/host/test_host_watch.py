@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
 from inferhost.schema.plan import GpuSelector
 from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, plan, with_gpu
+
+WATCHED = "/run/inferhost/watched.json"
 
 
 @pytest.fixture
@@ -247,3 +250,28 @@ def test_without_a_plan_for_a_card_nothing_is_opened(host: FakeHost):
     assert host.run("apply").code == 0
     host.sim("fail", "nvmlInitWithFlags", 999)
     assert host.run("watch").code == 0
+
+
+def test_a_look_that_another_version_wrote_down_is_none(placed: FakeHost):
+    placed.run("watch")
+    found = json.loads(placed.read(WATCHED))
+    placed.write(WATCHED, json.dumps({**found, "schema": 2, "asleep": [UUID]}))
+    assert placed.run("watch").code == 0
+
+
+def test_an_apply_that_changes_nothing_writes_down_nothing(placed: FakeHost):
+    placed.run("watch")
+    order: list[str] = []
+    placed.run("apply", "--section", "gpu", before_write=order.append)
+    assert not [step for step in order if "watched.json" in step]
+
+
+def test_what_cannot_be_written_down_for_the_next_look_is_a_remark(placed: FakeHost):
+    def full(step: str) -> None:
+        if "watched.json" in step:
+            raise OSError(28, "No space left on device")
+
+    placed.at(WATCHED).unlink(missing_ok=True)
+    answer = placed.run("apply", "--section", "gpu", before_write=full)
+    assert answer.code == 0
+    assert any(note.startswith(WATCHED) for note in answer.document["notes"])

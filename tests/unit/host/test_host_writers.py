@@ -126,3 +126,24 @@ def test_what_a_lock_drifted_to_is_blamed_on_no_writer_of_something_else(host: F
     host.write("/etc/rc.local", "nvidia-smi -lgc 1200\n")
     host.sim("set", "power_limit_mw", 300000)
     assert "rc.local" not in host.run("verify").evidence("power_limit_w")
+
+
+def test_what_went_with_the_driver_is_blamed_on_nobody(host: FakeHost):
+    host.plan = with_gpu()
+    host.converge()
+    host.write(f"{UNITS}/limit.service", "[Service]\nExecStart=/usr/bin/nvidia-smi -pl 300\n")
+    host.sim("reload")  # back at the limit that the card boots with
+    host.write("/proc/sys/vm/swappiness", "60\n")  # and something that somebody did write
+    answer = host.run("verify")
+    assert answer.verdict("power_limit_w") == ("overridden", "driver_reload")
+    assert "limit.service" not in answer.evidence("power_limit_w")
+
+
+@pytest.mark.parametrize(("manage", "told"), [(("gpu",), "power_limit_w"), (("cpu",), "cpu.governor")])
+def test_nobody_is_warned_of_for_a_section_that_is_left_alone(host: FakeHost, manage: tuple[str, ...], told: str):
+    host.write(f"{UNITS}/limit.service", "[Service]\nExecStart=/usr/bin/nvidia-smi -pl 300\n")
+    host.write("/etc/rc.local", "cpupower frequency-set -g powersave\n")
+    host.plan = plan(manage=manage)
+    warned = [note for note in host.run("install").document["notes"] if note.startswith("other writer:")]
+    assert len(warned) == 1
+    assert told in warned[0]
