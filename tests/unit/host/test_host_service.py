@@ -194,9 +194,10 @@ def test_unmanaged_sections_are_untouched_and_said(host: FakeHost):
     host.plan = plan(manage=("gpu",))
     answer = host.run("apply")
     assert host.read("/proc/sys/vm/swappiness") == "60\n"
-    assert answer.document["notes"][:4] == [
+    assert answer.document["notes"][:5] == [
         "section driver is not managed on this host: untouched",
         "section cpu is not managed on this host: untouched",
+        "section runtime is not managed on this host: untouched",
         "section models is not managed on this host: untouched",
         "section service is not managed on this host: untouched",
     ]
