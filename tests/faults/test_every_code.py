@@ -72,6 +72,8 @@ CONCERNS = {
     ),
     "nvmlDeviceSetGpuLockedClocks": ("graphics_clock_lock_mhz",),
     "nvmlDeviceSetMemoryLockedClocks": ("memory_clock_lock_mhz",),
+    "nvmlDeviceResetGpuLockedClocks": ("graphics_clock_lock_mhz",),
+    "nvmlDeviceResetMemoryLockedClocks": ("memory_clock_lock_mhz",),
     "nvmlDeviceGetApplicationsClock": ("application_clocks_mhz",),
     "nvmlDeviceSetApplicationsClocks": ("application_clocks_mhz",),
 }

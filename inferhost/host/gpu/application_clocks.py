@@ -104,7 +104,10 @@ class ApplicationClocks(CardKnob):
             return
         now_s = self.machine.clock.now_s()
         last = LoadVerdict(verdict.verdict, verdict.cause, verdict.found, verdict.evidence, now_s)
-        asked = dataclasses.replace(self._asked(self.wanted[1]), last=last)
+        try:
+            asked = dataclasses.replace(self._asked(self.wanted[1]), last=last)
+        except NvmlError:  # nobody could say later whether it is still of this driver, so it is not kept
+            return
         remember_asked(self.machine, self.record_key, asked)
 
     def _range(self) -> load.Range:
@@ -120,7 +123,10 @@ class ApplicationClocks(CardKnob):
         return Asked(self.wanted[0], graphics_mhz, not challenged, now, now_s, None, challenged)
 
     def _is_of_now(self, record: Asked) -> bool:
-        now = loaded_now(self.machine, self.nvml.driver_version(), self.nvml.energy_mj(self.card))
+        try:
+            now = loaded_now(self.machine, self.nvml.driver_version(), self.nvml.energy_mj(self.card))
+        except NvmlError:
+            return False
         return [record.low_mhz, record.high_mhz] == self.wanted and not record.loaded.reload_signs(now)
 
     def _remember(self, asked: Asked | None, what: str) -> None:
