@@ -27,7 +27,7 @@ REQUIRED = {
 }
 RANGES = (
     ("port", 0, 65535, "0 is the engine's usual port"),
-    ("context_tokens", 1, 10_000_000, "8192 is the default"),
+    ("context_tokens", 1, 20_000_000, "8192 is the default"),
     ("max_sequences", 1, 4096, "8 is the default"),
     ("start_wait_s", 0, 86400, "0 is the default: computed from the weights"),
 )
