@@ -172,7 +172,8 @@ def impossible_fits() -> Iterator[Bad]:
         engine = "llama.cpp" if row.format == "gguf" else "tabbyapi" if row.format == "exl3" else "vllm"
         if row.parameters * row.linear_bits / 8 > 9e9:
             card = "tesla-p4" if engine == "llama.cpp" else "rtx-3070"
-            yield Bad(spoilt(engine, key, card), f"{SERVICE}model")
+            read = row.quantisation in CATALOGUE.engines[engine].quantisations.get(row.format, {})
+            yield Bad(spoilt(engine, key, card), f"{SERVICE}{'model' if read else 'engine'}")
         if row.context_max_tokens and row.attention == "full":
             most = row.context_max_tokens
             values = spoilt(engine, key, service_context_tokens=most + 1)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from inferhost import planner
+from inferhost.planner.memory.weights import weights_bytes
 from inferhost.schema import document
 from inferhost.schema.problems import InputError
 from inferhost.schema.wish import options
