@@ -8,6 +8,7 @@ original is lost, and a revert brings back the host of before once the function 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -221,6 +222,7 @@ class Stage:
 
     def attempt(self, function: str = "", code: int = 0, first_card_only: bool = False) -> Answer:
         """The run from its start, with this fault."""
+        closed()
         for folder, name in ((self.host.root, "root"), (self.host.sim_folder, "sim")):
             shutil.rmtree(folder)
             shutil.copytree(self.image / name, folder, symlinks=True)
@@ -295,6 +297,14 @@ def staged(
 
     with simulator_state(tmp_path / "sim"):
         yield make
+        closed()
+
+
+def closed() -> None:
+    """No NVML session: a cell whose shutdown failed leaves one, which a process of its own would take with it."""
+    with contextlib.suppress(pynvml.NVMLError):
+        while True:
+            pynvml.nvmlShutdown()
 
 
 def codes(run: str, function: str) -> Iterable[int]:
