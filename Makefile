@@ -67,11 +67,11 @@ perf: setup
 	.venv/bin/python -m tests.perf.plans
 	.venv/bin/python -m tests.perf.boot
 
-# Every cell of the fault matrices, of which `make test` takes a fixed part; it prints how many. Then drivers' faults.
+# Every cell of the fault matrices, of which `make test` takes a fixed part; it prints how many. Then what takes
+# minutes on containers: real driver packages, container engines, balancers, engines that do not start.
 test-slow: setup
 	INFERHOST_SLOW=1 .venv/bin/python -m pytest tests/faults
-	$(TEST_ENV) .venv/bin/python -m pytest tests/slow/test_*.py
-	$(TEST_ENV) INFERHOST_SLOW=1 .venv/bin/python -m pytest tests/bed/test_balancer.py tests/bed/test_rolling.py
+	$(TEST_ENV) INFERHOST_SLOW=1 .venv/bin/python -m pytest tests/slow/test_*.py tests/bed/test_rolling.py
 
 lint: setup
 	.venv/bin/python -m inferhost.schema.generate --check

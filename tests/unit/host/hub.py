@@ -139,11 +139,11 @@ def running_hub(port: int = 0) -> Iterator[Hub]:
             server.server_close()
 
 
-def main(port: str, file: str, token: str, slow_s: str) -> None:
+def main(port: str, file: str, token_file: str, slow_s: str) -> None:
     """Serves one large file until it is stopped."""
     with running_hub(int(port)) as hub:
         hub.large = {pathlib.Path(file).name: pathlib.Path(file).read_bytes()}
-        hub.token, hub.slow_s = token, float(slow_s)
+        hub.token, hub.slow_s = pathlib.Path(token_file).read_text(), float(slow_s)
         signal.pause()
 
 

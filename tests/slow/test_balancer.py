@@ -7,7 +7,6 @@ client has seen the first.
 import datetime
 import hashlib
 import json
-import os
 import subprocess
 
 import pytest
@@ -143,8 +142,6 @@ def reverted(front, behind_tls):
 
 @pytest.fixture(scope="module")
 def beside_another(front, reverted):
-    if not os.environ.get("INFERHOST_SLOW"):
-        pytest.skip("make test-slow")
     """A host that has a HAProxy of its own: first on our port, then beside us, then without us again."""
     front.put("/etc/haproxy/haproxy.cfg", MINE + "listen mine\n  bind *:8000\n  http-request return status 200\n")
     front.on("sh", "-c", "apt-get -qq -o Dpkg::Options::=--force-confold install -y haproxy >/dev/null 2>&1")
