@@ -14,7 +14,7 @@ import pytest
 
 import inferhost.host
 from inferhost.host.gpu.nvml import MEANINGS, Nvml, NvmlError
-from tests.faults.test_every_code import CODES
+from tests.faults.codes import CODES
 from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, with_gpu
 
 SOURCES = sorted(pathlib.Path(inferhost.host.__file__).parent.rglob("*.py"))

@@ -14,7 +14,8 @@ from inferhost.host.gpu.nvml import MEANINGS, Nvml
 from inferhost.host.guard import daemon
 from inferhost.host.guard.card import BLIND_S, GONE, RETRY_S
 from tests.faults import cells
-from tests.faults.test_every_code import CODES, FEW, MATRIX
+from tests.faults.codes import CODES, FEW
+from tests.faults.test_every_code import MATRIX
 from tests.unit.host.fake_host import UUID, FakeHost
 from tests.unit.host.test_host_guard import BURNING, LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot, with_gpu
 
