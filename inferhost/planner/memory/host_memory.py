@@ -26,7 +26,7 @@ from inferhost.planner.request import HARDWARE, Instance
 from inferhost.schema.plan import Pending
 from inferhost.schema.problems import Problem
 
-LEAST_RESERVE_BYTES, RESERVE_RATIO = 2 * GIB, 1 / 16
+RESERVE_BYTES, LEAST_RATIO, MOST_RATIO = 2 * GIB, 1 / 16, 1 / 4
 LOCKED = "mlock"
 LOCKS_FILE = "mmap+mlock"
 
@@ -48,7 +48,8 @@ def reserve_bytes(host_bytes: int) -> int:
 
     Source: formula `memory.host_reserve`.
     """
-    return max(LEAST_RESERVE_BYTES, math.floor(host_bytes * RESERVE_RATIO))
+    usual = min(RESERVE_BYTES, math.floor(host_bytes * MOST_RATIO))  # a host of 2 GiB can still serve a small model
+    return max(usual, math.floor(host_bytes * LEAST_RATIO))
 
 
 def host_needs(
