@@ -9,12 +9,11 @@ PYTHON ?= python3
 export PATH := $(BIN):$(PATH)
 export INFERHOST_CACHE ?= $(HOME)/.cache/inferhost
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-# Tests have names and ports of their own, so that they never meet a running demo, nor each other.
+# Tests have names and ports of their own, so that they never meet a running demo.
 TEST_ENV := INFERHOST_SANDBOX_NAME=inferhost-test INFERHOST_SANDBOX_PORT=22122
-MOLECULE_ENV := INFERHOST_SANDBOX_NAME=inferhost-molecule INFERHOST_SANDBOX_PORT=22222
 COLLECTION := collections/ansible_collections/ansible/posix/MANIFEST.json
 
-.PHONY: setup packages demo test test-python test-hosts test-py39 test-molecule test-nix test-vm test-slow perf lint generate reality clean
+.PHONY: setup packages demo test test-programs test-hosts test-python test-py39 test-bed test-molecule test-nix test-vm test-slow perf lint generate reality clean
 
 setup: packages .venv/ready $(COLLECTION)
 
@@ -37,23 +36,31 @@ $(COLLECTION): collections/ansible.lock collections/requirements.yml | .venv/rea
 demo: setup
 	@tests/bed/demo
 
-# Two at a time: most of each waits for a container or for one core. The output of each comes whole, when it is done.
+# Two at a time, of about the same length: what runs here, and what runs on sandbox hosts. The output of each part comes
+# whole, when it is done.
 test: setup lint
-	@echo "tests and molecule run side by side; each prints when it is done (10 to 20 minutes)"
-	+@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-python test-hosts
+	@echo "two halves run side by side; each part prints when it is done (about 15 minutes)"
+	+@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-programs test-hosts
+
+test-programs: setup
+	+@$(MAKE) --no-print-directory test-python
+	+@$(MAKE) --no-print-directory test-py39
 
 test-hosts: setup
-	+@$(MAKE) --no-print-directory test-py39
+	+@$(MAKE) --no-print-directory test-bed
 	+@$(MAKE) --no-print-directory test-molecule
 
 test-python: setup
-	$(TEST_ENV) .venv/bin/python -m pytest tests
+	.venv/bin/python -m pytest tests --ignore tests/bed
 
 test-py39: setup
 	tests/py39
 
+test-bed: setup
+	$(TEST_ENV) .venv/bin/python -m pytest tests/bed
+
 test-molecule: setup
-	for twin in default c220g5 rtx5090; do $(MOLECULE_ENV) .venv/bin/molecule test --scenario-name $$twin; done
+	for twin in default c220g5 rtx5090; do $(TEST_ENV) .venv/bin/molecule test --scenario-name $$twin; done
 
 # Part of test-python as well; alone it is quick, and says which tiers ran.
 test-nix: setup
