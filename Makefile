@@ -78,7 +78,7 @@ perf: setup
 # minutes on containers: real driver packages, container engines, balancers, engines that do not start.
 test-slow: setup
 	INFERHOST_SLOW=1 .venv/bin/python -m pytest tests/faults
-	$(TEST_ENV) INFERHOST_SLOW=1 .venv/bin/python -m pytest tests/slow/test_*.py tests/bed/test_rolling.py
+	$(TEST_ENV) INFERHOST_SLOW=1 .venv/bin/python -m pytest tests/slow/test_*.py
 
 lint: setup
 	.venv/bin/python -m inferhost.schema.generate --check
