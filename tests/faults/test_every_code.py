@@ -28,8 +28,8 @@ from inferhost.host.gpu.nvml import Nvml
 from inferhost.host.record.baseline import BASELINE
 from tests.faults import cells
 from tests.faults.codes import CODES, CONCERNS, FEW, NO_DRIVER, NO_INTERFACE, REFUSED
-from tests.faults.test_every_write import comparable
-from tests.unit.host.fake_host import P4, Answer, FakeHost, p4_plan, plan, simulator_state
+from tests.faults.test_every_write import comparable, with_modes
+from tests.unit.host.fake_host import Answer, FakeHost, plan, simulator_state
 from tests.unit.host.test_host_mig import H100, HALVES, card_plan
 
 RUNS = {
@@ -83,16 +83,6 @@ def pair_with_locks(host: FakeHost) -> None:
     host.sim("set", "power_limit_mw", 480000, "--gpu", 0)
 
 
-def old_card(host: FakeHost) -> None:
-    """A card with application clocks instead of locks, which somebody asked to go without error correction."""
-    host.sim("init", P4)
-    host.plan = p4_plan(application_clocks_mhz=(3003, 999), compute_mode="exclusive_process", ecc=True)
-    host.sim("set", "persistence", 1)
-    host.sim("set", "application_clocks_mhz", "3003,936")
-    host.sim("set", "compute_mode", 2)
-    host.sim("set", "ecc_pending", 0)
-
-
 def divided_card(host: FakeHost) -> None:
     """A card that is to be divided."""
     host.sim("init", H100)
@@ -100,7 +90,7 @@ def divided_card(host: FakeHost) -> None:
     host.sim("set", "persistence", 1)
 
 
-CARDS = {"locks": (pair_with_locks, 2), "old card": (old_card, 1), "divided card": (divided_card, 1)}
+CARDS = {"locks": (pair_with_locks, 2), "old card": (with_modes, 1), "divided card": (divided_card, 1)}
 MATRIX = "NVML calls x codes x (install, apply, boot, watch, verify, under load, sample, revert, guard)"
 WRITES = ("apply", "boot")
 BOOT_ID, RUN_DIRECTORY = "/proc/sys/kernel/random/boot_id", "/run/inferhost"

@@ -11,6 +11,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record, read_baseline
@@ -134,8 +135,8 @@ def _run(machine: Machine, service: Service, argv: Sequence[str], install: Insta
         raise HostError(Problem(OPTION, message, hint, "install"))
 
 
-def _lines(said: object) -> list[str]:
-    descriptor = said.fileno()  # type: ignore[attr-defined]
+def _lines(said: IO[bytes]) -> list[str]:
+    descriptor = said.fileno()
     content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     return [line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
 
