@@ -179,6 +179,8 @@ def test_a_setting_without_a_recorded_original_is_not_written(host: FakeHost):
     host.sim("fail", "nvmlDeviceGetPowerManagementLimit", 999, 1)
     answer = host.run("apply", "--section", "gpu")
     assert (answer.code, host.card()["power_limit_mw"]) == (3, 480000)
+    untold = "not written: its original is not on record"
+    assert [p["message"] for p in answer.problems] == [untold]
 
 
 def test_a_lost_card_is_named_with_the_call_that_told(host: FakeHost):
