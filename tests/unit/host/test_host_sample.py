@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pynvml
 import pytest
 
 from inferhost.host.gpu import load
@@ -206,6 +207,28 @@ def test_a_card_that_counts_no_events_is_judged_by_its_samples_and_that_is_said(
     host.sim("fail", "nvmlDeviceGetFieldValues", 3)
     answer = host.run("sample", "--seconds", "1")
     assert (answer.code, answer.document["facts"]["gpus"][0]["samples"][0]["limited_s"]) == (0, {})
+
+
+def test_a_counter_that_failed_or_counts_in_another_way_is_left_out(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    """Each field has a code of its own in an array of which the call as a whole succeeds."""
+    real = pynvml.nvmlDeviceGetFieldValues
+
+    def partly(handle: object, wanted: list[int]) -> object:
+        fields = real(handle, wanted)
+        fields[0].nvmlReturn, fields[1].valueType = 999, pynvml.NVML_VALUE_TYPE_DOUBLE
+        return fields
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetFieldValues", partly)
+    first = host.run("sample", "--seconds", "0.4").document["facts"]["gpus"][0]["samples"][0]
+    assert sorted(first["limited_s"]) == ["hw_power_brake", "hw_thermal_slowdown"]
+
+
+def test_the_event_reasons_of_a_driver_that_knows_only_their_old_name(host: FakeHost):
+    host.sim("load", "on")
+    host.sim("advance", 30)
+    host.sim("fail", "nvmlDeviceGetCurrentClocksEventReasons", 13)
+    first = host.run("sample", "--seconds", "0.4").document["facts"]["gpus"][0]["samples"][0]
+    assert first["event_reasons"] == ["sw_power_cap"]
 
 
 def test_a_single_stray_sample_is_forgiven_and_a_tenth_of_them_is_not():
