@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from inferhost.schema.plan import Plan
+from tests.unit.host.stand_ins import ENGINES
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal, wish
 
 UNITS = pathlib.Path(__file__).resolve().parents[2] / "inferhost/host/units"
@@ -74,6 +75,10 @@ WRONG = [
 @pytest.mark.parametrize(("given", "says"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
 def test_a_wrong_combination_is_refused_before_contact(given, says: str):
     assert says in refusal(given)
+
+
+def test_every_engine_of_the_catalogue_has_a_stand_in():
+    assert set(ENGINES) == {row.engine for row in CATALOGUE.engines.values()}
 
 
 def test_no_engine_of_the_catalogue_reads_exl2():

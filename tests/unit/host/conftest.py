@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,14 +10,6 @@ import pytest
 from inferhost.host.zipapp_build import build as build_zipapp
 from tests.unit.host.fake_host import FakeHost, built_simulator, simulator_state
 from tests.unit.host.hub import Hub, running_hub
-
-PLANNED = ("driver", "driver_module", "module_options", "stand_ins")
-"""Tests that ask the planner for their plans. The planner is the controller's and needs Python 3.11."""
-collect_ignore = [f"test_host_{name}.py" for name in PLANNED if sys.version_info < (3, 11)]
-
-
-def pytest_report_header() -> list[str]:
-    return [f"SKIPPED {name}: its plans come from the planner, which needs Python 3.11" for name in collect_ignore]
 
 
 @pytest.fixture(scope="session")

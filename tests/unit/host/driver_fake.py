@@ -13,9 +13,7 @@ from collections.abc import Sequence
 
 from inferhost.host.machine import Finished
 from inferhost.host.record.placed import placed_files
-from inferhost.schema.plan import Plan
-from tests.unit.host.fake_host import FakeHost
-from tests.unit.planner_wishes import gpu, hardware, planned
+from tests.unit.host.fake_host import FakeHost, golden_plan
 
 RUNNING, NEXT = "6.1.0-9-amd64", "6.1.0-10-amd64"
 OLD, NEW = "535.261.03", "535.309.01"
@@ -23,6 +21,8 @@ SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e0
 VALIDATION = "/sys/firmware/efi/efivars/MokSBStateRT-605dab50-e046-4300-abb6-3dd810dd8b23"
 UBUNTUS_KEY, DEBIANS_KEY = "/var/lib/shim-signed/mok/MOK.der", "/var/lib/dkms/mok.pub"
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
+FABRIC_MANAGER = "nvidia-fabricmanager.service"
+NOUVEAU_OFF = "/etc/modprobe.d/inferhost-nouveau.conf"
 
 
 @dataclasses.dataclass
@@ -33,14 +33,6 @@ class Package:
     held: bool = False
     depends: str = ""
     provides: str = ""
-
-
-def driver_plan(card: str = "tesla-p4", os: str = "debian-12", persistence: bool = True, **options: object) -> Plan:
-    """The planner's own plan of a host whose driver alone is managed."""
-    values = {f"inferhost_driver_{name}": value for name, value in options.items()}
-    found = hardware(gpu(card), os=os, driver_version=None)
-    wish = {"inferhost_manage": ["driver"], "inferhost_hardware": found, **values}
-    return planned({**wish, "inferhost_gpu_persistence_mode": persistence})
 
 
 def debian(driver: str = OLD) -> dict[str, Package]:
@@ -65,7 +57,7 @@ class DriverHost(FakeHost):
 
     def __init__(self, folder: pathlib.Path, build: pathlib.Path, program: pathlib.Path) -> None:
         super().__init__(folder, build, program)
-        self.plan = driver_plan()
+        self.plan = golden_plan("driver-p4")
         self.packages = {"libc6": Package("2.36-9")}
         self.modules: dict[str, str] = {}  # version by kernel
         self.keys: dict[str, str] = {}  # mokutil's words by key

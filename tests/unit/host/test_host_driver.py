@@ -12,9 +12,18 @@ from inferhost.host.driver.persistence import persistence_verdicts
 from inferhost.host.gpu.nvml import Nvml
 from inferhost.host.machine import Finished
 from inferhost.host.record.placed import placed_files
-from inferhost.planner.machine.driver_packages import FABRIC_MANAGER, NOUVEAU_PATH
-from tests.unit.host.driver_fake import NEW, NEXT, OLD, RUNNING, DriverHost, Package, debian, driver_plan
-from tests.unit.host.fake_host import UUID, simulator_state
+from tests.unit.host.driver_fake import (
+    FABRIC_MANAGER,
+    NEW,
+    NEXT,
+    NOUVEAU_OFF,
+    OLD,
+    RUNNING,
+    DriverHost,
+    Package,
+    debian,
+)
+from tests.unit.host.fake_host import UUID, golden_plan, simulator_state
 
 OURS = [
     "libcuda1",
@@ -87,7 +96,7 @@ def test_a_container_gets_no_headers_and_is_never_asked_to_restart(bare: DriverH
         bare.at(f"/lib/modules/{kernel}").rmdir()
     assert facts(bare, "install")["headers"] == []
     bare.packages |= debian()
-    bare.write(NOUVEAU_PATH, "")  # newer than the boot, and still no reason
+    bare.write(NOUVEAU_OFF, "")  # newer than the boot, and still no reason
     answer = bare.run("apply")
     assert answer.document["facts"]["driver"]["reboot_required"] is False
     assert any("no kernel of its own" in note for note in answer.document["notes"])
@@ -132,7 +141,7 @@ def test_all_of_them_moved_are_all_put_back(host: DriverHost):
 
 
 def test_a_moved_version_is_put_back_rather_than_replaced_by_another(bare: DriverHost):
-    bare.plan = driver_plan(version=OLD)
+    bare.plan = golden_plan("driver-p4-old")
     bare.converge()
     moved_by_somebody(bare, "nvidia-kernel-dkms")
     found = facts(bare, "install")
@@ -140,7 +149,7 @@ def test_a_moved_version_is_put_back_rather_than_replaced_by_another(bare: Drive
 
 
 def test_nothing_goes_back_to_a_version_that_the_wish_left(host: DriverHost):
-    host.plan = driver_plan(version=NEW)
+    host.plan = golden_plan("driver-p4-new")
     moved_by_somebody(host, "libcuda1")
     assert facts(host, "install")["restore"] == []
 
@@ -166,7 +175,7 @@ def test_a_package_that_is_gone_is_found(host: DriverHost):
 
 
 def test_another_version_in_the_wish_replaces_all_that_is_held(host: DriverHost):
-    host.plan = driver_plan(version=NEW)
+    host.plan = golden_plan("driver-p4-new")
     assert host.run("verify").verdict("package.nvidia-kernel-dkms") == ("overridden", "other_writer")
     found = facts(host, "install")
     assert (found["restore"], found["replace"]) == ([], OURS)
@@ -187,7 +196,7 @@ def test_a_package_database_that_does_not_answer_stops_before_anything_is_writte
 
 def with_fabric_manager(host: DriverHost, version: str) -> DriverHost:
     """A host with NVSwitch whose fabric manager does not start at boot yet."""
-    host.plan = driver_plan("h100-sxm", "ubuntu-22.04", fabric_manager=True)
+    host.plan = golden_plan("driver-h100")
     host.others[FABRIC_MANAGER] = {"active": False, "enabled": False}
     host.run("install")
     for file in placed_files(host.plan, host.plan.manage):
@@ -231,7 +240,7 @@ def test_a_unit_that_did_not_start_at_boot_before_us_does_not_after_us(hgx: Driv
 
 
 def test_a_unit_that_started_at_boot_before_us_still_does(bare: DriverHost):
-    bare.plan = driver_plan("h100-sxm", "ubuntu-22.04", fabric_manager=True)
+    bare.plan = golden_plan("driver-h100")
     bare.others[FABRIC_MANAGER] = {"active": True, "enabled": True}
     bare.run("install")
     assert facts(bare, "status")["disable"] == []
@@ -257,7 +266,7 @@ def test_persistence_is_the_gpu_sections_to_verify_where_that_is_managed(host: D
 
 
 def test_persistence_is_not_asked_where_the_wish_leaves_it_off(host: DriverHost):
-    host.plan = driver_plan(persistence=False)
+    host.plan = golden_plan("driver-p4-no-persistence")
     settings = [v["setting"] for v in host.run("verify").document["verdicts"]]
     assert not any(setting.startswith("driver.persistence") for setting in settings)
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from inferhost.planner.machine.driver_packages import NOUVEAU_PATH as NOUVEAU_OFF
 from tests.unit.host.driver_fake import (
     DEBIANS_KEY,
     NEW,
     NEXT,
+    NOUVEAU_OFF,
     OLD,
     RUNNING,
     UBUNTUS_KEY,

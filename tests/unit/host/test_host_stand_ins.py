@@ -12,19 +12,18 @@ import pytest
 from inferhost.host.report import Report
 from inferhost.host.service.gate import prove_tokens
 from inferhost.schema.plan import Service
-from tests.unit.host.fake_host import FakeHost, plan
+from tests.unit.host.fake_host import FakeHost, golden_plan, plan
 from tests.unit.host.stand_ins import ENGINES, Engine, passes_time, running
-from tests.unit.planner_wishes import CATALOGUE, planned, wish
 
-MODELS = {"llama.cpp": "llama-2-7b-q4_k_m"}
+PLANS = {"llama.cpp": "c220g5", "sfllm": "rtx4090", "sglang": "gb200", "tabbyapi": "tabbyapi", "vllm": "rtx5090"}
+"""A golden plan with each engine."""
 TOKENS = "/var/cache/inferhost/main/api_tokens.yml"
 
 
 def service(engine: str, address: str) -> Service:
     """What the planner asks of this engine, at the address of the stand-in; its memory is another test's."""
-    host = {"service_host": "0.0.0.0"} if engine == "sfllm" else {}
-    values = wish("rtx-pro-6000-bw-ws", MODELS.get(engine, "qwen3-4b"), service_engine=engine, **host)
-    (found,) = planned(values).service
+    (found,) = golden_plan(PLANS[engine]).service
+    assert found.engine == engine
     path = "/" + found.probe.url.split("/", 3)[3]
     probe = dataclasses.replace(found.probe, url=address + path, gpu_memory_mib=None, wait_s=20)
     return dataclasses.replace(plan().service[0], engine=engine, probe=probe)
@@ -74,7 +73,3 @@ def test_an_engine_without_the_key_that_it_made_is_not_answered(host: FakeHost):
         report = Report(check=False)
         prove_tokens(host.machine(str(host.root)), host.plan, False, report)
     assert "HTTP status 401" in report.problems[0].message
-
-
-def test_every_engine_of_the_catalogue_has_a_stand_in():
-    assert set(ENGINES) == {row.engine for row in CATALOGUE.engines.values()}
