@@ -139,6 +139,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                 "--under-load", action="store_true", help="sample the GPUs too, under whatever load there is"
             )
             command.add_argument("--seconds", type=float, metavar="S", help=f"how long (default: {load.SECONDS:g})")
+            busy = "with --under-load: keep the plan's engines busy meanwhile; their clients wait beside that"
+            command.add_argument("--load", action="store_true", help=busy)
             ask = "prove clocks that samples alone cannot: move them for so long, and back; not on a serving host"
             command.add_argument("--challenge", action="store_true", help=ask)
             mine = "the process that keeps the cards busy for --challenge; any other on a card refuses it"
@@ -213,7 +215,8 @@ def _watch(options: argparse.Namespace, machine: Machine, plan: Plan, _content: 
 
 def _verify(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
     asked = challenge.Asked(options.load_pid) if options.challenge else None
-    verbs.verify(machine, plan, options.section or SECTIONS, report, _load_s(options), challenged=asked)
+    sections, load_s = options.section or SECTIONS, _load_s(options)
+    verbs.verify(machine, plan, sections, report, load_s, challenged=asked, exercised=options.load)
 
 
 def _gate(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
@@ -268,6 +271,9 @@ def _load_s(options: argparse.Namespace) -> float | None:
     """How long `verify` samples; None where it was not asked to."""
     if options.load_pid is not None and not options.challenge:
         raise InputError([Problem("--load-pid", "is for --challenge only", "add --challenge", "usage")])
+    if options.load and (options.challenge or not options.under_load):
+        hint = "add --under-load; a challenge is refused while an engine serves"
+        raise InputError([Problem("--load", "is for --under-load only", hint, "usage")])
     if not options.under_load and not options.challenge:
         if options.seconds is not None:
             raise InputError([Problem("--seconds", "is for --under-load only", "add --under-load", "usage")])

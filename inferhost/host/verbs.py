@@ -31,7 +31,7 @@ from inferhost.host.record.baseline import BASELINE, Baseline, Record, read_base
 from inferhost.host.record.lock import locked
 from inferhost.host.report import HostError, Report
 from inferhost.host.runtime import state as runtime
-from inferhost.host.service import account, adopt, engine, key, processes, slices
+from inferhost.host.service import account, adopt, engine, exercise, key, processes, slices
 from inferhost.host.service import install as engine_install
 from inferhost.host.watch.watched import read_watched, remember_applied
 from inferhost.host.watch.writers import name_writers, warn
@@ -137,11 +137,13 @@ def verify(
     load_s: float | None = None,
     *,
     challenged: challenge.Asked | None = None,
+    exercised: bool = False,
 ) -> None:
     """Compares the host with the plan and writes nothing; with `load_s` it samples that long whatever load there is.
 
-    A verdict under load is kept in `/run/inferhost`, for those who look later without load. What samples cannot
-    decide may be `challenged`, and that alone writes to the cards.
+    A verdict under load is kept in `/run/inferhost`, for those who look later without load. Engines are `exercised`
+    meanwhile where that was asked for. What samples cannot decide may be `challenged`, and that alone writes to the
+    cards.
     """
     if load_s is not None:
         checked_period(load_s, load.HZ, load.SECONDS_MIN)
@@ -153,7 +155,8 @@ def verify(
             if load_s is None:
                 verify_knobs(knobs, report)
             elif challenged is None:
-                verify_under_load(machine, knobs, load_s, report)
+                with exercise.exercised(machine, plan, report) if exercised else contextlib.nullcontext():
+                    verify_under_load(machine, knobs, load_s, report)
             else:
                 challenge.refuse_where_in_use(machine, plan, knobs, challenged)
                 verify_under_load(machine, knobs, load_s, report)

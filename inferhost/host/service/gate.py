@@ -75,7 +75,7 @@ def prove_tokens(
             continue
         tries = 1 + (service.probe.wait_s // PAUSE_S if wait else 0)
         setting, url = f"service.{service.instance}.token", service.probe.url
-        question = asked or _with_key(machine, service)
+        question = asked or with_key(machine, service)
         with told(
             report.progress, f"{setting}: {service.unit} is asked for a token, for at most {tries * PAUSE_S} s"
         ):
@@ -92,7 +92,7 @@ def prove_tokens(
         keep_served(machine, plan)
 
 
-def _with_key(machine: Machine, service: Service) -> Asked:
+def with_key(machine: Machine, service: Service) -> Asked:
     """`ask` with the engine's key, which is read anew for each request: the engine may make it while it starts."""
 
     def question(url: str, body: dict[str, Any]) -> str:

@@ -73,6 +73,28 @@ def test_the_zipapp_starts_by_its_own_name(program: pathlib.Path):
     assert os.access(program, os.X_OK)
 
 
+COUNTED = """
+import builtins, collections, runpy, sys
+compiled, real = collections.Counter(), builtins.compile
+builtins.compile = lambda source, file, *a, **k: (compiled.update([str(file)]), real(source, file, *a, **k))[1]
+try:
+    runpy.run_path(sys.argv[1], run_name="__main__")
+except SystemExit:
+    import inferhost.host.gpu as package
+    print(package.__file__, len(compiled), [n for n in compiled if compiled[n] > 1 and "inferhost/host" in n])
+"""
+
+
+def test_no_module_of_the_zipapp_is_compiled_twice(program: pathlib.Path):
+    """It has no place for compiled ones, so that each start of it compiles them."""
+    command = [*ISOLATED, "-c", COUNTED, str(program), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    file, count, *twice = done.stdout.splitlines()[-1].split(maxsplit=2)
+    assert file == f"{program}/inferhost/host/gpu/__init__.py"
+    assert int(count) > 50
+    assert twice == ["[]"]
+
+
 def test_the_whole_way_works_from_the_zipapp(host: FakeHost, program: pathlib.Path):
     plan = host.folder / "plan.json"
     plan.write_text(document.text(host.plan))
