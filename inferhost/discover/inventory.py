@@ -13,6 +13,7 @@ from inferhost.catalogue.rows import GpuRow
 from inferhost.imports.judge import SURROUNDINGS, Finding
 from inferhost.imports.launch import Launch, recognised
 from inferhost.imports.wish import PREFIX, pinned, wished
+from inferhost.planner.machine.card_wishes import CARDS
 
 LIBRARY_PREFIXES = ("CUDA_", "NCCL_", "TORCH", "PYTORCH_", "TRITON_", "HF_", "NVIDIA_", "OMP_", "CUBLAS")
 """Variables that somebody set for the engine; everything else in a process's environment came with its session."""
@@ -108,6 +109,7 @@ def _gpu(gpu: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
         "power_default_w": gpu["power_default_w"],
         "power_max_w": gpu["power_max_w"],
         "numa_node": gpu["numa_node"],
+        "pci_address": gpu["pci_bus_id"],
     }
 
 
@@ -119,13 +121,13 @@ def memory_mib(gpu: Mapping[str, Any], row: GpuRow | None) -> int:
 
 
 def _settings(facts: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
-    """How cards and kernel are set now, as wishes; what the wish cannot say for all cards alike is left alone."""
+    """How cards and kernel are set now, as wishes; a power limit that is not that of all cards is said of each."""
     found: dict[str, Any] = {}
-    limits = {(gpu["power_limit_w"], gpu["power_default_w"]) for gpu in facts["gpus"]}
-    if len(limits) == 1:
-        limit, default = limits.pop()
-        if limit is not None and limit != default:
-            found["inferhost_gpu_power_limit"] = str(limit)
+    own = [gpu for gpu in facts["gpus"] if gpu["power_limit_w"] not in (None, gpu["power_default_w"])]
+    if len(own) == len(facts["gpus"]) and len({gpu["power_limit_w"] for gpu in own}) == 1:
+        found["inferhost_gpu_power_limit"] = str(own[0]["power_limit_w"])
+    elif own:
+        found[CARDS] = {gpu["uuid"] or gpu["pci_bus_id"]: {"power_limit": str(gpu["power_limit_w"])} for gpu in own}
     persistence = {gpu["persistence_mode"] for gpu in facts["gpus"]}
     if persistence == {False}:
         found["inferhost_gpu_persistence_mode"] = False

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from inferhost.planner.machine.card_wishes import card_wishes
 from inferhost.planner.workload import WORKLOADS, Workload
 from inferhost.schema import document
 from inferhost.schema import wish as schema_wish
@@ -32,6 +33,17 @@ class Request:
     wish: Wish
     given: frozenset[str]
     hardware: Hardware
+    cards: tuple[tuple[Wish, Mapping[str, str]], ...] = ()
+    """What each card is wished, and by option where the wish has it for this card alone."""
+    own: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The same of the one card that this is the request of."""
+
+    def of_card(self, number: int) -> Request:
+        """The request as far as it is about one card."""
+        if not self.cards:
+            return self
+        wish, own = self.cards[number]
+        return dataclasses.replace(self, wish=wish, given=self.given | own.keys(), own=own)
 
     def manages(self, section: str) -> bool:
         return section in self.wish.words("inferhost_manage")
@@ -136,7 +148,7 @@ def read_request(values: Mapping[str, Any]) -> Request:
             ]
     if problems or wish is None or hardware is None:
         raise InputError(problems)
-    return Request(wish, frozenset(plain), hardware)
+    return Request(wish, frozenset(plain), hardware, card_wishes(wish, hardware))
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

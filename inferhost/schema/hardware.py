@@ -12,7 +12,10 @@ from typing import Optional, Tuple
 
 @dataclasses.dataclass(frozen=True)
 class HardwareGpu:
-    """One card. `model` is a catalogue key; memory is what CUDA reports, which is less than the label says."""
+    """One card. `model` is a catalogue key; memory is what CUDA reports, which is less than the label says.
+
+    `pci_address` is spelled as in sysfs, for example 0000:03:00.0.
+    """
 
     model: str
     uuid: Optional[str]
@@ -22,6 +25,7 @@ class HardwareGpu:
     power_default_w: Optional[int]
     power_max_w: Optional[int]
     numa_node: Optional[int]
+    pci_address: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)

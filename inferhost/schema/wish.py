@@ -24,6 +24,11 @@ PREFIX = "inferhost_"
 INSTANCE_PREFIX = "inferhost_service_"
 HOST_WIDE = ("instances", "adopt")
 """Service options that an instance cannot have: they are about the host."""
+GPU_PREFIX = "inferhost_gpu_"
+GPU_HOST_WIDE = (
+    "cards", "circuit", "circuit_budget_w", "guard", "mps", "persistence_mode", "power_budget_w",
+)  # fmt: skip
+"""Likewise of a card: one daemon, one guard, one circuit."""
 MODEL_PREFIX = "inferhost_models_"
 MODELS_HOST_WIDE = ("items", "purge")
 """Likewise of a model."""
@@ -93,6 +98,11 @@ def read_wish(given: Mapping[str, Any]) -> Wish:
 def read_instances(wish: Wish) -> dict[str, Wish]:
     """Every engine instance by name: the flat service values with the instance's own ones on top."""
     return _several(wish, INSTANCE_PREFIX, "instances", HOST_WIDE, "an instance")
+
+
+def read_cards(wish: Wish) -> dict[str, Wish]:
+    """Every card with a mapping of its own, by the name that the wish has for it."""
+    return _several(wish, GPU_PREFIX, "cards", GPU_HOST_WIDE, "a card")
 
 
 def read_models(wish: Wish) -> dict[str, Wish]:

@@ -72,7 +72,7 @@ def test_every_call_with_every_code(host: FakeHost, monkeypatch: pytest.MonkeyPa
         for code in CODES if cells.SLOW else (*FEW, 999):
             again(host)
             wrong = survived(Run(host, monkeypatch), function, code)
-            assert not cells.judged(MATRIX, wrong), wrong
+            assert not cells.judged(MATRIX.format("guard"), wrong), wrong
 
 
 def survived(run: Run, function: str, code: int) -> list[str]:

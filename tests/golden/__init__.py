@@ -1,5 +1,11 @@
-"""Golden plans: one folder per host with its plan and the table a person reads.
+"""Plans that the planner made. The planner itself is the controller's and needs a newer Python than hosts have."""
 
-The wish stands in the host's inventory; a folder with a `wish.json` holds a host that no inventory has.
-`python -m tests.golden.renew` writes plans and tables anew; the diff is then read in review.
-"""
+import json
+import pathlib
+
+from inferhost.schema.plan import Plan, read_plan
+
+
+def golden_plan(name: str) -> Plan:
+    """The plan of one of the folders here."""
+    return read_plan(json.loads((pathlib.Path(__file__).parent / name / "plan.json").read_text(encoding="utf-8")))

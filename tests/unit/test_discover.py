@@ -14,7 +14,7 @@ from inferhost.discover.report import render_found, render_plan
 from inferhost.schema import document
 from inferhost.schema.hardware import Hardware
 from inferhost.schema.problems import InputError
-from tests.unit.planner_wishes import CATALOGUE
+from tests.unit.planner_wishes import CATALOGUE, planned
 
 CARD = {
     "name": "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
@@ -122,6 +122,19 @@ def test_an_unknown_card_is_named_and_refused_by_the_plan():
 
 def test_a_host_without_a_card_is_told_so():
     assert "no NVIDIA card on the PCI bus" in render_found("box", facts(gpus=[]), CATALOGUE)
+
+
+def test_limits_that_differ_are_wished_card_by_card_and_the_boards_own_are_not():
+    cards = [
+        card(),
+        card(uuid="GPU-2", power_limit_w=450),
+        card(uuid=None, pci_bus_id="0000:82:00.0", power_limit_w=300),
+        card(uuid="GPU-4", power_limit_w=None),
+    ]
+    wish, _ = inventory.wish(facts(gpus=cards), CATALOGUE)
+    assert wish["inferhost_gpu_cards"] == {"GPU-2": {"power_limit": "450"}, "0000:82:00.0": {"power_limit": "300"}}
+    assert "inferhost_gpu_power_limit" not in wish
+    planned({**wish, "inferhost_hardware": inventory.hardware(facts(gpus=cards), CATALOGUE)})
 
 
 def test_the_wish_keeps_what_runs_and_how_the_cards_are_set():

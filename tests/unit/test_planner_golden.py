@@ -1,17 +1,17 @@
 """Golden plans: the same wish gives the same bytes, every setting says why, and every source exists."""
 
 import dataclasses
-import json
 
 import pytest
 
+import tests.golden
 from inferhost import planner, table
 from inferhost.catalogue import load
 from inferhost.planner.launch.flag_values import value_problem
 from inferhost.planner.launch.flags import given_flags
 from inferhost.planner.reasons import is_flag
 from inferhost.schema import document
-from inferhost.schema.plan import DISRUPTIONS, identified, read_plan
+from inferhost.schema.plan import DISRUPTIONS, identified
 from inferhost.schema.wish import options
 from tests.golden import renew
 
@@ -25,7 +25,7 @@ def folder(request):
 
 
 def golden_plan(folder):
-    return read_plan(json.loads((folder / "plan.json").read_text()))
+    return tests.golden.golden_plan(folder.name)
 
 
 def test_the_golden_files_are_what_the_planner_says(folder):

@@ -123,7 +123,7 @@ def test_the_budget_counts_what_inline_check_bits_take_and_never_what_a_restart_
 
 def test_a_card_that_no_program_may_use_cannot_serve():
     values = {**gpu_wish("l40s", compute_mode="prohibited"), "inferhost_manage": ["gpu", "service"]}
-    assert f"error: {MODE}: found prohibited, and an engine is to run on this host" in refusal(values)
+    assert f"error: {MODE}: found prohibited, and an engine is to run on this card" in refusal(values)
 
 
 def test_an_unmanaged_card_is_left_alone_whatever_the_wish_says():

@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import GpuRow
+from inferhost.planner.machine.card_wishes import CARDS, shown
 from inferhost.planner.machine.clock_locks import (
     graphics_clock_lock_mhz,
     lock_pending,
@@ -105,41 +106,43 @@ def gpu_section(
     pending: list[Pending] = []
     problems: list[Problem] = []
     managed = request.manages("gpu")
-    mode = _tried(problems, compute_mode, request) if managed else None
     for number, (found, row) in enumerate(zip(request.hardware.gpus, rows, strict=True)):
         bare = Gpu(row.key, row.name, selector(request, number), None, None, None, None)
         if not managed:
             gpus.append(bare)
             continue
         limits = power_range(found, row)
-        wanted, card = request.wish.text(POWER), f"gpus[{number}] ({row.key})"
+        own = request.of_card(number)
+        wanted, card = own.wish.text(POWER), f"gpus[{number}] ({row.key})"
         before = len(problems)
         watts = _tried(problems, power_limit_w, wanted, limits, card)
-        lock = _tried(problems, graphics_clock_lock_mhz, request, row, card)
-        memory_lock = _tried(problems, memory_clock_lock_mhz, request, row, card)
-        clocks = request.wish.text(APPLICATION_CLOCKS)
+        lock = _tried(problems, graphics_clock_lock_mhz, own, row, card)
+        memory_lock = _tried(problems, memory_clock_lock_mhz, own, row, card)
+        clocks = own.wish.text(APPLICATION_CLOCKS)
         application = _tried(problems, application_clocks_mhz, clocks, row, card)
-        ecc = _tried(problems, ecc_mode, request, row, card)
+        ecc = _tried(problems, ecc_mode, own, row, card)
         most_w = watts if isinstance(watts, int) else limits.max_w
-        guarded = _tried(problems, guard, request, (limits.min_w, most_w), card)
+        guarded = _tried(problems, guard, own, (limits.min_w, most_w), card)
         if len(problems) > before:
+            problems[before:] = [dataclasses.replace(p, path=own.own.get(p.path, p.path)) for p in problems[before:]]
             continue
         gpu = dataclasses.replace(
             bare,
-            persistence_mode=request.wish.flag(PERSISTENCE),
+            persistence_mode=own.wish.flag(PERSISTENCE),
             power_limit_w=watts,
             graphics_clock_lock_mhz=lock,
             memory_clock_lock_mhz=memory_lock,
             application_clocks_mhz=application,
-            compute_mode=mode,
+            compute_mode=compute_mode(own),
             guard=guarded,
             ecc=ecc,
             mig=planned_instances(divided[number]),
         )
         gpus.append(gpu)
-        reasons += _reasons(gpu, number, row, request, limits)
-        reasons += [*lock_reasons(gpu, number, row, request), *mode_reasons(gpu, number, row, request)]
-        reasons += [*guard_reasons(guarded, number, request), mig_reason(gpu, number, row, request)]
+        mine = _reasons(gpu, number, row, own, limits)
+        mine += [*lock_reasons(gpu, number, row, own), *mode_reasons(gpu, number, row, own)]
+        mine += [*guard_reasons(guarded, number, own), mig_reason(gpu, number, row, own)]
+        reasons += [_of_card(one, own) for one in mine]
         pending += [*lock_pending(gpu, number, row), *mode_pending(gpu, number, row)]
         pending += mig_pending(gpu, number, row, catalogue)
         if isinstance(watts, str) or not limits.read or limits.min_w is None or limits.max_w is None:
@@ -155,8 +158,16 @@ def selector(request: Request, number: int) -> GpuSelector:
     """How the host finds a card of the hardware file."""
     cards = request.hardware.gpus
     device = pci_device_id(cards[number].pci_device_id)
-    ordinal = sum(pci_device_id(card.pci_device_id) == device for card in cards[:number])
-    return GpuSelector(cards[number].uuid, device, ordinal)
+    alike = [other for other, card in enumerate(cards) if pci_device_id(card.pci_device_id) == device]
+    if all(cards[other].pci_address for other in alike):  # else the file has them in this order
+        alike.sort(key=lambda other: shown(cards[other].pci_address or ""))
+    return GpuSelector(cards[number].uuid, device, alike.index(number))
+
+
+def _of_card(one: Reason, own: Request) -> Reason:
+    """The reason with the option that a person has to change, where this card has a mapping of its own."""
+    is_own = one.source.removeprefix("wish:") in own.own
+    return dataclasses.replace(one, source=f"wish:{CARDS}") if is_own else one
 
 
 def _tried(problems: list[Problem], part: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T | None:

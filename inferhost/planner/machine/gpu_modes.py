@@ -55,11 +55,8 @@ def application_clocks_mhz(wanted: str, row: GpuRow, card: str) -> tuple[int, in
 
 
 def compute_mode(request: Request) -> str | None:
-    """The mode by name, None to leave it; `InputError` where the engine of this host could then not run."""
+    """The mode by name, None to leave it."""
     wanted = request.wish.text(COMPUTE_MODE)
-    if wanted == "prohibited" and request.manages("service"):
-        hint = "leave service out of inferhost_manage, or take exclusive_process"
-        raise InputError([Problem(COMPUTE_MODE, "found prohibited, and an engine is to run on this host", hint)])
     return None if wanted == LEAVE else wanted
 
 

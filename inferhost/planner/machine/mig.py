@@ -26,20 +26,21 @@ Layout = tuple[CardSlice, ...]
 
 def layouts(request: Request, rows: tuple[GpuRow, ...], catalogue: Catalogue) -> tuple[Layout | None, ...]:
     """The slices of each card, empty for a whole one and None to leave it; `InputError` with what cannot be."""
-    wanted = request.wish.words(MIG) if request.manages("gpu") else ()
-    if not wanted:
-        return tuple(None for _ in rows)
     problems: list[Problem] = []
     found: list[Layout | None] = []
     for number, row in enumerate(rows):
+        own = request.of_card(number)
+        wanted = own.wish.words(MIG) if request.manages("gpu") else ()
         try:
-            found.append(_layout(wanted, row, f"gpus[{number}] ({row.key})", catalogue))
+            found.append(_layout(wanted, row, f"gpus[{number}] ({row.key})", catalogue) if wanted else None)
         except InputError as error:
-            problems += error.problems
-    mode = request.wish.text(COMPUTE_MODE)
-    if mode != LEAVE and any(found):
-        hint = f"{LEAVE}: each instance has a compute mode of its own"
-        problems.append(Problem(COMPUTE_MODE, f"found {mode}, and {MIG} divides the card", hint, "mig"))
+            problems += [dataclasses.replace(p, path=own.own.get(p.path, p.path)) for p in error.problems]
+            continue
+        mode = own.wish.text(COMPUTE_MODE)
+        if mode != LEAVE and found[-1]:
+            hint = f"{LEAVE}: each instance has a compute mode of its own"
+            path = own.own.get(COMPUTE_MODE, COMPUTE_MODE)
+            problems.append(Problem(path, f"found {mode}, and {MIG} divides the card", hint, "mig"))
     if problems:
         raise InputError(problems)
     return tuple(found)

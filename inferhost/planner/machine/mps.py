@@ -6,6 +6,8 @@ the daemon's, and a variable that only means something with it is refused withou
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from inferhost.planner.machine.gpu_modes import COMPUTE_MODE
 from inferhost.planner.machine.mig import MIG, WHOLE
 from inferhost.planner.reasons import reason
@@ -29,20 +31,29 @@ def with_mps(request: Request) -> bool:
 
 
 def refuse_sharing(request: Request, instances: tuple[Instance, ...]) -> None:
-    """`InputError` for MPS on a divided card, and for engines that cannot start beside each other without it."""
-    mode = request.wish.text(COMPUTE_MODE) if request.manages("gpu") else ""
-    problems = []
+    """`InputError` for MPS on a divided card, and for engines that cannot start on their card or share it."""
+    used = [number for one in instances for number in one.gpus]
+    problems: list[Problem] = []
+    for number in range(len(request.hardware.gpus)) if request.manages("gpu") else ():
+        problems += _card_problems(request.of_card(number), used.count(number))
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+
+
+def _card_problems(request: Request, engines: int) -> Iterator[Problem]:
+    """What keeps this many engines from their card."""
+    mode, path = request.wish.text(COMPUTE_MODE), request.own.get(COMPUTE_MODE, COMPUTE_MODE)
     if with_mps(request) and request.wish.words(MIG) not in ((), (WHOLE,)):
         hint = "leave one of the two out: each instance of a divided card would need a daemon of its own"
-        problems.append(Problem(MPS_WISH, f"found true, and {MIG} divides the card", hint, "mps"))
+        yield Problem(MPS_WISH, f"found true, and {MIG} divides the card", hint, "mps")
     if with_mps(request) and mode == "prohibited":
-        problems.append(Problem(MPS_WISH, f"found true, and {COMPUTE_MODE} prohibited", "exclusive_process", "mps"))
-    shared = [number for one in instances for number in one.gpus]
-    if mode == "exclusive_process" and not with_mps(request) and len(shared) > len(set(shared)):
+        yield Problem(MPS_WISH, f"found true, and {COMPUTE_MODE} prohibited", "exclusive_process", "mps")
+    elif mode == "prohibited" and engines:
+        hint = "leave service out of inferhost_manage, or take exclusive_process"
+        yield Problem(path, "found prohibited, and an engine is to run on this card", hint, "compute-mode")
+    if mode == "exclusive_process" and not with_mps(request) and engines > 1:
         found = "found exclusive_process, and several engines share a card: the second would not start"
-        problems.append(Problem(COMPUTE_MODE, found, f"{MPS_WISH}: true, or default", "mps"))
-    if problems:
-        raise InputError(problems)
+        yield Problem(path, found, f"{MPS_WISH}: true, or default", "mps")
 
 
 def mps_variable_problem(name: str, request: Request, path: str) -> Problem | None:

@@ -184,7 +184,9 @@ def _sized(
     when none holds it, the refusal is that of the first.
     """
     card = _card(instance, rows)
-    total_bytes = card_bytes(request.hardware.gpus[instance.gpus[0]].memory_mib, card, ecc_wish(request))
+    total_bytes = card_bytes(
+        request.hardware.gpus[instance.gpus[0]].memory_mib, card, ecc_wish(request.of_card(instance.gpus[0]))
+    )
     unfit: dict[str, str] = {}
     refused: InputError | None = None
     while True:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from inferhost.host.machine import Finished
 from inferhost.host.record.placed import placed_files
-from tests.unit.host.fake_host import FakeHost, golden_plan
+from tests.golden import golden_plan
+from tests.unit.host.fake_host import FakeHost
 
 RUNNING, NEXT = "6.1.0-9-amd64", "6.1.0-10-amd64"
 OLD, NEW = "535.261.03", "535.309.01"

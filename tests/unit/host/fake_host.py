@@ -396,10 +396,5 @@ def simulator_state(folder: pathlib.Path) -> Iterator[None]:
             os.environ["INFERHOST_SIM_DIR"] = before
 
 
-def golden_plan(name: str) -> Plan:
-    """A plan that the planner made; itself it is the controller's and needs a newer Python than hosts have."""
-    return read_plan(json.loads((TESTS / "golden" / name / "plan.json").read_text()))
-
-
 def installed_plan(host: FakeHost) -> Plan:
     return read_plan(json.loads(host.read("/etc/inferhost/plan.json")))

@@ -12,6 +12,7 @@ from inferhost.host.driver.persistence import persistence_verdicts
 from inferhost.host.gpu.nvml import Nvml
 from inferhost.host.machine import Finished
 from inferhost.host.record.placed import placed_files
+from tests.golden import golden_plan
 from tests.unit.host.driver_fake import (
     FABRIC_MANAGER,
     NEW,
@@ -23,7 +24,7 @@ from tests.unit.host.driver_fake import (
     Package,
     debian,
 )
-from tests.unit.host.fake_host import UUID, golden_plan, simulator_state
+from tests.unit.host.fake_host import UUID, simulator_state
 
 OURS = [
     "libcuda1",

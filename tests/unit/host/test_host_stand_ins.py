@@ -12,7 +12,8 @@ import pytest
 from inferhost.host.report import Report
 from inferhost.host.service.gate import prove_tokens
 from inferhost.schema.plan import Service
-from tests.unit.host.fake_host import FakeHost, golden_plan, plan
+from tests.golden import golden_plan
+from tests.unit.host.fake_host import FakeHost, plan
 from tests.unit.host.stand_ins import ENGINES, Engine, passes_time, running
 
 PLANS = {"llama.cpp": "c220g5", "sfllm": "rtx4090", "sglang": "gb200", "tabbyapi": "tabbyapi", "vllm": "rtx5090"}
