@@ -85,7 +85,7 @@ def test_an_engine_is_kept_from_no_card_but_a_prohibited_one_of_its_own():
     [
         ({SECOND: power(9000)}, f"{CARDS}.{SECOND}.power_limit: found 9000, outside 100 to 350 W of gpus[2]"),
         (
-            {"rtx-4090": {}},
+            {"rtx-4090": {}, P4: {}},
             f"{CARDS}.rtx-4090: is no card of inferhost_hardware\nhint: one of: tesla-p4, 0000:41:00.0",
         ),
         ({SECOND: {"mps": True}}, f"{CARDS}.{SECOND}.mps: is not an option of a card"),
@@ -101,6 +101,23 @@ def test_an_engine_is_kept_from_no_card_but_a_prohibited_one_of_its_own():
 )
 def test_what_cannot_be_is_refused_at_the_key_that_a_person_has_to_change(own: dict[str, Any], text: str):
     assert f"error: {text}" in refusal(mixed(own, guard=True))
+
+
+def test_the_memory_of_an_engine_is_that_of_its_own_card():
+    """Error correction takes 1/16 of the memory where it is switched on."""
+    cards = [gpu("rtx-4090", uuid=f"GPU-{number}") for number in range(2)]
+    values = {**wish("rtx-4090", "qwen3-4b"), "inferhost_hardware": hardware(*cards), CARDS: {"GPU-1": {"ecc": "on"}}}
+    first, second = (
+        planned({**values, "inferhost_service_gpus": [number]}).budget["main"]["total_memory_bytes"]
+        for number in ("0", "1")
+    )
+    assert second < first
+
+
+def test_what_is_wrong_with_the_host_is_said_once_and_not_per_card():
+    values = {"inferhost_hardware": hardware(gpu(L40S), gpu(L40S)), "inferhost_manage": ["gpu"]}
+    modes = {"inferhost_gpu_mps": True, "inferhost_gpu_compute_mode": "prohibited"}
+    assert refusal({**values, **modes}).count("error:") == 1
 
 
 def test_cards_of_one_model_are_numbered_by_their_addresses_whatever_the_order_of_the_file():

@@ -37,7 +37,7 @@ def refuse_sharing(request: Request, instances: tuple[Instance, ...]) -> None:
     for number in range(len(request.hardware.gpus)) if request.manages("gpu") else ():
         problems += _card_problems(request.of_card(number), used.count(number))
     if problems:
-        raise InputError(list(dict.fromkeys(problems)))
+        raise InputError(problems)
 
 
 def _card_problems(request: Request, engines: int) -> Iterator[Problem]:
