@@ -157,3 +157,8 @@ def test_a_memory_lock_is_planned_at_its_own_risk_which_is_shown():
 )
 def test_a_memory_lock_that_cannot_be_is_refused(card: str, wanted: str, text: str):
     assert refusal(gpu_wish(card, memory_clock_lock=wanted)).startswith(f"error: {MEMORY_LOCK}: {text}\n")
+
+
+def test_what_a_card_would_take_at_the_next_load_of_its_driver_is_named():
+    assert "(nvidia-smi -lmcd)" in refusal(gpu_wish("h100-sxm", memory_clock_lock="2619"))
+    assert "-lmcd" not in refusal(gpu_wish("tesla-p4", memory_clock_lock="3003"))

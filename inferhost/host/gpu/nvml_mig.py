@@ -155,17 +155,19 @@ class CardMig:
 
 def _profiles(nvml: Nvml, function: str, count: int, owner: Any, *engine: int) -> dict[str, Profile]:
     found: dict[str, Profile] = {}
+    absent = NvmlError(function, NOT_SUPPORTED)
     for enumerator in range(count):
         try:
             info = nvml.call(function, owner, enumerator, *engine)
         except NvmlError as error:
             if error.code not in ABSENT:
                 raise
+            absent = error
             continue
         name = _text(info.name).removeprefix(NAME_PREFIX)
         found.setdefault(name, Profile(name, int(info.id), int(info.sliceCount)))
     if not found:  # else nothing would be seen of what is there, and it would pass for empty
-        raise NvmlError(function, NOT_SUPPORTED)
+        raise absent
     return found
 
 

@@ -43,6 +43,7 @@ class Clock:
         return f"{self.word}-clock-lock"
 
 
+DEFERRED = "leave it unlocked: this card takes a lock only when its driver loads next (nvidia-smi -lmcd), unproven"
 GRAPHICS = Clock(
     "inferhost_gpu_graphics_clock_lock",
     "graphics",
@@ -67,7 +68,8 @@ def graphics_clock_lock_mhz(request: Request, row: GpuRow, card: str) -> tuple[i
 def memory_clock_lock_mhz(request: Request, row: GpuRow, card: str) -> tuple[int, int] | None:
     """The same of the memory clock; a card that only defers a lock has none that could be proven."""
     can = row.memory_clock_lock not in ("no", "deferred")
-    return _range_mhz(MEMORY, request, can, row.memory_clock_max_mhz, card)
+    clock = dataclasses.replace(MEMORY, hint=DEFERRED) if row.memory_clock_lock == "deferred" else MEMORY
+    return _range_mhz(clock, request, can, row.memory_clock_max_mhz, card)
 
 
 def lock_reasons(gpu: Gpu, number: int, row: GpuRow, request: Request) -> list[Reason]:

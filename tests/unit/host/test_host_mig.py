@@ -285,10 +285,16 @@ def test_a_profile_that_the_card_does_not_have_is_refused_before_anything_is_wri
     assert a100.snapshot() == before
 
 
-def test_profiles_that_cannot_be_listed_do_not_make_a_divided_card_look_empty(a100: FakeHost):
+@pytest.mark.parametrize(("code", "verdict"), [(3, ("unsupported", "no_interface")), (2, ("refused", "unexplained"))])
+def test_profiles_that_cannot_be_listed_do_not_make_a_divided_card_look_empty(
+    a100: FakeHost, code: int, verdict: tuple[str, str]
+):
+    """Both codes mean that a card lacks one profile; where it seems to lack all, what it said is told."""
     assert a100.run("install").code == a100.run("apply", *GPU).code == 0
-    a100.sim("fail", "nvmlDeviceGetGpuInstanceProfileInfoV", 3)
-    assert a100.run("verify", *GPU).verdict(MIG) == ("unsupported", "no_interface")
+    a100.sim("fail", "nvmlDeviceGetGpuInstanceProfileInfoV", code)
+    answer = a100.run("verify", *GPU)
+    assert answer.verdict(MIG) == verdict
+    assert f"NVML error {code})" in answer.evidence(MIG)
 
 
 def test_a_card_that_cannot_be_divided_is_unsupported(host: FakeHost):
