@@ -92,6 +92,21 @@ def test_a_card_that_fails_does_not_keep_its_neighbour_from_being_repaired(pair:
     assert pair.card(1)["power_limit_mw"] == 450000
 
 
+def test_a_card_that_fell_off_the_bus_is_told_and_gets_its_settings_when_it_was_reset(placed: FakeHost):
+    """As after an Xid: the card is lost, somebody resets it or loads the driver again, and the host was never off."""
+    assert placed.run("watch").code == 0
+    placed.sim("lost", 0)
+    answer = placed.run("watch")
+    assert answer.code != 0
+    assert "GpuIsLost (NVML error 15)" in answer.prose
+    placed.sim("init", placed.folder / "personality.txt")  # the simulator has no reset of its own
+    assert placed.card()["power_limit_mw"] == 600000
+    answer = placed.run("watch")
+    assert (answer.code, answer.changed) == (0, True)
+    card = placed.card()
+    assert (card["power_limit_mw"], card["persistence"], card["graphics_clock_lock_mhz"]) == (450000, 1, [2100, 2100])
+
+
 def test_after_a_suspend_what_no_call_reads_back_is_asked_for_again(placed: FakeHost):
     assert placed.run("watch").code == 0
     placed.sim("set", "graphics_clock_lock_mhz", "none")  # nothing was loaded again, and no counter fell
