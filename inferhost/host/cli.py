@@ -8,6 +8,7 @@ of `inferhost.schema.result`; errors bring their own, and this file alone turns 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -109,6 +110,12 @@ def _tell(line: str) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, or `InputError`; `--help` and `--version` answer and exit."""
+    return _parser().parse_args(list(arguments))
+
+
+@functools.cache
+def _parser() -> argparse.ArgumentParser:
+    """Made once: that takes longer than most verbs, and tests run many in one process."""
     parser = _Parser(
         prog="inferhost",
         description="Observes, applies, verifies and takes back the settings of a GPU inference host.",
@@ -168,7 +175,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             command.add_argument(
                 "--section", action="append", choices=SECTIONS, help="only this section; may be given several times"
             )
-    return parser.parse_args(list(arguments))
+    return parser
 
 
 def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
