@@ -307,6 +307,8 @@ class ChipRow:
     inline_ecc: bool  # check bits live in the same memory and are on as delivered
     nvlink: bool
     memory_bandwidth_gb_s: Optional[float]  # None where gpus.json knows it
+    # as sold; None where gpus.json knows it, or where cards of this name are sold with several sizes
+    memory_label_gb: Optional[float]
     tensor_tflops_16bit: Optional[float]  # dense
     notes: str
     source: str

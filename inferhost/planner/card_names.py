@@ -11,10 +11,14 @@ import re
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import GpuRow
-from inferhost.planner.names import chip_named
+from inferhost.planner.names import card_memory_gb, chip_named
 
 GIB = 2**30
 LABEL = re.compile(r"(\d+)\s*gb")
+LABEL_SHARE = 0.965
+"""What CUDA reports of a label, at the least."""
+INLINE_ECC_SHARE = 1 / 16
+"""What check bits take of it where they live in the same memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,8 @@ def named_card(name: str, given: float | None, catalogue: Catalogue) -> Card | N
     """The card: memory as given, in GiB, else as this card has printed it; nothing where neither is known."""
     words = name.lower()
     row = catalogue_card(words, catalogue)
-    seen = next((card for card in SEEN_CARDS if re.search(card.pattern, words)), None)
+    sold_gb = _sold_gb(words, catalogue)
+    seen = next((card for card in SEEN_CARDS if re.search(card.pattern, words) and _is_sold(card, sold_gb)), None)
     if row is not None and row.memory_under_cuda_mib is not None:
         major, minor = row.compute_capability.split(".")
         total_mib: float = row.memory_mib or round((row.memory_label_gb or 0) * 1024)
@@ -69,12 +74,28 @@ def named_card(name: str, given: float | None, catalogue: Catalogue) -> Card | N
     elif seen is not None:
         card = Card(name, round(seen.under_cuda_gib * GIB), seen.total_mib, seen.compute_capability)
     else:
-        label = LABEL.search(words)
-        if given is None and label is None:
+        if given is None and sold_gb is None:
             return None
-        total_mib = float(label[1]) * 1024 if label else (given or 0) * 1024
-        card = Card(name, round(0.965 * total_mib * 2**20), total_mib, (8, 0))
+        total_mib = (sold_gb or given or 0) * 1024
+        chip = chip_named(words, catalogue)
+        major, minor = (chip.compute_capability if chip else "8.0").split(".")
+        inline = INLINE_ECC_SHARE if chip is not None and chip.inline_ecc else 0.0
+        under_cuda = (LABEL_SHARE - inline) * total_mib * 2**20
+        card = Card(name, round(under_cuda), total_mib, (int(major), int(minor)))
     return card if given is None else dataclasses.replace(card, total_bytes=round(given * GIB))
+
+
+def _is_sold(card: SeenCard, sold_gb: float | None) -> bool:
+    """Whether a card sold with that memory can be this one: check bits take a fifteenth."""
+    return sold_gb is None or abs(card.total_mib / (1024 * sold_gb) - 1) < 0.08
+
+
+def _sold_gb(name: str, catalogue: Catalogue) -> float | None:
+    """The memory that a name says, else that of the card; a size that is part of the card's own name says nothing."""
+    chip, label = chip_named(name, catalogue), LABEL.search(name)
+    sold = card_memory_gb(chip, catalogue) if chip is not None else None
+    own = chip is not None and any(label and label[0] in known.lower() for known in chip.names)
+    return float(label[1]) if label and not (own and sold) else sold
 
 
 def catalogue_card(name: str, catalogue: Catalogue) -> GpuRow | None:

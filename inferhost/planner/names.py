@@ -14,10 +14,25 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import ChipRow, FormatRow, ModelRow
 
 CARD_NOISE = frozenset(
-    ("nvidia", "geforce", "tesla", "quadro", "rtx", "gtx", "gpu", "edition", "workstation", "ws", "generation")
-) | {"blackwell", "bw", "founders", "fe", "hbm2", "hbm2e", "hbm3", "hbm3e", "gddr6", "gddr6x", "gddr7"}
-COUNTED = re.compile(r"^\s*\d+\s*x\s+")
-CARD_JOINED = re.compile(r"(?<=\d)(ti|super)\b")
+    (
+        "nvidia",
+        "geforce",
+        "tesla",
+        "quadro",
+        "rtx",
+        "gtx",
+        "gpu",
+        "gpus",
+        "edition",
+        "workstation",
+        "ws",
+        "generation",
+    )
+) | {"blackwell", "bw", "founders", "fe", "hbm2", "hbm2e", "hbm3", "hbm3e", "gddr6", "gddr6x", "gddr7", "graphics"}
+CARD_NOISE |= {"card", "cards", "vram", "memory", "ampere", "lovelace", "hopper", "turing", "volta", "desktop", "oc"}
+COUNTED = re.compile(r"^\s*\(?\d+\)?\s*[x\u00d7*]\s*(?=[a-z\d])|\s[x\u00d7*]\s?\d+\s*$")
+CARD_JOINED = re.compile(r"(?<=\d)(ti|super|d)\b")
+SERIES_JOINED = re.compile(r"\b(rtx|gtx|tesla|quadro)(?=a?\d)")
 MODEL_NOISE = frozenset(
     ("instruct", "hf", "it", "chat", "meta", "base", "gguf", "awq", "gptq", "v0.1", "v0.2", "v0.3"),
 )
@@ -28,12 +43,21 @@ BITS_PER_WEIGHT = re.compile(r"(\d+(?:\.\d+)?)\s*(?:bpw|bits? per weight)")
 QUANT_SUFFIX = re.compile(
     r"[-_.](fp8|awq|gptq.*|int[48]|w[48]a\d+|bf16|fp16|nvfp4|mxfp4|bnb.*|unsloth.*|gguf|q\d.*|iq\d.*|2507|hf)$"
 )
+QUANT_IN_NAME = re.compile(
+    r"[-_.](?:(fp8|awq(?:-int4)?|gptq(?:-int[48]|-[48]bit)?|int[48]|w[48]a(?:8|16)|nvfp4|mxfp4|bnb-[48]bit)"
+    r"|((?:ud-)?i?q\d(?:-\w+)+|tq\d-\d))(?:-(?:dynamic|block|\d{4}))?$"
+)
+OWN_GGUF_NAME = re.compile(
+    r"(?<![a-z0-9])(?:i?q\d(?:k[sml]?|_k ?- ?(?:small|medium|large)|_\w+)?|tq\d_\d)(?![a-z0-9])"
+)
+GGUF_NAME = re.compile(rf"{OWN_GGUF_NAME.pattern}|(?<![a-z0-9])(?:mxfp4|bf16|f16|f32)(?![a-z0-9])")
 TUNED_SUFFIX = re.compile(r"-(instruct|chat|it|base|thinking)$")
 TOTAL_WORD = re.compile(r"(?:\d+x)?(\d+(?:\.\d+)?)b")
 SIZE_TOLERANCE = 0.05
 OTHER_PARTS = frozenset(("vl", "omni", "vision", "audio", "embedding", "reranker", "multimodal"))
 """Words of a name that say: not only the language model of that size."""
 EXL_HEAD_BITS = 6.0
+GGUF_SPELLED = re.compile(r"^(I?Q\d)_?K[-_]?(S|M|L|SMALL|MEDIUM|LARGE)$")
 GROUPED = re.compile(r"-?G(?:64|128)$")
 
 
@@ -59,16 +83,17 @@ class Format:
 
 
 def chip_named(name: str, catalogue: Catalogue) -> ChipRow | None:
-    """The card of that name, or nothing where no row or several fit."""
+    """The card of that name, or nothing where no row fits; the row with the most words wins, then its own names."""
     words = _card_words(name)
-    best: tuple[int, ChipRow] | None = None
+    best: tuple[tuple[int, bool], ChipRow] | None = None
     for row in catalogue.chips.values():
         known = catalogue.gpus.get(row.key)
         for alias in (*row.names, *((known.name,) if known else ())):
             wanted = _card_words(alias)
             rest = {word for word in words - wanted if not MEMORY_SIZE.fullmatch(word)}
-            if wanted <= words and not rest and (best is None or len(wanted) > best[0]):
-                best = len(wanted), row
+            rank = len(wanted), alias in row.names
+            if wanted <= words and not rest and (best is None or rank > best[0]):
+                best = rank, row
     return best[1] if best else None
 
 
@@ -76,6 +101,12 @@ def card_bandwidth_gb_s(chip: ChipRow, catalogue: Catalogue) -> float | None:
     """The data sheet's memory bandwidth in 10^9 bytes per second."""
     known = catalogue.gpus.get(chip.key)
     return chip.memory_bandwidth_gb_s or (known.memory_bandwidth_gb_s if known else None)
+
+
+def card_memory_gb(chip: ChipRow, catalogue: Catalogue) -> float | None:
+    """The memory that the card is sold with; nothing where cards of its name differ."""
+    known = catalogue.gpus.get(chip.key)
+    return known.memory_label_gb if known else chip.memory_label_gb
 
 
 def model_named(name: str, catalogue: Catalogue, *, parts_matter: bool = True) -> ModelRow | None:
@@ -159,6 +190,7 @@ def format_named(name: str, catalogue: Catalogue) -> Format | None:
     if bits:
         return Format("4bit", float(bits[1]), 16.0, EXL_HEAD_BITS)
     word = re.sub(r"[\s_]*-[\s_]*|\s+", "-", name.strip().upper()).removeprefix("UD-").removeprefix("I1-")
+    word = GGUF_SPELLED.sub(lambda found: f"{found[1]}_K_{found[2][0]}", word)
     candidates = dict.fromkeys((word, GROUPED.sub("", word), word.partition("-")[0]))
     known = catalogue.formats_by_name
     for candidate in candidates:
@@ -168,13 +200,32 @@ def format_named(name: str, catalogue: Catalogue) -> Format | None:
     return _format(known[max(beginnings, key=len)]) if beginnings else None
 
 
+def gguf_format(words: str, catalogue: Catalogue) -> Format | None:
+    """The number format of a GGUF file that a text names, `GGUF BF16` and `model-Q4_K_M.gguf` alike, or nothing.
+
+    Names that other checkpoints have too (`bf16`, `mxfp4`) mean a GGUF file only where the text says so.
+    """
+    told = "gguf" in words.lower()
+    names = (GGUF_NAME if told else OWN_GGUF_NAME).findall(words.lower().removesuffix(".gguf"))
+    return format_named(names[-1], catalogue) if names else None
+
+
+def name_quantisation(name: str) -> str:
+    """What the name of a checkpoint says of its quantisation: `awq` of `Qwen2.5-7B-Instruct-AWQ`, or nothing."""
+    found = QUANT_IN_NAME.search(plain_name(name).removesuffix(".gguf"))
+    if not found:
+        return ""
+    return found[1] or found[2].replace("-", "_")
+
+
 def _format(row: FormatRow) -> Format:
     return Format(row.family, row.bits_per_weight, row.embedding_bits, row.head_bits, row.rest_bits)
 
 
 def _card_words(name: str) -> frozenset[str]:
     text = COUNTED.sub("", name.lower()).replace("max-q", "maxq")
-    text = re.sub(r"(\d+)\s*gi?b\b", r"\1gb", text)
+    text = SERIES_JOINED.sub(r"\1 ", text)
+    text = re.sub(r"\b(\d+)[\s_-]*g(?:i?b)?\b", r"\1gb", text)
     text = re.sub(r"\b(sxm|pcie?)\d*\b", lambda found: "pcie" if found[1].startswith("pci") else "sxm", text)
     text = CARD_JOINED.sub(r" \1", text)
     return frozenset(re.findall(r"[a-z0-9]+", text)) - CARD_NOISE

@@ -66,7 +66,7 @@ def flag(row: dict[str, str]) -> str:
     if case.card is None or case.engine != "vllm" or not row["kv_gib"]:
         return ""
     taken = number(row, "kv_gib") * GIB + weights_bytes(case.model, False, case.tensor_parallel_size) / (
-        case.integer("dp") or 1
+        case.whole("dp") or 1
     )
     if taken > case.card.total_bytes:
         return "weights and cache are more than a card of this name holds: another size was used"
@@ -99,7 +99,7 @@ def observed(row: dict[str, str]) -> dict[str, float]:
         found["vllm.CONTEXT_GIB" if new else "vllm.NON_TORCH_GIB"] = number(row, "non_torch_gib")
     if row["graph_gib"] and case.version >= vllm_rules.FIRST_COUNTED_GRAPHS:
         found["vllm.GRAPHS_GIB"] = number(row, "graph_gib")
-    sequences = case.integer("max_num_seqs")
+    sequences = case.whole("max_num_seqs")
     if row["activation_gib"] and sequences and case.version < vllm_rules.FIRST_IN_PLACE_SAMPLER:
         logits = sequences * case.model.vocabulary_size
         found["vllm.SORTED_BYTES_PER_LOGIT"] = number(row, "activation_gib") * GIB / logits

@@ -33,7 +33,11 @@ BAD = [
     ({"vram_gib": "much"}, "vram_gib: found 'much', wanted a number"),
     ({"vram_gib": -1}, "vram_gib: found -1.0, wanted a number that is finite and not negative"),
     ({"vram_gib": 10**400}, f"vram_gib: found {str(10**400)[:40]!r}, wanted a number"),
-    ({"quant": "magic"}, "quant: found 'magic', whose bits per weight are not known"),
+    (
+        {"quant": "magic"},
+        "quant: found 'magic', whose bits per weight are not known; give a format such as bf16, fp8, awq, int8 or "
+        "Q4_K_M, or the bits, such as 4.5 bpw",
+    ),
     ({"gpu": "Voodoo", "vram_gib": None}, "vram_gib: is missing, and gpu names no card whose memory is known"),
     ({"vram_gib": 6}, "meta-llama/Llama-3.2-3B-Instruct: 5.98 GiB of weights per card leave no room for a cache"),
 ]
@@ -179,5 +183,5 @@ def test_numbers_that_overflow_are_refused_and_not_raised(engine, field):
 
 
 def test_a_size_beyond_all_numbers_says_so():
-    found = estimate_kv({**VLLM, "vram_gib": 1e308}, CATALOGUE)
+    found = estimate_kv({**VLLM, "pre_load_avail_gib": 1e308, "engine": "sglang", "engine_version": ""}, CATALOGUE)
     assert found["refused"].startswith("the numbers of this case cannot be used: ")

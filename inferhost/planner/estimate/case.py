@@ -7,7 +7,6 @@ models are compared without organisation, case and quantisation suffix. What can
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +14,10 @@ from typing import Any
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import MlaShape, ModelRow, SlidingShape
 from inferhost.planner.card_names import GIB, Card, named_card
+from inferhost.planner.estimate.checks import check_numbers, check_split
+from inferhost.planner.estimate.fields import Refused, number, switch, text, whole
 from inferhost.planner.memory.weights import linear_parameters
-from inferhost.planner.names import Format, chip_named, format_named, model_named
+from inferhost.planner.names import chip_named, gguf_format, model_named, name_quantisation
 from inferhost.planner.versions import Version, version
 
 ENGINES = {
@@ -28,14 +29,21 @@ ENGINES = {
     "ik_llama.cpp": "ik_llama.cpp",
 }
 LINEAR_BITS: tuple[tuple[str, float], ...] = (
+    (r"(bnb|bitsandbytes|hqq|torchao|quanto)\W*(int)?8", 8.0),
     (r"bnb|nf4|bitsandbytes", 4.128),  # 4 bit and doubly quantised scales per 64: 0.516 bytes printed
     (r"mxfp4", 4.25),
     (r"nvfp4|fp4", 4.5),
     (r"awq|gptq|int4|w4a|4-?bit|autoround", 4.15625),
-    (r"fp8|int8|w8a|8-?bit|q8", 8.0),
+    (r"mxfp8", 8.25),
+    (r"fp8|float8|int8|w8a|8-?bit|q8|smoothquant|eetq", 8.0),
     (r"fp32|f32", 32.0),
-    (r"bf16|fp16|f16|none|auto|half|16", 16.0),
+    (r"bf16|fp16|f16|none|auto|half|16|^no$|unquanti|original|^full", 16.0),
 )
+NOT_SAID = ("", "-", "?", "n/a", "na", "null", "nan", "unknown", "unstated", "default")
+GIGABYTES = re.compile(r"(\d+(?:\.\d+)?)\s*g(i?)b\b")
+PER_WEIGHT = re.compile(r"(\d+(?:\.\d+)?)\s*(?:bpw|bits? per weight)")
+AUTOMATIC = ("auto", "-1")
+"""vLLM takes the longest context that fits: the cache is what it would be without the option."""
 KV_BYTES = {
     "f32": 4.0,
     "f16": 2.0,
@@ -49,10 +57,6 @@ KV_BYTES = {
     "iq4_nl": 18 / 32,
 }
 """Bytes per element of llama.cpp's cache types. Source: engines.md 5."""
-
-
-class Refused(Exception):
-    """The case cannot be estimated; the text names the field at fault."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,47 +73,28 @@ class Case:
     def number(self, name: str) -> float | None:
         return number(self.fields, name)
 
-    def integer(self, name: str) -> int | None:
-        found = self.number(name)
-        return None if found is None else int(found)
+    def whole(self, name: str, least: int = 1) -> int | None:
+        return whole(self.fields, name, least)
 
     def text(self, name: str) -> str:
         return text(self.fields, name)
 
+    def switch(self, name: str) -> bool | None:
+        return switch(self.fields, name)
+
     @property
     def stages(self) -> int:
         """Stages of a pipeline."""
-        return max(1, self.integer("pp") or 1)
+        return self.whole("pp") or 1
 
     @property
     def tensor_parallel_size(self) -> int:
         """Cards that share one copy; a known count of cards without a split means all of them."""
-        asked = self.integer("tp")
+        asked = self.whole("tp")
         if asked is None:
-            copies = self.stages * (self.integer("dp") or 1)
-            asked = (self.integer("gpu_count") or 1) // copies
+            copies = self.stages * (self.whole("dp") or 1)
+            asked = (self.whole("gpu_count") or 1) // copies
         return max(1, asked)
-
-
-def number(fields: Mapping[str, Any], name: str) -> float | None:
-    """A finite number, from a number or from text; nothing where it is absent."""
-    value = fields.get(name)
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool):
-        return float(value)
-    try:
-        found = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise Refused(f"{name}: found {str(value)[:40]!r}, wanted a number") from None
-    if not math.isfinite(found) or found < 0:
-        raise Refused(f"{name}: found {found}, wanted a number that is finite and not negative")
-    return found
-
-
-def text(fields: Mapping[str, Any], name: str) -> str:
-    value = fields.get(name)
-    return "" if value is None else str(value).strip()
 
 
 def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
@@ -118,12 +103,21 @@ def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
     engine = ENGINES.get(asked)
     if engine is None:
         raise Refused(f"engine: found {asked[:40]!r}, wanted one of {', '.join(sorted(set(ENGINES.values())))}")
-    model = quantised(case_model(fields, catalogue), text(fields, "quant"), catalogue)
+    if engine == "vllm" and text(fields, "max_model_len").lower() in AUTOMATIC:
+        fields = {**fields, "max_model_len": None}
+    check_numbers(fields)
+    quant = text(fields, "quant").lower()
+    if quant in NOT_SAID:
+        quant = name_quantisation(text(fields, "arch_model") or text(fields, "model"))
+    model = quantised(case_model(fields, catalogue), quant, catalogue)
     found = version(engine, text(fields, "engine_version"))
     name = text(fields, "gpu")
     chip = chip_named(name, catalogue)
     card = named_card(name, number(fields, "vram_gib"), catalogue)
-    return Case(engine, found, model, card, fields, chip is not None and chip.nvlink)
+    case = Case(engine, found, model, card, fields, chip is not None and chip.nvlink)
+    if engine in ("vllm", "sglang"):
+        check_split(fields, engine, model, case.tensor_parallel_size)
+    return case
 
 
 def case_model(fields: Mapping[str, Any], catalogue: Catalogue) -> ModelRow:
@@ -209,36 +203,36 @@ def inline_model(arch: Mapping[str, Any], known: ModelRow | None) -> ModelRow:
 def quantised(model: ModelRow, quant: str, catalogue: Catalogue) -> ModelRow:
     """The model with the bits of a checkpoint's quantisation; embeddings stay at 16 bit, except in a GGUF file."""
     words = quant.lower()
-    gguf = re.search(r"([\d.]+)\s*gib", words)
-    if gguf:
-        return dataclasses.replace(model, weights_bytes=round(float(gguf[1]) * GIB), format="gguf")
-    if words.startswith("gguf"):
-        found = gguf_format(words, catalogue)
-        if found is None:
-            return model
-        bits = found.bits_per_weight
-        return dataclasses.replace(
+    size, per_weight, named = GIGABYTES.search(words), PER_WEIGHT.search(words), gguf_format(words, catalogue)
+    if named is not None and words != model.quantisation:
+        model = dataclasses.replace(
             model,
-            linear_bits=bits,
-            embedding_bits=found.embedding_bits,
-            head_bits=found.head_bits,
+            linear_bits=named.bits_per_weight,
+            # One table for both is kept as wide as an output layer. Source: decode_cases.csv, files of Llama 3.2.
+            embedding_bits=named.head_bits if model.tied_embeddings else named.embedding_bits,
+            head_bits=named.head_bits,
             weights_bytes=None,
+            format="gguf",
         )
-    if not words or words == model.quantisation:
+    if size:
+        unit = GIB if size[2] else 1e9
+        return dataclasses.replace(model, weights_bytes=round(float(size[1]) * unit), format="gguf")
+    if per_weight:
+        return dataclasses.replace(model, linear_bits=float(per_weight[1]), weights_bytes=None)
+    if not words or words == model.quantisation or named is not None:
+        return model
+    if words == "gguf":
         return model
     widths = [bits for part in words.split("/") for bits in _bits(part)[:1]]
     if not widths:
-        raise Refused(f"quant: found {quant[:40]!r}, whose bits per weight are not known")
+        raise Refused(
+            f"quant: found {quant[:40]!r}, whose bits per weight are not known; give a format such as bf16, fp8, "
+            "awq, int8 or Q4_K_M, or the bits, such as 4.5 bpw"
+        )
     bits = max(widths)
     if model.state is not None and bits < 8:
         bits = mixed_bits(model, bits)
     return dataclasses.replace(model, linear_bits=bits, weights_bytes=None)
-
-
-def gguf_format(words: str, catalogue: Catalogue) -> Format | None:
-    """The number format that the name of a GGUF file ends in, or nothing."""
-    names = re.findall(r"(?<![a-z0-9])(?:i?q\d\w*|tq\d\w*|mxfp4|bf16|f16|f32)", words)
-    return format_named(names[-1], catalogue) if names else None
 
 
 def _bits(words: str) -> list[float]:

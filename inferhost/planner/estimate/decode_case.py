@@ -13,9 +13,13 @@ from typing import Any
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import ModelRow, SpeedRow
+from inferhost.planner.estimate.case import NOT_SAID, inline_model
+from inferhost.planner.estimate.decode_cards import check_fits, check_heads, read_cards
+from inferhost.planner.estimate.fields import Refused, text, whole
+from inferhost.planner.estimate.fields import number as _any_number
 from inferhost.planner.memory.kv_cache import state_bytes
 from inferhost.planner.memory.weights import linear_parameters, routed_parameters
-from inferhost.planner.names import Format, Shape, card_bandwidth_gb_s, chip_named, format_named, shape_named
+from inferhost.planner.names import Format, Shape, format_named, gguf_format, name_quantisation, shape_named
 from inferhost.planner.speed.decode import (
     STATE_PASSES,
     Cards,
@@ -38,21 +42,18 @@ ROUTED_SHARE = 0.5
 GGUF_ENGINES = ("llama", "ollama", "ggml", "koboldcpp", "lm studio")
 GGUF_BITS = 8.5
 """Q8_0: with it for what is no expert the printed sizes of gpt-oss come out to 1 %, of Qwen3.5-35B-A3B to 3 %."""
-MOST = 1e12
-"""No quantity of a case is larger; more is a typing error."""
-
-LAYER_SPLITS = ("layer", "pp", "pipeline", "single", "none")
-TENSOR_SPLITS = ("tp", "tensor", "row", "tensor parallel")
-SPLIT_BY_LAYER = ("llama", "ollama", "exllama", "tabby", "mlc", "transformers", "autoawq")
-"""Engines that give each card whole layers unless told otherwise."""
+SMALLEST_RESIDENT_SHARE = 0.9
+"""Formats are averages over models, and a part of a file need not be on the card."""
+LEAST, MOST = 1e-6, 1e12
+"""No quantity of a case is smaller or larger; that is a typing error."""
+MOST_LAYERS = 1000
 
 WINDOWS = re.compile(r"windows|wsl", re.IGNORECASE)
-CONTEXT = re.compile(r"(\d+)(?:\s*\+\s*(\d+))?(?:\s*tok\w*)?\s*(gen|chat|prompt)?", re.IGNORECASE)
+CONTEXT = re.compile(r"(\d+)(?:\s*[+/]\s*(\d+))?(?:\s*tok\w*)?\s*(gen|chat|prompt)?", re.IGNORECASE)
 GENERATED = re.compile(r"\btg\s*(\d+)", re.IGNORECASE)
-
-
-class Unknown(ValueError):
-    """What keeps a case from being estimated, and what would help."""
+DEPTH = re.compile(r"(?:@\s*|\b)d\s*(\d+)", re.IGNORECASE)
+THOUSANDS = re.compile(r"(\d+(?:\.\d+)?)\s*k\b", re.IGNORECASE)
+IN_AND_OUT = re.compile(r"(\d+)\s*(?:in|input|prompt)\w*\W+(\d+)\s*(?:out|output|gen)\w*", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +77,8 @@ def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, 
         ready = read_case(case, catalogue)
         _check_engine_runs(ready)
         expected = expected_tok_s(ready, catalogue)
-    except Unknown as unknown:
-        return {"id": number, "refused": str(unknown)}
+    except Refused as refused:
+        return {"id": number, "refused": str(refused)}
     ceiling = ceiling_tok_s(ready.step.bytes_read, ready.cards)
     low, high = band(ready.step, ready.speed, catalogue.decode)
     try:
@@ -107,20 +108,25 @@ def expected_tok_s(case: Case, catalogue: Catalogue) -> float:
 
 
 def read_case(case: Mapping[str, Any], catalogue: Catalogue) -> Case:
-    """The case in the terms of the decode model, or `Unknown`."""
+    """The case in the terms of the decode model, or `Refused`."""
     engine, version, context = _text(case, "engine"), _text(case, "engine_version"), _text(case, "context")
-    batch = max(1, round(_number(case, "batch") or 1))
-    cards = _cards(case, engine, catalogue)
-    shape = shape_named(_text(case, "model"), catalogue)
-    quant = format_named(_text(case, "quant"), catalogue)
-    layers = _number(case, "layers")
+    batch = whole(case, "batch") or 1
+    cards, memory = read_cards(case, engine, catalogue)
+    shape = _shape(case, catalogue)
+    quant = _quant(case, shape, engine, catalogue)
+    check_heads(engine, cards.shares, shape.row if shape else None)
+    layers = whole(case, "layers")
+    if layers is not None and layers > MOST_LAYERS:
+        raise Refused(f"layers: found {layers}, wanted at most {MOST_LAYERS}")
     if layers is None:
         if shape is None:
-            raise Unknown(f"layers: not given, and the model {_shown(case, 'model')} is not known; give layers")
+            raise Refused(f"layers: not given, and the model {_shown(case, 'model')} is not known; give layers")
         layers = shape.layers
     if quant is not None and any(part in engine.lower() for part in GGUF_ENGINES):
         quant = _in_gguf(quant, shape)
-    read = _read(case, shape, quant, batch, mean_context_tokens(context))
+    context_tokens = mean_context_tokens(context)
+    read = _read(case, shape, quant, batch, context_tokens)
+    check_fits(case, memory, _least_bytes(case, shape, quant, engine))
     mixture = shape is not None and shape.active_parameters < shape.parameters
     dense_layers = shape.row.moe.dense_layers if shape and shape.row and shape.row.moe else 0
     return Case(
@@ -151,13 +157,15 @@ def _in_gguf(quant: Format, shape: Shape | None) -> Format:
 def mean_context_tokens(context: str) -> float:
     """How many tokens are cached on average while these are generated; 0 where the text does not say.
 
-    `1024+256` is a prompt and what is generated, `1024 gen`, `tg128` and `~200 tok chat` are generated alone, a bare
-    number is a depth.
+    `1024+256` (or `1k/1k`) is a prompt and what is generated, `tg128 @ d4096` is generated behind a depth,
+    `1024 gen`, `tg128` and `~200 tok chat` are generated alone, a bare number is a depth.
     """
-    text = context.strip()
-    generated = GENERATED.search(text)
+    text = THOUSANDS.sub(lambda found: str(round(1024 * float(found[1]))), context.strip())
+    generated, depth, both = GENERATED.search(text), DEPTH.search(text), IN_AND_OUT.search(text)
     if generated:
-        return float(generated[1]) / 2
+        return float(generated[1]) / 2 + (float(depth[1]) if depth else 0.0)
+    if both:
+        return float(both[1]) + float(both[2]) / 2
     found = CONTEXT.search(text)
     if not found:
         return 0.0
@@ -171,23 +179,45 @@ def _check_engine_runs(case: Case) -> None:
     """Refuses an engine that has no code for the card, whatever its memory would allow."""
     least, chip = case.speed.min_compute_capability, case.cards.chip
     if chip and least and capability(chip.compute_capability) < capability(least):
-        raise Unknown(
+        raise Refused(
             f"engine: {case.speed.key} runs from compute capability {least}, and {chip.names[0]} has "
             f"{chip.compute_capability}; llama.cpp runs there"
         )
 
 
-def _cards(case: Mapping[str, Any], engine: str, catalogue: Catalogue) -> Cards:
-    name, count = _text(case, "gpu"), max(1, round(_number(case, "gpus") or 1))
-    chip = chip_named(name, catalogue) if name else None
-    bandwidth = _number(case, "mem_bw_gbs") or (card_bandwidth_gb_s(chip, catalogue) if chip else None)
-    if bandwidth is None or bandwidth <= 0:
-        what = "is not in the catalogue" if name else "is not given"
-        raise Unknown(f"gpu: {_shown(case, 'gpu')} {what} and mem_bw_gbs is not given; give either")
-    split = _text(case, "split").lower()
-    if count > 1 and split not in LAYER_SPLITS + TENSOR_SPLITS:
-        split = "layer" if any(part in engine.lower() for part in SPLIT_BY_LAYER) else "tp"
-    return Cards(bandwidth * GB, chip, count if split in TENSOR_SPLITS else 1)
+def _shape(case: Mapping[str, Any], catalogue: Catalogue) -> Shape | None:
+    """The shape by the model's name, else by an inline `arch`."""
+    found = shape_named(_text(case, "model"), catalogue)
+    arch = case.get("arch")
+    if (found is None or found.row is None) and isinstance(arch, Mapping) and arch:
+        row = inline_model(arch, None)
+        return Shape(row.parameters, row.active_parameters or row.parameters, row.layers, row)
+    return found
+
+
+def _quant(case: Mapping[str, Any], shape: Shape | None, engine: str, catalogue: Catalogue) -> Format | None:
+    """The number format: as said, as the model's name says, else that of the checkpoint for engines that load one."""
+    said = _text(case, "quant")
+    if said.lower() not in NOT_SAID:
+        return gguf_format(said, catalogue) or format_named(said, catalogue)
+    own = name_quantisation(_text(case, "model"))
+    if own:
+        return format_named(own, catalogue)
+    if shape is None or shape.row is None or any(part in engine.lower() for part in GGUF_ENGINES):
+        return None
+    return format_named("BF16" if shape.row.quantisation == "none" else shape.row.quantisation, catalogue)
+
+
+def _least_bytes(case: Mapping[str, Any], shape: Shape | None, quant: Format | None, engine: str) -> float:
+    """The least that the cards have to hold: the file, or the weights; 0 where neither is known."""
+    file_gib = _number(case, "file_gib")
+    if file_gib:
+        return file_gib * GIB * SMALLEST_RESIDENT_SHARE
+    if shape is None or quant is None:
+        return 0.0
+    rest, routed, unread = weight_bytes(shape, quant)
+    on_host = any(part in engine.lower() for part in GGUF_ENGINES)
+    return (rest + routed + (0.0 if on_host else unread)) * SMALLEST_RESIDENT_SHARE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +243,7 @@ def _read(
         if given:
             return Read(given * GB, 0.0)
         lacking = "model" if shape is None else "quant"
-        raise Unknown(
+        raise Refused(
             f"{lacking}: {_shown(case, lacking)} is not known, so the bytes of a step are not; "
             "give read_gb_per_step or file_gib"
         )
@@ -273,8 +303,7 @@ def _bits(quant: Format | None, read: float, shape: Shape | None) -> float:
 
 
 def _text(case: Mapping[str, Any], key: str) -> str:
-    value = case.get(key)
-    return "" if value is None else str(value).strip()
+    return text(case, key)
 
 
 def _shown(case: Mapping[str, Any], key: str) -> str:
@@ -283,13 +312,7 @@ def _shown(case: Mapping[str, Any], key: str) -> str:
 
 def _number(case: Mapping[str, Any], key: str) -> float | None:
     """The number under `key`, or nothing; text that is no number above 0 is refused."""
-    text = _text(case, key)
-    if not text:
-        return None
-    try:
-        found = float(text)
-    except ValueError:
-        raise Unknown(f"{key}: found {_shown(case, key)}, wanted a number") from None
-    if not 0 < found <= MOST:
-        raise Unknown(f"{key}: found {_shown(case, key)}, wanted a number above 0")
+    found = _any_number(case, key)
+    if found is not None and not LEAST <= found <= MOST:
+        raise Refused(f"{key}: found {_shown(case, key)}, wanted a number above 0")
     return found

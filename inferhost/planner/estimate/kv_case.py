@@ -14,7 +14,9 @@ from typing import Any
 
 from inferhost.catalogue import Catalogue
 from inferhost.planner.card_names import GIB
-from inferhost.planner.estimate.case import KV_BYTES, Case, Refused, read_case, text
+from inferhost.planner.estimate.case import KV_BYTES, NOT_SAID, Case, read_case
+from inferhost.planner.estimate.fields import Refused, text
+from inferhost.planner.estimate.room import check_room
 from inferhost.planner.memory import llama_cpp_buffers, llama_cpp_rules, sglang_rules, vllm_rules
 from inferhost.planner.memory.kv_cache import CacheLayout, cache_layout
 from inferhost.planner.memory.sglang_rules import SglangRun
@@ -24,6 +26,9 @@ from inferhost.planner.memory.weights import embedding_bytes, weights_bytes
 MIB = 2**20
 TOLERATED_EXCESS = 1.1
 """A promise this many times too high is the error that must stay rare."""
+
+GGUF_SPREAD_SHARE = 0.03
+"""A mixture of formats such as Q4_K_M weighs more or less by model. Source: sizes of files in decode_cases.csv."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Room:
 def estimate_kv(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     """`{"id", "kv_tokens", "kv_gib", "weights_gib", "low", "high"}`, or `{"id", "refused"}`.
 
-    `low` and `high` bound the tokens in about nine cases of ten. llama.cpp allocates what it is asked for; its
+    `low` and `high` bound the tokens in about nine cases of ten; `notes` is there where the start ends or a part of
+    the model stays in host memory. llama.cpp allocates what it is asked for; its
     answer has the whole cache and the compute buffers in MiB beside it.
     """
     name = case.get("id")
@@ -57,7 +63,10 @@ def estimate_kv(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]
 
 def _allocated(case: Case) -> dict[str, Any]:
     """llama.cpp and its fork: a cache for the context asked, one compute buffer per card."""
-    cells = case.integer("n_ctx") or case.integer("max_model_len")
+    cells = case.whole("n_ctx", least=0)
+    if cells == 0:
+        cells = case.model.context_max_tokens  # as `--ctx-size 0` means it
+    cells = cells or case.whole("max_model_len")
     if not cells:
         raise Refused("n_ctx: is missing, and llama.cpp allocates its cache for it")
     start = llama_cpp_rules.read_start(case, cells)
@@ -66,6 +75,7 @@ def _allocated(case: Case) -> dict[str, Any]:
     compute = llama_cpp_rules.compute_bytes(case.model, start, case)
     below, above = llama_cpp_buffers.spread(case.model, graph)
     weights = weights_bytes(case.model, embedding_on_host=True)
+    notes = check_room(case, weights, kv, below * compute)
     return {
         "kv_tokens": start.cells,
         "kv_gib": round(kv / GIB, 4),
@@ -76,6 +86,7 @@ def _allocated(case: Case) -> dict[str, Any]:
         "gpu_compute_buffers_mib": round(compute / MIB, 2),
         "gpu_compute_buffers_low_mib": round(below * compute / MIB, 2),
         "gpu_compute_buffers_high_mib": round(above * compute / MIB, 2),
+        **({"notes": notes} if notes else {}),
     }
 
 
@@ -91,13 +102,24 @@ def _left_over(case: Case) -> dict[str, Any]:
     layout, low = _layout(case), max(0.0, low - room.unexplained_bytes)
     tokens = [_tokens(case, layout, part) for part in (low, careful, high)]
     shared = case.engine == "sglang" and case.model.state is not None
+    notes = _too_long(case, max(tokens))
     return {
         "kv_tokens": tokens[1],
         "kv_gib": round((tokens[1] * layout.bytes_per_token if shared else careful) / GIB, 3),
         "weights_gib": round(room.weights_bytes / GIB, 3),
         "low": min(tokens[0], tokens[1]),
         "high": max(tokens),
+        **({"notes": notes} if notes else {}),
     }
+
+
+def _too_long(case: Case, most_tokens: int) -> str | None:
+    """That vLLM prints its cache and then ends, because one request of the longest context does not fit."""
+    asked = case.whole("max_model_len")
+    counted_apart = case.model.attention not in ("full", "mla")
+    if case.engine != "vllm" or asked is None or asked <= most_tokens or counted_apart:
+        return None
+    return f"max_model_len: found {asked}: vLLM prints a cache of this size and ends; at most {most_tokens} fit"
 
 
 def _layout(case: Case) -> CacheLayout:
@@ -124,13 +146,13 @@ def kv_element_bytes(words: str) -> float:
     if all(part in KV_BYTES for part in parts):
         return sum(KV_BYTES[part] for part in parts) / len(parts)
     plain = words.lower()
-    if "fp8" in plain or "int8" in plain or "e4m3" in plain or "e5m2" in plain:
+    if any(word in plain for word in ("fp8", "float8", "int8", "e4m3", "e5m2")):
         return 1.0
     if "fp4" in plain:
         return 0.5625
     if "32" in plain and "16" not in plain:
         return 4.0
-    if plain and not any(word in plain for word in ("auto", "16", "half")):
+    if plain not in NOT_SAID and not any(word in plain for word in ("auto", "16", "half", "none")):
         raise Refused(f"kv_dtype: found {words[:40]!r}, whose size is not known")
     return 2.0
 
@@ -138,7 +160,7 @@ def kv_element_bytes(words: str) -> float:
 def _tokens(case: Case, layout: CacheLayout, room_bytes: float) -> int:
     """Tokens as the engine prints them."""
     if case.engine == "vllm" and case.model.state is not None:
-        return vllm_rules.hybrid_tokens(case.model, layout, room_bytes, case.integer("max_model_len"), case.version)
+        return vllm_rules.hybrid_tokens(case.model, layout, room_bytes, case.whole("max_model_len"), case.version)
     if case.engine == "sglang" and case.model.state is not None:
         room_bytes /= 1 + sglang_rules.STATE_TO_CACHE_RATIO
     if case.engine == "vllm":
@@ -153,7 +175,7 @@ def _tokens(case: Case, layout: CacheLayout, room_bytes: float) -> int:
 
 def _weights(case: Case) -> float:
     """Weights per card. Data parallel ranks hold the attention whole and share out the experts."""
-    copies, per_card = case.integer("dp") or 1, weights_bytes(case.model, False, case.tensor_parallel_size)
+    copies, per_card = case.whole("dp") or 1, weights_bytes(case.model, False, case.tensor_parallel_size)
     if case.stages > 1:
         # Embedding and output layer are at the ends; the stage that holds the larger one decides.
         tables = embedding_bytes(case.model) / case.tensor_parallel_size
@@ -173,12 +195,12 @@ def _vllm_run(case: Case) -> VllmRun:
         total_bytes=case.card.total_bytes,
         compute_capability=case.card.compute_capability,
         card=case.card.name,
-        context_tokens=case.integer("max_model_len") or case.model.context_max_tokens,
-        sequences=case.integer("max_num_seqs"),
-        batched_tokens=case.integer("max_num_batched_tokens"),
+        context_tokens=case.whole("max_model_len") or case.model.context_max_tokens,
+        sequences=case.whole("max_num_seqs"),
+        batched_tokens=case.whole("max_num_batched_tokens"),
         tensor_parallel_size=case.tensor_parallel_size,
         nvlink=case.nvlink,
-        eager=bool(case.number("eager")) if case.text("eager") in ("", "0", "1") else "rue" in case.text("eager"),
+        eager=bool(case.switch("eager")),
     )
 
 
@@ -190,7 +212,10 @@ def _vllm_room(case: Case) -> Room:
     taken += vllm_rules.kept_bytes(case.model, run)
     room = math.ceil(run.total_bytes * fraction) - taken - vllm_rules.graph_bytes(run)
     spread = vllm_rules.spread_bytes(case.model, run, weights)
-    return Room(room, spread[0], spread[1], weights, vllm_rules.unexplained_bytes(case.model, run))
+    mixture = GGUF_SPREAD_SHARE * weights if case.model.format == "gguf" and case.model.weights_bytes is None else 0.0
+    return Room(
+        room, spread[0] + mixture, spread[1] + mixture, weights, vllm_rules.unexplained_bytes(case.model, run)
+    )
 
 
 def _sglang_room(case: Case) -> Room:
@@ -200,7 +225,7 @@ def _sglang_room(case: Case) -> Room:
     if free is None and case.card is None:
         raise Refused("vram_gib: is missing, and gpu names no card whose memory is known")
     total_mib = case.card.total_mib if case.card is not None else (free or 0) * 1024 * 1.05
-    run = SglangRun(case.version, total_mib, cards, case.integer("chunked_prefill_size"))
+    run = SglangRun(case.version, total_mib, cards, case.whole("chunked_prefill_size"))
     asked = case.number("mem_fraction")
     fraction = asked or sglang_rules.default_fraction(run, case.model)
     if free is None:

@@ -10,7 +10,8 @@ import dataclasses
 import re
 
 from inferhost.catalogue.rows import ModelRow
-from inferhost.planner.estimate.case import KV_BYTES, Case, Refused, text
+from inferhost.planner.estimate.case import KV_BYTES, Case
+from inferhost.planner.estimate.fields import Refused, text
 from inferhost.planner.memory import llama_cpp_buffers
 from inferhost.planner.memory.kv_cache import cache_layout
 from inferhost.planner.memory.llama_cpp_buffers import Graph
@@ -49,7 +50,6 @@ def read_start(case: Case, cells: int) -> Start:
     if not k_type:
         both = text(case.fields, "kv_dtype").split("/")
         k_type, v_type = both[0], v_type or both[-1]
-    flash = text(case.fields, "flash_attn").lower()
     build = case.text("engine_version")
     fork = case.engine == "ik_llama.cpp"
     return Start(
@@ -58,9 +58,9 @@ def read_start(case: Case, cells: int) -> Start:
         k_bytes=element_bytes(k_type, "k_type"),
         v_bytes=element_bytes(v_type or k_type, "v_type"),
         v_named=bool(text(case.fields, "v_type")),
-        micro_batch_tokens=min(case.integer("n_ubatch") or MICRO_BATCH_TOKENS, cells),
-        flash_attention=flash not in ("0", "off", "false", "no"),
-        cards=max(1, case.integer("gpu_count") or 1),
+        micro_batch_tokens=min(case.whole("n_ubatch") or MICRO_BATCH_TOKENS, cells),
+        flash_attention=case.switch("flash_attn") is not False,
+        cards=max(1, case.whole("gpu_count") or 1),
         latent=fork or not before(build, FIRST_LATENT_BUILD, FIRST_LATENT_MONTH),
         windowed=not fork and not before(build, FIRST_WINDOWED_BUILD, FIRST_WINDOWED_MONTH),
     )

@@ -1,0 +1,59 @@
+"""What a line says under one name: text, numbers, whole numbers and switches as people and logs write them.
+
+Anything may be absent. What is there and cannot be meant is refused with the field, what was found and what works.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+LARGEST_COUNT = 2**40
+
+
+class Refused(ValueError):
+    """The case cannot be estimated; the text names the field at fault."""
+
+
+def text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return "" if value is None else str(value).strip()
+
+
+def number(fields: Mapping[str, Any], name: str) -> float | None:
+    """A finite number, from a number or from text; nothing where it is absent."""
+    value = fields.get(name)
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool):
+        return float(value)
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise Refused(f"{name}: found {str(value)[:40]!r}, wanted a number") from None
+    if not math.isfinite(found) or found < 0:
+        raise Refused(f"{name}: found {found}, wanted a number that is finite and not negative")
+    return found
+
+
+def whole(fields: Mapping[str, Any], name: str, least: int = 1) -> int | None:
+    """A whole number of at least `least`; nothing where it is absent."""
+    found = number(fields, name)
+    if found is None:
+        return None
+    if found != int(found) or not least <= found <= LARGEST_COUNT:
+        raise Refused(f"{name}: found {found:g}, wanted a whole number of at least {least}")
+    return int(found)
+
+
+def switch(fields: Mapping[str, Any], name: str) -> bool | None:
+    """On or off; nothing where it is absent or left to the engine."""
+    said = text(fields, name).lower()
+    if said in ("", "auto"):
+        return None
+    numeric = said.removesuffix(".0")
+    if numeric not in SWITCHES:
+        raise Refused(f"{name}: found {said[:40]!r}, wanted 1 or 0, true or false")
+    return SWITCHES[numeric]
