@@ -8,6 +8,7 @@ the wrong card is worse than none.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 
 from inferhost.catalogue import Catalogue
@@ -52,6 +53,8 @@ OWN_GGUF_NAME = re.compile(
 )
 GGUF_NAME = re.compile(rf"{OWN_GGUF_NAME.pattern}|(?<![a-z0-9])(?:mxfp4|bf16|f16|f32)(?![a-z0-9])")
 TUNED_SUFFIX = re.compile(r"-(instruct|chat|it|base|thinking)$")
+FAMILY_JOINED = re.compile(r"\b(llama|qwen|gemma|phi|yi|falcon|granite|olmo|smollm|internlm|mistral)(?=\d)")
+VERSION_WORD = re.compile(r"[a-z]?\d+(?:\.\d+)?")
 TOTAL_WORD = re.compile(r"(?:\d+x)?(\d+(?:\.\d+)?)b")
 SIZE_TOLERANCE = 0.05
 OTHER_PARTS = frozenset(("vl", "omni", "vision", "audio", "embedding", "reranker", "multimodal"))
@@ -127,9 +130,17 @@ def model_named(name: str, catalogue: Catalogue, *, parts_matter: bool = True) -
     for row in rows:
         for known in (row.name, *row.aliases):
             own = model_words(known)
-            if own <= words and (best is None or len(own) > best[0]) and _tuned(row, own, words, parts_matter):
+            fits = own <= words and not _of_other_version(known, name) and _tuned(row, own, words, parts_matter)
+            if fits and (best is None or len(own) > best[0]):
                 best = len(own), row
     return best[1] if best else None
+
+
+def _of_other_version(known: str, name: str) -> bool:
+    """Whether a name puts another version behind the family: `Qwen4-7B` and `Falcon-H1-7B` are no `Falcon-7B`."""
+    own, words = _ordered_words(known), _ordered_words(name)
+    behind = {after for before, after in itertools.pairwise(words) if before == own[0]}
+    return any(VERSION_WORD.fullmatch(word) and word not in own for word in behind)
 
 
 def _tuned(row: ModelRow, own: frozenset[str], words: frozenset[str], parts_matter: bool) -> bool:
@@ -143,7 +154,7 @@ def _tuned(row: ModelRow, own: frozenset[str], words: frozenset[str], parts_matt
 
 
 def plain_name(name: str) -> str:
-    return name.strip().lower().rpartition("/")[2].replace("_", "-")
+    return re.sub(r"[\s_:]+", "-", name.strip().lower().rpartition("/")[2])
 
 
 def bare_name(name: str) -> str:
@@ -232,4 +243,9 @@ def _card_words(name: str) -> frozenset[str]:
 
 
 def model_words(name: str) -> frozenset[str]:
-    return frozenset(re.findall(r"[a-z0-9.]+", name.lower().rpartition("/")[2])) - MODEL_NOISE
+    return frozenset(_ordered_words(name)) - MODEL_NOISE
+
+
+def _ordered_words(name: str) -> list[str]:
+    """The words of a name; a version is a word of its own, as in `llama3.1` and `Llama-3.1`."""
+    return re.findall(r"[a-z0-9.]+", FAMILY_JOINED.sub(r"\1 ", name.lower().rpartition("/")[2]))

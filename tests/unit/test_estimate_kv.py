@@ -87,6 +87,17 @@ def test_a_shape_in_the_case_itself_counts_as_much_as_the_catalogues():
         ("unsloth/llama-3.1-8B-Instruct-unsloth-bnb-4bit", "llama-3.1-8b-instruct"),
         ("deepseek-ai/DeepSeek-R1", "deepseek-r1"),
         ("Mistral-7B-Instruct-v0.3", "mistral-7b-instruct-v0.3"),
+        ("llama3.1:8b", "llama-3.1-8b-instruct"),
+        ("llama3:70b", "meta-llama-3-70b-instruct"),
+        ("casperhansen/llama-3-70b-instruct-awq", "meta-llama-3-70b-instruct"),
+        ("Qwen 2.5 72B", "qwen2.5-72b-instruct"),
+        ("Llama 4 Scout", "llama-4-scout-17b-16e-instruct"),
+        ("Mistral Small 3.1 24B", "mistral-small-3.1-24b-instruct-2503"),
+        ("cognitivecomputations/dolphin-2.9-llama3-8b", "meta-llama-3-8b"),
+        ("facebook/opt-13b", "opt-13b"),
+        ("Qwen/Qwen4-7B", None),
+        ("tiiuae/Falcon-H1-7B-Instruct", None),
+        ("google/gemma-4-2b-it", None),
     ],
 )
 def test_a_models_name_is_known_without_organisation_case_and_quantisation(name, key):
