@@ -16,7 +16,7 @@ from inferhost.imports.launch import Launch
 from inferhost.planner.launch.arguments import flag_problem
 from inferhost.planner.launch.environment import variable_problem
 from inferhost.planner.launch.flag_values import value_problem
-from inferhost.planner.launch.flags import Given, concept_of, given_flags
+from inferhost.planner.launch.flags import OPTION_OF, Given, concept_of, given_flags
 from inferhost.planner.launch.secret_names import names_a_secret
 from inferhost.planner.reasons import instead
 from inferhost.planner.request import Instance, Request
@@ -34,7 +34,10 @@ STOPS = frozenset({"sglang", "vllm", "llama.cpp", "tabbyapi", "sfllm"})
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One flag or variable: its verdict, why, and what to use; `path` is the wish variable that now holds it."""
+    """One flag or variable: its verdict, why, and what to use.
+
+    `option` is the option of the wish that is to hold it: `wish` says in the end whether it does.
+    """
 
     name: str
     value: str
@@ -42,6 +45,7 @@ class Finding:
     because: str
     instead: str = ""
     source: str = ""
+    option: str = ""
 
 
 @dataclasses.dataclass
@@ -51,6 +55,8 @@ class Kept:
     concepts: dict[str, str] = dataclasses.field(default_factory=dict)
     extra_args: list[str] = dataclasses.field(default_factory=list)
     env: dict[str, str] = dataclasses.field(default_factory=dict)
+    cards: list[str] = dataclasses.field(default_factory=list)
+    flags: set[str] = dataclasses.field(default_factory=set)  # keys of rows that a launch names, or that replace one
 
 
 def judged(launch: Launch, engine: EngineRow, catalogue: Catalogue) -> tuple[list[Finding], Kept]:
@@ -65,8 +71,14 @@ def judged(launch: Launch, engine: EngineRow, catalogue: Catalogue) -> tuple[lis
             Finding(word, "", "fatal", f"{engine.engine} takes no word in front of its flags", "remove it")
         )
     pair = {"memory_fraction", "batched_tokens"} <= {concept_of(one.row, engine) for one in given}
-    for one in given:
-        findings.append(_flag(one, engine, instance, catalogue, kept=kept, pair=pair, names=translated))
+    kept.flags.update(one.row.key for one in given if one.row is not None)
+    for number, one in enumerate(given):
+        again = one.row is not None and not one.key and any(one.row is other.row for other in given[number + 1 :])
+        if again and not names_a_secret(one.name):
+            because = "is there again behind it: the wish holds the last one"
+            findings.append(Finding(one.name, " ".join(one.values), "harmful", because, "remove it"))
+        else:
+            findings.append(_flag(one, engine, instance, catalogue, kept=kept, pair=pair, names=translated))
     for name, value in env.items():
         if name not in SURROUNDINGS:
             findings.append(_variable(name, value, engine, request, instance, catalogue=catalogue, kept=kept))
@@ -119,7 +131,10 @@ def _flag(
         kept.concepts["model_path"] = value
         return Finding(name, value, "kept", "the model", "inferhost_service_model and _model_path", source)
     if row is not None and row.status not in ("real", "unchecked"):
-        return _of_status(one, row, engine, catalogue, kept=kept)
+        return _of_status(one, row, engine, instance, catalogue, kept=kept)
+    if "$" in value:
+        because = "the value comes from a variable that is not known here, so it is not in the wish"
+        return Finding(name, value, "fatal", because, "write the value into the wish", source)
     problem = flag_problem(one, engine, instance, catalogue, path=one.name)
     if problem is not None and problem.id != "planned-flag":
         stops = engine.engine in STOPS and problem.id == "placebo-flag"
@@ -132,24 +147,19 @@ def _flag(
     if concept is not None and problem is not None:
         return _of_concept(name, value, concept, kept, source=source)
     wrong = value_problem(one, engine, one.name)
-    if wrong is not None and wrong.id != "one-card":
-        return Finding(name, value, "fatal", wrong.message.removeprefix(f'"{one.name}" '), wrong.hint, source)
+    if wrong is not None:
+        verdict = "harmful" if wrong.id == "one-card" else "fatal"
+        return Finding(name, value, verdict, wrong.message.removeprefix(f'"{one.name}" '), wrong.hint, source)
     kept.extra_args += one.words
     because = f"{program} reads it" if row else f"nobody checked yet whether {program} reads it"
     return Finding(name, value, "kept", because, "inferhost_service_extra_args", source)
 
 
 def _of_concept(name: str, value: str, concept: str, kept: Kept, *, source: str) -> Finding:
-    """A flag whose place is an option of the wish, or that the plan decides from the model."""
-    if "$" in value:
-        because = "the value comes from a variable that is not known here"
-        return Finding(name, value, "fatal", because, "write the value into the wish", source)
+    """A flag whose place is an option of the wish: `wish` says whether its value could be taken over."""
     kept.concepts[concept] = value
-    if concept == "gpu_layers":
-        return Finding(name, value, "kept", "the plan puts every layer on the card", "", source)
-    option = {"pool_tokens": "context_tokens", "kv_cache_dtype_v": "kv_cache_dtype"}.get(concept, concept)
-    option = {"model_directory": "model_path"}.get(option, option)
-    return Finding(name, value, "kept", "an option of the wish", f"inferhost_service_{option}", source)
+    option = OPTION_OF[concept]
+    return Finding(name, value, "kept", "an option of the wish", f"inferhost_service_{option}", source, option)
 
 
 def _of_value(name: str, value: str, said: ValueRow, kept: Kept) -> Finding:
@@ -171,7 +181,9 @@ def _other_model(said: ValueRow) -> str:
     return name if name.count("/") == 1 and " " not in name else ""
 
 
-def _of_status(one: Given, row: FlagRow, engine: EngineRow, catalogue: Catalogue, *, kept: Kept) -> Finding:
+def _of_status(
+    one: Given, row: FlagRow, engine: EngineRow, instance: Instance, catalogue: Catalogue, *, kept: Kept
+) -> Finding:
     """A flag that is gone, has another name, or never was one."""
     program, value = f"{engine.engine} {engine.version}", " ".join(one.values)
     stops = f": {program} does not start with it" if engine.engine in STOPS else ""
@@ -180,16 +192,40 @@ def _of_status(one: Given, row: FlagRow, engine: EngineRow, catalogue: Catalogue
     ambiguous = [n for n in real if engine.abbreviations and one.name.startswith("--") and n.startswith(one.name)]
     if row.status not in ("renamed", "deprecated"):
         return Finding(one.name, value, "fatal" if stops else "placebo", f"is not an option{stops}", hint, source)
-    words = (row.replacement or "").split()
-    if words and words[0] in real:
-        flag, *own = words
-        if concept_of(catalogue.flags_of(engine)[flag], engine) is None and value != "1":
-            kept.extra_args += [*words, *([] if own or not one.values else one.values)]
+    left = _taken_over(one, (row.replacement or "").split(), engine, instance, catalogue, kept=kept)
     if len(ambiguous) > 1:
-        because = f"is the beginning of {len(ambiguous)} flags{stops}"
+        because = f"is the beginning of {len(ambiguous)} flags{stops}{left}"
         return Finding(one.name, value, "fatal", because, hint, source)
     because = "has another name in this version" if row.status == "renamed" else "is deprecated in this version"
-    return Finding(one.name, value, "renamed", because, hint, source)
+    return Finding(one.name, value, "renamed", because + left, hint, source)
+
+
+def _taken_over(
+    one: Given, words: list[str], engine: EngineRow, instance: Instance, catalogue: Catalogue, *, kept: Kept
+) -> str:
+    """Puts what replaces a flag into the wish, with the flag's value where the replacement brings none of its own.
+
+    Says why where it does not: the planner would refuse it, or the wish has that flag already.
+    """
+    new = given_flags((*words, *(one.values if len(words) == 1 else ())), engine, catalogue)
+    if not new or new[0].row is None or new[0].row.status != "real":
+        return ""
+    found, concept = new[0], concept_of(new[0].row, engine)
+    if found.values == ("1",) and set(new[0].row.names) & set(engine.size_flags):
+        return ""  # one card is what the plan has
+    problem = value_problem(found, engine, found.name)
+    if problem is None and concept not in OPTION_OF:
+        problem = flag_problem(found, engine, instance, catalogue, path=found.name)
+    if problem is not None:
+        return f"; it is not in the wish: {problem.message}"
+    if concept in OPTION_OF:
+        kept.concepts.setdefault(concept, " ".join(found.values))
+        return ""
+    if new[0].row.key in kept.flags:
+        return f"; it is not in the wish, which has {found.name} already"
+    kept.flags.add(new[0].row.key)
+    kept.extra_args += found.words
+    return ""
 
 
 def _variable(
@@ -212,15 +248,13 @@ def _variable(
     said = _value_row(name, value, None, engine, catalogue)
     if said is not None:
         return _of_value(name, value, said, kept)
-    if name == "CUDA_VISIBLE_DEVICES" and value in ("", "0", "all"):
-        return Finding(
-            name, value, "kept", "the plan names the card itself, by its UUID once that is known", "", source
-        )
+    if name == "CUDA_VISIBLE_DEVICES":
+        return _cards(value, engine, kept, source=source)
     default = next((d for d in engine.environment if d.name == name), None)
     if default is not None and default.value == value:
         return Finding(name, value, "kept", "the plan sets it too", "", source)
     problem = variable_problem(name, value, request=request, instance=instance, engine=engine, catalogue=catalogue)
-    if problem is not None and name != "CUDA_VISIBLE_DEVICES":
+    if problem is not None:
         new = _new_name(value, row)
         if new is None:
             harmful = row is not None and (row.status == "harmful" or bool(_harm(value, row)))
@@ -244,6 +278,27 @@ def _variable(
     unknown = "the catalogue does not know it, so nobody checked that it is read"
     because = row.effect if row else f"read in {own.source}" if own else unknown
     return Finding(name, value, "kept", because, "inferhost_service_env", source)
+
+
+def _cards(value: str, engine: EngineRow, kept: Kept, *, source: str) -> Finding:
+    """The cards of a launch, as many of the first as the engine uses."""
+    name, option = "CUDA_VISIBLE_DEVICES", "inferhost_service_gpus"
+    entries = [entry.strip() for entry in value.split(",")]
+    if value in ("", "0", "all"):
+        return Finding(
+            name, value, "kept", "the plan names the card itself, by its UUID once that is known", "", source
+        )
+    if not all(entry.isascii() and entry.isdigit() and len(entry) < 4 for entry in entries):
+        because = "a wish names cards by their number, so this is not in the wish"
+        return Finding(name, value, "harmful", because, f"the cards in {option}; nvidia-smi -L lists both", source)
+    size = kept.concepts.get("tensor_parallel_size", "1")
+    used = int(size) if size.isdigit() and int(size) else 1
+    kept.cards = entries[:used]
+    because = "an option of the wish"
+    if len(entries) > used:
+        first = f"the first {used} of them" if used > 1 else "the first of them"
+        because += f": {first}, because the plan gives {engine.engine} no more without tensor parallelism"
+    return Finding(name, value, "kept", because, option, source, "gpus")
 
 
 def _new_name(value: str, row: EnvironmentRow | None) -> tuple[list[str], tuple[str, str]] | None:

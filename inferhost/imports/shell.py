@@ -52,6 +52,7 @@ class _Reader:
         self.gpu: dict[str, str | int | bool] = {}
         self.open_launch = False  # the line before was a launch, and could have gone on here
         self.foreground: Launch | None = None
+        self.told = False  # that what stands behind it never runs
 
     def mistake(self, number: int, verdict: str, found: str, because: str, instead: str) -> None:
         self.mistakes.append(Mistake(f"{self.name}:{number}", verdict, found, because, instead))
@@ -190,6 +191,11 @@ def _run(words: list[str], background: bool, number: int, reader: _Reader) -> No
     if reader.foreground is None:
         reader.gpu.update(settings)
         reader.mistakes += told
+    elif told or not reader.told:
+        because = f"the engine of {reader.foreground.place} stays in the foreground: this runs after it has ended"
+        instead = "; ".join(one.instead for one in told) or "a unit of its own, which the plan has"
+        reader.mistake(number, "placebo", " ".join(words)[:60], because, instead)
+        reader.told = True
     module = wrong_module(words)
     if module:
         because = f'there is no Python module "{module}" that quantises or serves'
@@ -199,11 +205,8 @@ def _run(words: list[str], background: bool, number: int, reader: _Reader) -> No
     reader.open_launch = launch is not None
     if launch is not None:
         reader.launches.append(launch)
-        reader.foreground = None if background else launch
-    elif reader.foreground is not None:
-        because = f"the engine of {reader.foreground.place} stays in the foreground: this runs after it has ended"
-        reader.mistake(number, "placebo", " ".join(words)[:60], because, "a unit of its own, which the plan has")
-        reader.foreground = None
+        reader.foreground = reader.foreground if background else launch
+        reader.told = False
 
 
 def _orphan(words: list[str], number: int, reader: _Reader) -> None:

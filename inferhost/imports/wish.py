@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -9,6 +10,8 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.imports.judge import Finding, Kept, judged
 from inferhost.imports.launch import Launch
+from inferhost.planner.launch.flags import OPTION_OF
+from inferhost.planner.nearby import near_models
 
 PREFIX = "inferhost_service_"
 MODELS = "/srv/models"
@@ -31,6 +34,7 @@ def wished(launch: Launch, catalogue: Catalogue) -> tuple[list[Finding], dict[st
     wish.update(_model(launch, kept, findings, catalogue))
     wish.update(_address(launch, kept, engine, findings))
     wish.update(_sizes(kept, engine, catalogue.models.get(str(wish.get("model"))), findings))
+    wish.update(_spread(kept))
     if launch.user and launch.user != "root":
         wish["user"] = launch.user
     elif launch.user == "root":
@@ -40,7 +44,38 @@ def wished(launch: Launch, catalogue: Catalogue) -> tuple[list[Finding], dict[st
         wish["extra_args"] = kept.extra_args
     if kept.env:
         wish["env"] = kept.env
-    return findings, wish
+    return [_settled(finding, launch, kept, engine, wish) for finding in findings], wish
+
+
+def _settled(finding: Finding, launch: Launch, kept: Kept, engine: EngineRow, wish: dict[str, Any]) -> Finding:
+    """A finding that names an option says the truth: the wish holds its value, or why it does not."""
+    option, value = finding.option, finding.value
+    if not option:
+        return finding
+    concept = next((c for c, v in kept.concepts.items() if OPTION_OF.get(c) == option and v == value), option)
+    held = wish.get(option)
+    if option == "host" and held is None:
+        outside = "inside a container; outside its published port decides" if launch.contained else "the default"
+        return dataclasses.replace(finding, because=f"not in the wish: {outside}")
+    if option == "gpu_layers":
+        why = f"the plan chooses them: {held}" if held == "auto" else "every layer on the card is the default"
+        return finding if str(held) == value else _left(finding, why)
+    if concept == "pool_tokens" and kept.concepts.get("context_tokens", "").isdigit():
+        return _left(finding, "not in the wish: the plan sizes the pool for its requests")
+    if option == "kv_cache_dtype" and value in ("auto", "f16"):
+        return _left(finding, "not in the wish: it is the default")
+    if option == "kv_cache_dtype" and value != kept.concepts.get("kv_cache_dtype", value):
+        because = "not in the wish: K and V have one type there, that of K"
+        return dataclasses.replace(finding, verdict="harmful", because=because)
+    if held is not None:
+        return finding
+    known = f", which knows {', '.join(sorted(engine.kv_cache))}" if option == "kv_cache_dtype" else ""
+    because = f"no value of {PREFIX}{option}{known}, so it is not in the wish"
+    return dataclasses.replace(finding, verdict="harmful", because=because, instead=f"{PREFIX}{option} by hand")
+
+
+def _left(finding: Finding, because: str) -> Finding:
+    return dataclasses.replace(finding, because=because, instead="")
 
 
 def pinned(engine: str, catalogue: Catalogue) -> EngineRow:
@@ -67,6 +102,12 @@ def _model(launch: Launch, kept: Kept, findings: list[Finding], catalogue: Catal
         return {}
     found = f"{directory.rstrip('/')}/{name}" if directory and not name.startswith("/") else name
     key = model_key(found, catalogue)
+    if key not in catalogue.models:
+        because = (
+            f"the catalogue has no such model, and no plan is made without its shape; {near_models(key, catalogue)}"
+        )
+        hint = f"put what `inferhost model {found}` prints into inferhost/catalogue/models.json, or name a known one"
+        findings.append(Finding(f"{PREFIX}model", key, "fatal", because, hint))
     inside = next((v for v in launch.volumes if found.startswith(f"{v.rstrip('/')}/") or found == v), None)
     if inside is not None:
         found = launch.volumes[inside].rstrip("/") + found[len(inside.rstrip("/")) :]
@@ -102,12 +143,16 @@ def _address(launch: Launch, kept: Kept, engine: EngineRow, findings: list[Findi
 def _sizes(kept: Kept, engine: EngineRow, model: ModelRow | None, findings: list[Finding]) -> dict[str, Any]:
     """Lengths and numbers of requests; a pool that several share is divided as the engine would."""
     found: dict[str, Any] = {}
-    numbers = {c: int(v) for c, v in kept.concepts.items() if v.isdigit()}
+    numbers = {c: n for c, v in kept.concepts.items() if (n := _count(v, engine)) is not None}
     sequences = numbers.get("max_sequences")
     layers = numbers.get("gpu_layers")
     if layers is not None and (model is None or layers <= model.layers):
         found["gpu_layers"] = str(layers)
-    if "cpu_experts" in kept.concepts or "cpu_expert_layers" in kept.concepts:
+    if (
+        kept.concepts.get("gpu_layers") == "auto"
+        or "cpu_experts" in kept.concepts
+        or "cpu_expert_layers" in kept.concepts
+    ):
         found["gpu_layers"] = "auto"
     if "context_tokens" in numbers:
         found["context_tokens"] = numbers["context_tokens"]
@@ -121,16 +166,32 @@ def _sizes(kept: Kept, engine: EngineRow, model: ModelRow | None, findings: list
             findings.append(Finding("context", str(numbers["pool_tokens"]), "kept", because))
     if sequences:
         found["max_sequences"] = sequences
-    dtype = kept.concepts.get("kv_cache_dtype")
-    if dtype is not None:
-        option = next((o for o, f in engine.kv_cache.items() if dtype in (o, f.argument)), None)
-        if option not in (None, "auto"):
-            found["kv_cache_dtype"] = option
-        elif option is None:
-            known = ", ".join(sorted(engine.kv_cache))
-            because = f"the plan knows {known} for {engine.engine}"
-            findings.append(Finding("KV cache", dtype, "harmful", because, f"one of them in {PREFIX}kv_cache_dtype"))
+    dtype = kept.concepts.get("kv_cache_dtype", kept.concepts.get("kv_cache_dtype_v"))
+    option = next((o for o, f in engine.kv_cache.items() if dtype in (o, f.argument)), None)
+    if option not in (None, "auto"):
+        found["kv_cache_dtype"] = option
     return found
+
+
+def _spread(kept: Kept) -> dict[str, Any]:
+    """Over how many cards, and which: the plan names the first ones itself."""
+    found: dict[str, Any] = {}
+    size = kept.concepts.get("tensor_parallel_size", "")
+    if size.isdigit() and int(size):
+        found["tensor_parallel_size"] = int(size)
+    if kept.cards:
+        found["gpus"] = kept.cards
+    return found
+
+
+def _count(text: str, engine: EngineRow) -> int | None:
+    """A whole number; vLLM's `8k` are 8,000 and its `8K` 8,192. Nothing where the engine chooses (`auto`, -1, 0)."""
+    if text.isdigit():
+        return int(text) or None
+    sized = re.fullmatch(r"(\d+)([kKmM])", text)
+    if sized is None or engine.engine != "vllm":
+        return None
+    return int(sized[1]) * {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}[sized[2]]
 
 
 def _engine_path(launch: Launch) -> str:

@@ -1,0 +1,181 @@
+"""What an import says is what its wish holds: every flag is in the wish or told, and the planner takes the wish."""
+
+import random
+
+import pytest
+
+from inferhost.imports.launch import Launch
+from inferhost.imports.shell import read_script
+from inferhost.imports.wish import pinned, wished
+from inferhost.planner.launch.flags import OPTION_OF, concept_of, given_flags
+from inferhost.schema.problems import InputError
+from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned
+from tests.unit.test_imports_guides import SERVED, read
+
+MODEL = {
+    "vllm": ("--model", "/m/Qwen3-8B"),
+    "sglang": ("--model-path", "/m/Qwen3-8B"),
+    "llama.cpp": ("--model", "/m/llama-2-7b-q4_k_m.gguf"),
+    "sfllm": ("--model-path", "/m/Qwen3-8B"),
+    "tabbyapi": ("--model-dir", "/m", "--model-name", "Qwen3-8B"),
+}
+TYPED = {"int": "2", "float": "0.5", "size": "4096", "bool": "true", "json": "{}"}
+CARDS = {"inferhost_hardware": hardware(gpu("h200-sxm"), gpu("h200-sxm"))}
+
+
+def rows(engine):
+    """Every flag of an engine's table once, but for those that name the model."""
+    found = {row.key: row for row in CATALOGUE.flags_of(pinned(engine, CATALOGUE)).values()}
+    return [row for row in found.values() if not set(row.names) & {*MODEL[engine], "-m"}]
+
+
+def words(row):
+    """A flag as its own parser would take it."""
+    if row.takes == "no":
+        return (row.names[0],)
+    return row.names[0], row.choices[-1] if row.choices else TYPED.get((row.type or "").split("|")[0], "abc")
+
+
+def held(one, engine, wish):
+    """Whether the wish holds a flag: among its further arguments, or as the option that stands for it."""
+    extra = given_flags(tuple(wish.get("extra_args", ())), pinned(engine, CATALOGUE), CATALOGUE)
+    if any(other.row is one.row and other.values == one.values for other in extra):
+        return True
+    concept = concept_of(one.row, pinned(engine, CATALOGUE))
+    return concept in OPTION_OF and OPTION_OF[concept] in wish
+
+
+def left(finding):
+    """Whether a finding says that the wish does not hold what it is about."""
+    told = ("not in the wish", "default", "the plan chooses them", "so it is not in the wish")
+    return finding.verdict != "kept" or any(part in finding.because for part in told)
+
+
+def lies(launch, findings, wish):
+    """Flags of a launch that are neither in its wish nor told."""
+    given = given_flags(launch.words, pinned(launch.engine, CATALOGUE), CATALOGUE)
+    told = {finding.name for finding in findings if left(finding)}
+    models = {*MODEL[launch.engine], "-m", "--model", "--model-path"}
+    return [one.name for one in given if one.name not in {*told, *models} and not held(one, launch.engine, wish)]
+
+
+def problems(wish):
+    """What the planner has against the arguments and variables of a wish."""
+    if not wish.get("extra_args") and not wish.get("env"):
+        return []
+    try:
+        planned({**CARDS, **{f"inferhost_service_{key}": value for key, value in wish.items()}})
+    except InputError as error:
+        return [str(p) for p in error.problems if "extra_args" in p.path or ".env" in p.path or "_env" in p.path]
+    return []
+
+
+@pytest.mark.parametrize("case", SERVED)
+def test_a_launch_of_the_guides_is_in_its_wish_or_told(case):
+    _, (launch,) = read(case)
+    findings, wish = wished(launch, CATALOGUE)
+    assert lies(launch, findings, wish) == []
+    assert problems(wish) == []
+
+
+@pytest.mark.parametrize("engine", MODEL)
+@pytest.mark.parametrize("value", ["right", "wrong", "none", "variable"])
+def test_every_flag_of_the_tables_is_in_the_wish_or_told_and_the_planner_takes_it(engine, value):
+    wrong = {}
+    for row in rows(engine):
+        name, *values = words(row)
+        values = {"right": values, "wrong": ["no thing"], "none": [], "variable": ["$X"]}[value]
+        launch = Launch("here", engine, "", (*MODEL[engine], name, *values))
+        findings, wish = wished(launch, CATALOGUE)
+        found = [lies(launch, findings, wish), problems(wish)]
+        if any(found):
+            wrong[name] = found
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("engine", MODEL)
+def test_flags_together_are_in_the_wish_or_told_and_the_planner_takes_them(engine):
+    dice, table = random.Random(4), rows(engine)
+    for _ in range(60):
+        chosen = [word for row in dice.choices(table, k=6) for word in words(row)]
+        launch = Launch("here", engine, "", (*MODEL[engine], *chosen))
+        findings, wish = wished(launch, CATALOGUE)
+        assert (lies(launch, findings, wish), problems(wish)) == ([], []), chosen
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("vllm serve /m/Qwen3-8B --tensor-parallel-size 2", {"tensor_parallel_size": 2}),
+        ("vllm serve /m/Qwen3-8B -tp=2", {"tensor_parallel_size": 2}),
+        ("python -m sglang.launch_server --model-path /m/Qwen3-8B --tp 2", {"tensor_parallel_size": 2}),
+        ("CUDA_VISIBLE_DEVICES=1 vllm serve /m/Qwen3-8B", {"gpus": ["1"]}),
+        ("CUDA_VISIBLE_DEVICES=1,0 vllm serve /m/Qwen3-8B -tp 2", {"gpus": ["1", "0"], "tensor_parallel_size": 2}),
+        ("CUDA_VISIBLE_DEVICES=0,1 vllm serve /m/Qwen3-8B", {"gpus": ["0"]}),
+        ("CUDA_VISIBLE_DEVICES=0,1 llama-server -m /m/llama-2-7b-q4_k_m.gguf", {"gpus": ["0"]}),
+        ("vllm serve /m/Qwen3-8B --max-model-len 8K", {"context_tokens": 8192}),
+        ("vllm serve /m/Qwen3-8B --max-model-len 8k", {"context_tokens": 8000}),
+        ("llama-server -m /m/llama-2-7b-q4_k_m.gguf --mlock", {"extra_args": ["--load-mode", "mlock"]}),
+        ("llama-server -m /m/llama-2-7b-q4_k_m.gguf --no-mmap", {"extra_args": ["--load-mode", "none"]}),
+        ("llama-server -m /m/llama-2-7b-q4_k_m.gguf -ngl auto", {"gpu_layers": "auto"}),
+        ("vllm serve /m/Qwen3-8B --seed 1 --seed 2", {"extra_args": ["--seed", "2"]}),
+    ],
+)
+def test_what_a_launch_asks_for_is_in_its_wish_and_planned(command, options):
+    (launch,) = read_script(command, "s.sh").launches
+    _, wish = wished(launch, CATALOGUE)
+    assert {key: wish.get(key) for key in options} == options
+    planned({**CARDS, **{f"inferhost_service_{key}": value for key, value in wish.items()}})
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "because"),
+    [
+        (
+            "vllm serve /m/Qwen3-8B --data-parallel-size 2",
+            "--data-parallel-size",
+            "spread by tensor parallelism only",
+        ),
+        ("python -m sglang.launch_server --model-path /m/x --dp 2", "--dp-size", "spread by tensor parallelism only"),
+        (
+            "CUDA_VISIBLE_DEVICES=GPU-1a2b vllm serve /m/Qwen3-8B",
+            "CUDA_VISIBLE_DEVICES",
+            "names cards by their number",
+        ),
+        ("vllm serve /m/Qwen3-8B --max-model-len auto", "--max-model-len", "not in the wish"),
+        ("llama-server -m /m/a.gguf --mlock --no-mmap", "--no-mmap", "which has --load-mode already"),
+        ("llama-server -m /m/a.gguf -ctk q8_0 -ctv q4_0", "-ctv", "K and V have one type there, that of K"),
+        ("llama-server -m /m/a.gguf --temp $T", "--temp", "comes from a variable"),
+        (
+            "llama-server -m /m/qwen3-30b-a3b-q4_k_m.gguf",
+            "inferhost_service_model",
+            "the catalogue has no such model",
+        ),
+    ],
+)
+def test_what_a_wish_leaves_out_is_told(command, name, because):
+    (launch,) = read_script(command, "s.sh").launches
+    findings, _ = wished(launch, CATALOGUE)
+    assert [finding.because for finding in findings if finding.name == name and because in finding.because]
+
+
+def test_a_model_without_a_row_is_told_with_how_to_make_one():
+    (launch,) = read_script("llama-server -m /m/qwen3-30b-a3b-q4_k_m.gguf", "s.sh").launches
+    (told,) = [f for f in wished(launch, CATALOGUE)[0] if f.name == "inferhost_service_model"]
+    assert (told.verdict, told.value) == ("fatal", "qwen3-30b-a3b-q4_k_m")
+    assert "near it: qwen3-30b-a3b" in told.because
+    assert "what `inferhost model /m/qwen3-30b-a3b-q4_k_m.gguf` prints" in told.instead
+
+
+def test_what_stands_behind_an_engine_in_the_foreground_sets_no_card():
+    text = "nvidia-smi -pl 300\nvllm serve /m/Qwen3-8B\nsleep 1\nnvidia-smi -pm 1\nnvidia-smi -lmc 5001\n"
+    found = read_script(text, "s.sh")
+    assert found.gpu == {"power_limit": 300}
+    never = [(m.place, m.instead) for m in found.mistakes if m.verdict == "placebo"]
+    assert never == [
+        ("s.sh:3", "a unit of its own, which the plan has"),
+        ("s.sh:4", "inferhost_gpu_persistence_mode: true"),
+        ("s.sh:5", "inferhost_gpu_memory_clock_lock: 5001"),
+    ]
+    behind = read_script(text.replace("Qwen3-8B", "Qwen3-8B &"), "s.sh")
+    assert behind.gpu == {"power_limit": 300, "persistence_mode": True, "memory_clock_lock": "5001"}
