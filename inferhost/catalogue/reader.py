@@ -31,6 +31,7 @@ from inferhost.catalogue.rows import (
     GpuRow,
     ModelRow,
     SpeedRow,
+    UncountedRow,
     ValueRow,
 )
 from inferhost.catalogue.runtime_row import RuntimeRow
@@ -47,6 +48,7 @@ TABLES: dict[str, type] = {
     "attention": AttentionRow,
     "env": EnvironmentRow,
     "values": ValueRow,
+    "uncounted": UncountedRow,
     "formats": FormatRow,
     "speeds": SpeedRow,
     "decode": DecodeRow,
@@ -98,6 +100,7 @@ class Catalogue:
     flags: FlagRows
     env: Mapping[str, EnvironmentRow]
     values: Mapping[str, ValueRow]
+    uncounted: Mapping[str, UncountedRow]
     formats: Mapping[str, FormatRow]
     speeds: Mapping[str, SpeedRow]
     decode: Mapping[str, DecodeRow]

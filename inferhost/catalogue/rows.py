@@ -294,6 +294,19 @@ class ValueRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class UncountedRow:
+    """Flags and variables that change memory or speed in a way that the plan does not compute, so it refuses them."""
+
+    key: str
+    engine: str
+    names: Tuple[str, ...]  # patterns; of a flag with a value one spelling stands for all, a switch is itself
+    harmless: Tuple[str, ...]  # patterns of values that change nothing
+    because: str  # reads on from the name
+    replacement: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
 class ChipRow:
     """How fast one card computes, and what its memory is made of. Cards of `gpus.json` stand under the same key."""
 

@@ -18,6 +18,7 @@ from inferhost.planner.launch.environment import variable_problem
 from inferhost.planner.launch.flag_values import value_problem
 from inferhost.planner.launch.flags import OPTION_OF, Given, concept_of, given_flags
 from inferhost.planner.launch.secret_names import names_a_secret
+from inferhost.planner.launch.uncounted import uncounted_flag
 from inferhost.planner.reasons import instead
 from inferhost.planner.request import Instance, Request
 from inferhost.schema.hardware import Hardware, HardwareCpu
@@ -57,6 +58,8 @@ class Kept:
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     cards: list[str] = dataclasses.field(default_factory=list)
     flags: set[str] = dataclasses.field(default_factory=set)  # keys of rows that a launch names, or that replace one
+    uncounted: list[str] = dataclasses.field(default_factory=list)
+    """Flags that are left behind, because the budget does not count them."""
 
 
 def judged(launch: Launch, engine: EngineRow, catalogue: Catalogue) -> tuple[list[Finding], Kept]:
@@ -150,6 +153,11 @@ def _flag(
     if wrong is not None:
         verdict = "harmful" if wrong.id == "one-card" else "fatal"
         return Finding(name, value, verdict, wrong.message.removeprefix(f'"{one.name}" '), wrong.hint, source)
+    uncounted = uncounted_flag(one, engine, catalogue, one.name)
+    if uncounted is not None:
+        kept.uncounted.append(one.name)
+        because = uncounted.message.removeprefix(f'"{one.name}" ')
+        return Finding(name, value, "harmful", because, uncounted.hint, source)
     kept.extra_args += one.words
     because = f"{program} reads it" if row else f"nobody checked yet whether {program} reads it"
     return Finding(name, value, "kept", because, "inferhost_service_extra_args", source)

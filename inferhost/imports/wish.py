@@ -157,7 +157,7 @@ def _sizes(kept: Kept, engine: EngineRow, model: ModelRow | None, findings: list
     if "context_tokens" in numbers:
         found["context_tokens"] = numbers["context_tokens"]
     elif numbers.get("pool_tokens"):
-        unified = "--kv-unified" in kept.extra_args
+        unified = "--kv-unified" in kept.uncounted
         found["context_tokens"] = numbers["pool_tokens"] // (sequences if sequences and not unified else 1)
         if sequences is None and engine.engine == "llama.cpp":
             sequences = LLAMA_SLOTS

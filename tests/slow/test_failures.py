@@ -60,7 +60,10 @@ BEFORE_CONTACT = {
     "weights too large": ({"model": "qwen3-235b-a22b", "engine": "vllm", "engine_version": "pinned"}, "of weights"),
 }
 BEFORE_THE_STOP = {
-    "bad flag": ({"extra_args": ["--override-kv", "bad"]}, "inferhost_service_extra_args: llama.cpp 0.7.0 refuses"),
+    "bad flag": (
+        {"extra_args": ["--override-kv", "tokenizer.bad"]},
+        "inferhost_service_extra_args: llama.cpp 0.7.0 refuses",
+    ),
     "missing model": (
         {"model_path": "/srv/models/nowhere.gguf"},
         "inferhost_service_model_path: /srv/models/nowhere",

@@ -143,6 +143,7 @@ def placebo_flags() -> Iterator[Bad]:
 
 def planned_flags() -> Iterator[Bad]:
     adjustable = ("memory_fraction", "batched_tokens", "micro_batch", "flash_attention", "prompt_cache", "load_mode")
+    adjustable += ("most_cache_tokens",)
     for row in CATALOGUE.engines.values():
         for concept, flag in row.flags.items():
             if flag and concept not in adjustable:

@@ -26,8 +26,8 @@ from tests.unit.test_planner_placebo import refused_arguments, served
         ("vllm", ["--compilation-config.mode"], '"--compilation-config.mode" has no value'),
         (
             "vllm",
-            ["--compilation-config.mode", "3", "--compilation-config", "{}"],
-            '"--compilation-config" is there twice',
+            ["--attention-config.backend", "X", "--attention-config", "{}"],
+            '"--attention-config" is there twice',
         ),
         ("llama.cpp", ["--split-mode", "rows"], '"--split-mode" found "rows", which is none of its choices'),
         ("llama.cpp", ["--main-gpu", "first"], '"--main-gpu" found "first", wanted a whole number'),
@@ -43,15 +43,14 @@ def test_a_value_that_the_engine_would_not_take_is_refused(engine, words, text):
 @pytest.mark.parametrize(
     ("engine", "words"),
     [
-        ("vllm", ["--compilation-config.pass_config.fuse_norm_quant", "true", "-cc.mode", "3"]),
-        ("vllm", ["--compilation_config.cudagraph_capture_sizes+", "1,2,4"]),
-        ("vllm", ["--compilation-config", '{"mode": 3, "inductor_compile_config": {"anything": 1}}']),
-        ("vllm", ["-O3", "--disable-log-requests"]),
-        ("vllm", ["--kv-cache-memory-bytes", "8G"]),
+        ("vllm", ["--attention-config.backend", "FLASH_ATTN", "-ac.flash_attn_version", "2"]),
+        ("vllm", ["--structured_outputs_config", '{"backend": "xgrammar"}']),
+        ("vllm", ["--ir_op_priority.rms_norm+", "native"]),
+        ("vllm", ["--max-num-queued-tokens", "8K", "--disable-log-requests"]),
         ("vllm", ["--no-enable-prefix-caching"]),
         ("llama.cpp", ["--fit", "1", "--load-mode", "mlock", "--temp", "0.7"]),
-        ("tabbyapi", ["--vision", "True", "--gpu-split", "20", "24"]),
-        ("sglang", ["--cuda-graph-bs-decode", "1", "2", "4"]),
+        ("tabbyapi", ["--vision", "True", "--template-vars-default", "{}"]),
+        ("sglang", ["--bucket-time-to-first-token", "1", "2", "4"]),
     ],
 )
 def test_a_value_that_the_engine_takes_is_passed_on(engine, words):

@@ -187,6 +187,7 @@ def test_the_slots_of_llama_server_share_its_context_as_the_server_divides_it():
     alone = wish(one(read_script("llama-server -m /m/y.gguf -c 8192", "s")))
     split = wish(one(read_script("llama-server -m /m/y.gguf -c 8192 -np 2", "s")))
     shared = wish(one(read_script("llama-server -m /m/y.gguf -c 8192 -np 2 --kv-unified", "s")))
+    assert "extra_args" not in shared  # the budget does not count a shared pool
     sizes = [(w["context_tokens"], w["max_sequences"]) for w in (alone, split, shared)]
     assert sizes == [(8192, 4), (4096, 2), (8192, 2)]
 

@@ -188,7 +188,6 @@ def test_engines_on_one_host_share_its_memory():
     ("engine", "words", "fits"),
     [
         ("vllm", ["--kv-offloading-size", "500"], "--kv-offloading-size 120"),
-        ("vllm", ["--cpu-offload-gb", "121"], "--cpu-offload-gb 120"),
         ("sglang", ["--enable-hierarchical-cache", "--hicache-size", "200"], "--hicache-size 126"),  # 118 GiB
         ("sglang", ["--enable-hicache", "--hicache-ratio", "90"], "--hicache-ratio "),
     ],

@@ -108,7 +108,7 @@ def test_no_engine_gets_a_flag_that_it_does_not_read(engine):
 
 
 LEFT_TO_THE_WISH = (
-    *("memory_fraction", "batched_tokens", "micro_batch", "flash_attention"),
+    *("memory_fraction", "batched_tokens", "micro_batch", "most_cache_tokens", "flash_attention"),
     *("prompt_cache", "load_mode"),  # host memory: counted as the wish gives them
 )
 

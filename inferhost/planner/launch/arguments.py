@@ -1,8 +1,9 @@
 """The command line of an engine: what the plan decides, then the wish's further arguments, each checked.
 
 Further arguments may not repeat what has an option of its own, may not carry secrets or bring arguments that nobody
-checked, and have to be read by the engine at its pinned version. The memory fraction and the batch sizes may be given
-there; the budget then honours them or refuses them together.
+checked, and have to be read by the engine at its pinned version. The memory fraction, the batch sizes and
+a limit of the cache may be given there; the budget then honours them or refuses them together. What else would change
+memory or speed is refused (`planner.launch.uncounted`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from inferhost.catalogue.rows import EngineRow
 from inferhost.planner.launch.flag_values import value_problem
 from inferhost.planner.launch.flags import OPTION_OF, Given, beginnings, concept_of, given_flags, near_flag
 from inferhost.planner.launch.secret_names import names_a_secret
+from inferhost.planner.launch.uncounted import uncounted_flag
 from inferhost.planner.launch.unknown_settings import unknown_setting
 from inferhost.planner.reasons import instead, is_flag
 from inferhost.planner.request import Instance
 from inferhost.schema.problems import InputError, Problem
 
-OVERRIDES: dict[str, type] = {"memory_fraction": float, "batched_tokens": int, "micro_batch": int}
+OVERRIDES: dict[str, type] = {
+    "memory_fraction": float,
+    "batched_tokens": int,
+    "micro_batch": int,
+    "most_cache_tokens": int,
+}
 """Concepts that a further argument may set; the budget is then computed with them."""
 
 
@@ -45,6 +52,7 @@ def extra_arguments(instance: Instance, engine: EngineRow, catalogue: Catalogue)
         problem = flag_problem(one, engine, instance, catalogue, path=path) or value_problem(one, engine, path)
         if _is_twice(one, seen) and problem is None:
             problem = Problem(path, f'"{one.name}" is there twice', "the engine would take one of them", "flag-twice")
+        problem = problem or uncounted_flag(one, engine, catalogue, path)
         if problem:
             problems.append(problem)
         elif concept in OVERRIDES:

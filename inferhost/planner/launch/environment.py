@@ -16,6 +16,7 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, EnvironmentRow, FlagRow, VariableRow
 from inferhost.planner.launch.flags import OPTION_OF, concept_of
 from inferhost.planner.launch.secret_names import names_a_secret
+from inferhost.planner.launch.uncounted import uncounted_problem
 from inferhost.planner.launch.unknown_settings import unknown_setting
 from inferhost.planner.machine.mps import PIPE_DIRECTORY, PIPE_VARIABLE, mps_variable_problem, pipe_reason, with_mps
 from inferhost.planner.reasons import instead, reason
@@ -87,17 +88,18 @@ def variable_problem(
         return Problem(path, "looks like a secret, and the plan is no place for one", hint, "secret")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).isprintable():
         return Problem(path, f"found {shown(value)}, wanted one line of text", 'quote it: "1"', "environment")
+    uncounted = uncounted_problem((name, *(flag.names if flag else ())), str(value), engine, catalogue, path=path)
     if flag is not None:
-        return _flag_problem(flag, engine, instance, path)
+        return _flag_problem(flag, engine, instance, path) or uncounted
     if row is None and own is not None:
-        return _own_problem(own, engine, path)
+        return _own_problem(own, engine, path) or uncounted
     if row is None:
         return _unknown_problem(name, engine, instance, catalogue, path=path)
     if row.read_by == ("mps",):
         return mps_variable_problem(name, request, path)
     if name == "CUDA_VISIBLE_DEVICES":
         return _card_problem(str(value), request, instance, path)
-    return _row_problem(value, row, engine, path)
+    return _row_problem(value, row, engine, path) or uncounted
 
 
 def selection_only(name: str, engine: EngineRow, catalogue: Catalogue) -> str | None:

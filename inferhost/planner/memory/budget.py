@@ -199,6 +199,7 @@ def _fitted(
     instance: Instance,
 ) -> Budget:
     problem = _fraction_problem(total_bytes, division, model, engine, demand=demand, instance=instance)
+    problem = problem or _limit_problem(demand, instance)
     problem = problem or _weights_problem(total_bytes, division, model, engine, instance)
     if problem:
         raise InputError([problem])
@@ -210,6 +211,7 @@ def _fitted(
         // max(1, layout.bytes_per_token),
         step,
     )
+    room_tokens = min(room_tokens, demand.most_cache_tokens or room_tokens)
     if room_tokens < demand.context_tokens:
         if rule.allocated_as_asked and sequences == 1:
             room_tokens = _most_context(total_bytes, model, engine, layout, demand)
@@ -267,6 +269,15 @@ def _context_problem(
         hint,
         "context-does-not-fit",
     )
+
+
+def _limit_problem(demand: Demand, instance: Instance) -> Problem | None:
+    """A limit of the wish on the cache has to leave room for one request."""
+    most, asked = demand.most_cache_tokens, demand.context_tokens
+    if most is None or most >= asked:
+        return None
+    found = f"the cache is limited to {most} tokens, and one request may have {asked}"
+    return Problem(instance.path("extra_args"), found, f"at least {asked}, or leave it to the plan", "cache-limit")
 
 
 def _fraction_problem(

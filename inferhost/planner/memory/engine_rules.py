@@ -48,6 +48,7 @@ class Demand:
     cached_bytes: float = 2.0  # of one number in the cache; the budget fills it in
     placement: Placement | None = None  # what of the model is on the card; nothing said means all of it
     may_offload: bool = False  # whether the planner may place it
+    most_cache_tokens: int | None = None  # what the wish limits the cache to
 
 
 @dataclasses.dataclass(frozen=True)

@@ -322,6 +322,7 @@ def _demand(instance: Instance, model: ModelRow, extra: ExtraArguments, total_by
         later_bytes=math.floor(total_bytes * instance.later_share),
         placement=placement,
         may_offload=may_offload,
+        most_cache_tokens=extra.overrides.get("most_cache_tokens"),
     )
 
 
