@@ -1,5 +1,7 @@
 """The roofline: published ceilings and speeds, promise 5, and levers that say what they can give."""
 
+import re
+
 import pytest
 
 from inferhost.planner.speed import roofline
@@ -51,10 +53,29 @@ def test_what_the_guides_promised_lies_above_the_ceiling(speed):
         below_ceiling(30.0, speed["ceiling_tok_s_max_clock"])
 
 
+BATCH = re.compile(r"batching, (\d+) requests at once")
+
+
+@pytest.mark.parametrize("context", [2048, 8192, 20_000])
+@pytest.mark.parametrize(
+    ("engine", "model"), [("sglang", MISTRAL), ("vllm", MISTRAL), ("llama.cpp", "llama-3-70b-instruct-q4_k_m")]
+)
+def test_no_batch_is_offered_that_the_cache_does_not_hold_at_the_asked_context(engine, model, context):
+    asked = min(context, CATALOGUE.models[model].context_max_tokens or context)
+    plan = planned(wish(PRO_6000, model, service_engine=engine, service_context_tokens=asked))
+    speed, budget = plan.roofline["main"], plan.budget["main"]
+    offered = [int(found[1]) for lever in speed["levers"] if (found := BATCH.fullmatch(lever["lever"]))]
+    counts = [*offered, *(batch["sequences"] for batch in speed["batches"]), speed["energy"]["sequences"]]
+    assert max(counts) == min(budget["max_sequences"], budget["concurrent_requests"])
+    assert max(counts) * asked <= budget["kv_cache_tokens"]
+
+
 def test_the_levers_say_what_batching_speculation_and_bits_can_give(speed):
     # planner-anchors.md 2.4: 8 users 214 tok/s in all at 1k context; 3.5 bit 33.2, 3.0 bit 38.7, 2.5 bit 46.3 tok/s.
     ceilings = {lever["lever"]: lever["ceiling_tok_s"] for lever in speed["levers"]}
-    assert ceilings["batching, 8 requests at once"] == pytest.approx(214, abs=0.5)
+    shorter = planned(wish(PRO_6000, MISTRAL, service_engine="sglang", service_context_tokens=4096)).roofline["main"]
+    batched = {lever["lever"]: lever["ceiling_tok_s"] for lever in shorter["levers"]}
+    assert batched["batching, 8 requests at once"] == pytest.approx(214, abs=0.5)
     assert ceilings["3.5 bits per weight"] == pytest.approx(33.2, abs=0.25)
     assert ceilings["3 bits per weight"] == pytest.approx(38.7, abs=0.25)
     assert ceilings["2.5 bits per weight"] == pytest.approx(46.3, abs=0.25)

@@ -200,7 +200,9 @@ def _fitted(
 ) -> Budget:
     problem = _fraction_problem(total_bytes, division, model, engine, demand=demand, instance=instance)
     problem = problem or _limit_problem(demand, instance)
-    problem = problem or _weights_problem(total_bytes, division, model, engine, instance)
+    if division.kv_room_bytes <= 0 and problem is None:
+        cards = demand.tensor_parallel_size
+        problem = _weights_problem(total_bytes, division, cards, model=model, engine=engine, instance=instance)
     if problem:
         raise InputError([problem])
     rule = RULES[engine.memory_rule]
@@ -239,18 +241,15 @@ def _sequences(division: Division, layout: CacheLayout, demand: Demand) -> int:
 
 
 def _weights_problem(
-    total_bytes: int, division: Division, model: ModelRow, engine: EngineRow, instance: Instance
-) -> Problem | None:
-    if division.kv_room_bytes > 0:
-        return None
-    room = max(0, division.weights_bytes + division.kv_room_bytes)
-    bits = 8 * room / model.parameters
-    smaller = f"at most {bits:.1f} bits per weight, or" if bits >= 2 else "a smaller model, or"
+    total_bytes: int, division: Division, cards: int, *, model: ModelRow, engine: EngineRow, instance: Instance
+) -> Problem:
+    """Weights that leave no cache; `planner.service.alternatives` adds what would fit."""
+    room, each = max(0, division.weights_bytes + division.kv_room_bytes), f" on each of {cards} cards"
     return Problem(
         instance.path("model"),
-        f'found "{model.key}" with {shown_gib(division.weights_bytes)} of weights, '
-        f"but {engine.engine} has {shown_gib(room)} for weights and KV cache on a card of {shown_gib(total_bytes)}",
-        f"{smaller} a card with more memory",
+        f'found "{model.key}" with {shown_gib(division.weights_bytes)} of weights{each if cards > 1 else ""}, but '
+        f"{engine.engine} has {shown_gib(room)} for weights and KV cache on a card of {shown_gib(total_bytes)}",
+        "a smaller model, or a card with more memory",
         "weights-do-not-fit",
     )
 

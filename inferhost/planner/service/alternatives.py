@@ -6,14 +6,16 @@ the memory budget holds it with the asked context. The bits of a format are its 
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
 from inferhost.planner.memory.budget import memory_budget, shown_gib
 from inferhost.planner.memory.engine_rules import Demand
-from inferhost.planner.memory.weights import weights_bytes
+from inferhost.planner.memory.weights import linear_parameters, weights_bytes
 from inferhost.planner.names import format_named
 from inferhost.planner.request import Instance
 from inferhost.planner.service.engine import obstacles
@@ -24,6 +26,8 @@ SAME_MODEL_RATIO = 1.03
 SHOWN_PER_KIND = 2
 FAST = {"fp8": "fp8", "nvfp4": "fp4", "mxfp4": "fp4"}
 """Formats that want a number format of the card's tensor cores."""
+LEAST_BITS = 2
+"""Per weight: no format of the catalogue has fewer."""
 EXPERTS_ONLY = ("mxfp4",)
 """Formats that engines read for the experts of a mixture and for nothing else."""
 
@@ -46,15 +50,54 @@ def fitting_hint(
         engine = fits(row) if len(sizes.get(row.format, ())) < SHOWN_PER_KIND else ""
         if engine:
             bits = f"{row.quantisation} ({row.linear_bits:.3g} bit)"
-            size = shown_gib(weights_bytes(row, engine == "llama.cpp"))
+            size = shown_gib(weights_bytes(row, engine == "llama.cpp", demand.tensor_parallel_size))
             sizes.setdefault(row.format, []).append(f"{bits} {size} with {engine}")
     known = [row.key for row in catalogue.models.values() if _is_smaller_sibling(row, model) and fits(row)]
     parts = []
     if sizes:
-        parts.append(f"on a {card.key} it fits as {', '.join(one for kind in sizes.values() for one in kind)}")
+        cards = demand.tensor_parallel_size
+        where = f"on a {card.key} it fits" if cards == 1 else f"on each of {cards} {card.key} it fits"
+        parts.append(f"{where} as {', '.join(one for kind in sizes.values() for one in kind)}")
     if known:
         parts.append(f"the catalogue knows {', '.join(known)}")
     return "; ".join(parts)
+
+
+def bits_hint(model: ModelRow, engine: EngineRow, instance: Instance, *, total_bytes: int, demand: Demand) -> str:
+    """The most bits per weight that leave the asked context to one request, and to all asked for; or nothing."""
+    demand = dataclasses.replace(demand, placement=None, may_offload=False)
+    fits = {
+        count: bits
+        for count in sorted({1, instance.integer("max_sequences")})
+        if (bits := _most_bits(model, engine, instance, count, total_bytes=total_bytes, demand=demand)) is not None
+    }
+    shown = [f"{bits:.1f} bits per weight for {shown_requests(count, demand)}" for count, bits in fits.items()]
+    return f"at most {', '.join(shown)}" if shown else ""
+
+
+def shown_requests(count: int, demand: Demand) -> str:
+    return f"{'one request' if count == 1 else f'{count} requests at once'} of {demand.context_tokens} tokens"
+
+
+def _most_bits(
+    model: ModelRow, engine: EngineRow, instance: Instance, requests: int, *, total_bytes: int, demand: Demand
+) -> float | None:
+    """The most bits per linear weight, in tenths, beside which so many requests of full length fit; at least 2."""
+    cache, asked = engine.kv_cache[instance.text("kv_cache_dtype")], dataclasses.replace(demand, sequences=requests)
+
+    def holds(tenths: int) -> bool:
+        saved = round(linear_parameters(model, False) * (model.linear_bits - tenths / 10) / 8)
+        file_bytes = None if model.weights_bytes is None else model.weights_bytes - saved
+        smaller = dataclasses.replace(model, linear_bits=tenths / 10, weights_bytes=file_bytes)
+        try:
+            budget = memory_budget(total_bytes, smaller, engine, cache, asked, instance=instance)
+        except InputError:
+            return False
+        return budget.concurrent_requests >= requests
+
+    tenths = range(10 * LEAST_BITS, math.ceil(10 * model.linear_bits))
+    found = bisect.bisect_right(tenths, 0, key=lambda number: 0 if holds(number) else 1)
+    return tenths[found - 1] / 10 if found else None
 
 
 def _formats(model: ModelRow, card: GpuRow, catalogue: Catalogue) -> Iterator[ModelRow]:
@@ -96,7 +139,8 @@ def _is_smaller_sibling(row: ModelRow, model: ModelRow) -> bool:
 def _holds(
     row: ModelRow, card: GpuRow, engine: EngineRow, instance: Instance, *, total_bytes: int, demand: Demand
 ) -> bool:
-    if obstacles(engine, row, card, None, instance):
+    alone = demand.tensor_parallel_size > 1 and "tensor_parallel_size" not in engine.flags
+    if alone or obstacles(engine, row, card, None, instance):
         return False
     cache = engine.kv_cache[instance.text("kv_cache_dtype")]
     try:

@@ -31,7 +31,7 @@ from inferhost.planner.memory.host_memory import (
 )
 from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
 from inferhost.planner.service import offload, unit
-from inferhost.planner.service.alternatives import fitting_hint
+from inferhost.planner.service.alternatives import bits_hint, fitting_hint
 from inferhost.planner.service.attention import attention_problems, attention_reason
 from inferhost.planner.service.engine import chosen_engine
 from inferhost.planner.service.form import context_tokens, form_problems, model_row
@@ -213,6 +213,8 @@ def _sized(
                 offer = fitting_hint(
                     model, card, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue
                 )
+                bits = bits_hint(model, engine, instance, total_bytes=total_bytes, demand=demand)
+                offer = "; or ".join(text for text in (offer, bits) if text)
                 refused = offload.offered(
                     _offered(error, offer), total_bytes, model, engine, demand, instance=instance
                 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from inferhost.planner.memory.budget import Budget
 from inferhost.planner.memory.weights import bytes_read_per_token, head_bytes, linear_parameters
-from inferhost.planner.speed.roofline import BATCH_CONTEXT_TOKENS, Speed, shown_volume
+from inferhost.planner.speed.roofline import BATCH_CONTEXT_TOKENS, Speed, batch_sizes, shown_volume
 
 TENSOR_PARALLEL_FLAGS = frozenset(("--tp-size", "--tensor-parallel-size"))
 DRAFTED_TOKENS = (2, 4)
@@ -42,7 +42,7 @@ def drafted_tokens_per_step(acceptance: float, drafted: int) -> float:
 def _batching(speed: Speed, budget: Budget) -> list[dict[str, Any]]:
     alone = speed.rate(1, BATCH_CONTEXT_TOKENS)
     found = []
-    for count in sorted(({2, 4, 8} | {budget.sequences}) - {1}):
+    for count in batch_sizes(budget)[1:]:
         rate = speed.rate(count, BATCH_CONTEXT_TOKENS)
         times = count * rate.ceiling_tok_s / alone.ceiling_tok_s
         effect = (

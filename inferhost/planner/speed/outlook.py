@@ -15,7 +15,7 @@ from inferhost.planner.memory.budget import Budget
 from inferhost.planner.memory.weights import bytes_read_per_token
 from inferhost.planner.request import Instance, Request
 from inferhost.planner.speed.levers import levers
-from inferhost.planner.speed.roofline import document, speed_of
+from inferhost.planner.speed.roofline import batch_sizes, document, speed_of
 from inferhost.planner.speed.targets import asked_latencies, energy, prefill
 from inferhost.schema.plan import Pending
 
@@ -60,7 +60,7 @@ def predicted(
         **document(card, speed, budget),
         "levers": levers(speed, budget),
         "prefill": prefill(speed),
-        "energy": energy(speed, planned_power_w(request, card), budget.sequences),
+        "energy": energy(speed, planned_power_w(request, card), batch_sizes(budget)[-1]),
     }
     return Predicted(shown, pending)
 

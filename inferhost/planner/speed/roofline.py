@@ -277,10 +277,15 @@ def document(card: GpuRow, speed: Speed, budget: Budget) -> dict[str, Any]:
     }
 
 
+def batch_sizes(budget: Budget) -> list[int]:
+    """Numbers of requests at once that the plan speaks of: none that the cache does not hold at the asked context."""
+    most = budget.concurrent_requests
+    return sorted({count for count in (1, 2, 4, 8) if count <= most} | {min(budget.sequences, most)})
+
+
 def _batches(speed: Speed, budget: Budget) -> list[dict[str, Any]]:
     """All sequences together and each of them, at 1024 tokens of context."""
-    counts = sorted({1, 2, 4, 8} | {budget.sequences})
-    rates = [speed.rate(count, BATCH_CONTEXT_TOKENS) for count in counts]
+    rates = [speed.rate(count, BATCH_CONTEXT_TOKENS) for count in batch_sizes(budget)]
     return [
         {
             "sequences": rate.sequences,

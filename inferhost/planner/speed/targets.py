@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from inferhost.catalogue.rows import ModelRow
-from inferhost.planner.memory.weights import linear_parameters
+from inferhost.planner.memory.weights import bytes_read_per_token, head_bytes, linear_parameters
 from inferhost.planner.request import Instance
 from inferhost.planner.speed.roofline import BATCH_CONTEXT_TOKENS, Speed
 from inferhost.schema.plan import Pending
@@ -93,7 +93,8 @@ def _impossible(option: str, asked_ms: int, instance: Instance, speed: Speed) ->
     bound = alone.ceiling_tok_s * speed.bandwidth.bound_bytes_s / speed.bandwidth.max_clock_bytes_s
     if 1000 / asked_ms <= bound:
         return None
-    bits = speed.model.linear_bits * bound * asked_ms / 1000
+    read = bytes_read_per_token(speed.model) * bound * asked_ms / 1000
+    bits = 8 * (read - head_bytes(speed.model)) / max(1, linear_parameters(speed.model, True))
     fewer = f"at most {bits:.1f} bits per weight" if bits >= 2 else "a much smaller model"
     cards = f"{-(-1000 // (asked_ms * bound)):.0f} such cards in tensor parallel"
     return Problem(

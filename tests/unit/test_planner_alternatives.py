@@ -1,0 +1,47 @@
+"""What a refusal offers in place of a model that does not fit would be planned."""
+
+import dataclasses
+import re
+
+import pytest
+
+from inferhost import planner
+from inferhost.planner.memory.weights import linear_parameters
+from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, refusal, wish
+
+BITS = re.compile(r"(\d+\.\d) bits per weight for (one request|(\d+) requests at once) of (\d+) tokens")
+
+
+@pytest.mark.parametrize(
+    ("card", "model", "engine"),
+    [
+        ("rtx-4090", "qwen3-32b", "vllm"),
+        ("rtx-4090", "qwen3-32b", "sglang"),
+        ("rtx-pro-6000-bw-ws", "llama-3.3-70b-instruct", "vllm"),
+        ("rtx-pro-6000-bw-ws", "llama-3.3-70b-instruct", "tabbyapi"),
+        ("rtx-3090", "llama-3-70b-instruct-q4_k_m", "llama.cpp"),
+    ],
+)
+def test_as_many_bits_as_a_refusal_names_leave_the_asked_context_and_requests(card, model, engine):
+    values = wish(card, model, service_engine=engine, service_context_tokens=4096)
+    found = BITS.findall(refusal(values))
+    assert found
+    for bits, _, several, context in found:
+        row, count = CATALOGUE.models[model], int(several or 1)
+        less = round(linear_parameters(row, False) * (row.linear_bits - float(bits)) / 8)
+        file_bytes = None if row.weights_bytes is None else row.weights_bytes - less
+        fewer = dataclasses.replace(row, linear_bits=float(bits), weights_bytes=file_bytes)
+        known = dataclasses.replace(CATALOGUE, models={**CATALOGUE.models, model: fewer})
+        plan = planner.plan({**values, "inferhost_service_max_sequences": count}, "host", known)
+        assert plan.budget["main"]["concurrent_requests"] >= count
+        assert int(context) == plan.budget["main"]["context_tokens"] == 4096
+
+
+def test_a_refusal_on_several_cards_speaks_of_each_card():
+    values = wish("rtx-4090", "qwen3-32b", service_gpus=["all"], service_engine="vllm", service_context_tokens=32768)
+    values["inferhost_hardware"] = hardware(gpu("rtx-4090"), gpu("rtx-4090"))
+    found = refusal(values)
+    assert 'found "qwen3-32b" with 30.51 GiB of weights on each of 2 cards, but vllm has ' in found
+    assert "hint: on each of 2 rtx-4090 it fits as " in found
+    assert "awq (4.16 bit) 9.00 GiB with sglang" in found
+    assert "llama.cpp" not in found  # which is planned for one card
