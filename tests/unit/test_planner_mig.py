@@ -193,3 +193,14 @@ def test_an_engine_is_not_split_over_a_divided_card():
 def test_the_wish_does_not_choose_the_device_of_a_slice():
     values = served("h100-sxm", "qwen3-8b", HALVES, service_env={"CUDA_VISIBLE_DEVICES": "0"})
     assert "CUDA_VISIBLE_DEVICES: is decided on the host, where the slice has its UUID" in refusal(values)
+
+
+@pytest.mark.parametrize(("card", "mig"), [("h100-sxm", ["3g.40gb", "3g.40gb"]), ("h100-sxm", [])])
+def test_only_a_whole_card_is_offered_tensor_parallel(card: str, mig: list[str]):
+    """Slices have no peer-to-peer: neither NVLink nor PCIe joins two of them."""
+    plan = planned(served(card, "qwen3-8b", mig, service_engine="vllm"))
+    offered = [lever["lever"] for lever in plan.roofline["main"]["levers"] if "parallel" in lever["lever"]]
+    assert offered == ([] if mig else ["tensor parallel over 2 such cards"])
+    found = refusal(served(card, "qwen3-8b", mig, service_engine="vllm", service_target_tpot_ms=1))
+    assert ("such cards in tensor parallel" in found) == (not mig)
+    assert ("a larger slice or the whole card" in found) == bool(mig)

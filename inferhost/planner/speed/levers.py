@@ -12,7 +12,6 @@ from inferhost.planner.memory.budget import Budget
 from inferhost.planner.memory.weights import bytes_read_per_token, head_bytes, linear_parameters
 from inferhost.planner.speed.roofline import BATCH_CONTEXT_TOKENS, Speed, batch_sizes, shown_volume
 
-TENSOR_PARALLEL_FLAGS = frozenset(("--tp-size", "--tensor-parallel-size"))
 DRAFTED_TOKENS = (2, 4)
 ACCEPTANCE = 0.7
 """An acceptance rate to do the arithmetic with; the true one is measured on one's own prompts."""
@@ -97,7 +96,7 @@ def _fewer_bits(speed: Speed) -> list[dict[str, Any]]:
 
 def _more_cards(speed: Speed) -> list[dict[str, Any]]:
     """A second card of the same kind, where the engine splits layers; cards that take turns add no speed."""
-    if not TENSOR_PARALLEL_FLAGS.intersection(speed.engine.size_flags):
+    if not speed.splits:
         return []
     twice = speed.with_shares(2 * speed.cards.shares).alone
     link = "NVLink" if speed.cards.chip and speed.cards.chip.nvlink else "PCIe"

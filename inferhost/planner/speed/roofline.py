@@ -90,10 +90,19 @@ class Speed:
     row: SpeedRow
     kv_bytes_per_token: int
     catalogue: Catalogue
+    whole_card: bool = True  # not a slice of a divided one
 
     def with_shares(self, shares: int) -> Speed:
         """The same over so many cards that each read their part at once."""
         return dataclasses.replace(self, cards=dataclasses.replace(self.cards, shares=shares))
+
+    @property
+    def splits(self) -> bool:
+        """Whether more such cards would read at once: slices of a divided card cannot reach each other's memory.
+
+        Source: formula `engine.tensor_parallel`.
+        """
+        return self.whole_card and "tensor_parallel_size" in self.engine.flags
 
     @functools.cached_property
     def alone(self) -> Rate:
@@ -206,7 +215,7 @@ def speed_of(
     chip = sliced_chip(chip, part) if chip is not None and part is not None else chip
     cards = Cards(bandwidth.max_clock_bytes_s, chip, shares)
     row = speed_row(engine.engine, engine.version, catalogue.speeds.values())
-    return Speed(model, engine, bandwidth, cards, row, kv_bytes_per_token, catalogue)
+    return Speed(model, engine, bandwidth, cards, row, kv_bytes_per_token, catalogue, whole_card=part is None)
 
 
 def shown_volume(count: float) -> str:

@@ -96,7 +96,8 @@ def _impossible(option: str, asked_ms: int, instance: Instance, speed: Speed) ->
     read = bytes_read_per_token(speed.model) * bound * asked_ms / 1000
     bits = 8 * (read - head_bytes(speed.model)) / max(1, linear_parameters(speed.model, True))
     fewer = f"at most {bits:.1f} bits per weight" if bits >= 2 else "a much smaller model"
-    cards = f"{-(-1000 // (asked_ms * bound)):.0f} such cards in tensor parallel"
+    many = f"{-(-1000 // (asked_ms * bound)):.0f} such cards in tensor parallel"
+    cards = many if speed.splits else "a faster card" if speed.whole_card else "a larger slice or the whole card"
     return Problem(
         instance.path(option),
         f"found {asked_ms}, which is {1000 / asked_ms:.0f} tok/s, but the memory bounds one request to "
