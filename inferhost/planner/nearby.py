@@ -36,7 +36,7 @@ def near_cards(key: str, catalogue: Catalogue) -> str:
 
 def listed(table: str) -> str:
     """Where the rows of a table are listed, and how one is added."""
-    return LISTED.format(table=table)
+    return LISTED.format(table=table) + ("; inferhost model PATH prints it" if table == "models" else "")
 
 
 def _likest(key: str, known: Sequence[str], least_ratio: float) -> list[str]:

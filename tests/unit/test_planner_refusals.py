@@ -12,6 +12,7 @@ MISTRAL = "mistral-large-instruct-2411-awq"
 LLAMA_GGUF = "llama-2-7b-q4_k_m"
 LOCK = "inferhost_gpu_graphics_clock_lock"
 LISTED = "docs/catalogue.md lists the known ones, and a row in inferhost/catalogue/{}.json adds one"
+OWN_MODEL = LISTED.format("models") + "; inferhost model PATH prints it"
 
 
 def on(values, **own):
@@ -204,13 +205,13 @@ def test_an_unknown_model_is_refused_with_the_nearest_one():
     assert refusal(wish(PRO_6000, "mistral-large-2411-awq")) == (
         'error: inferhost_service_model: found "mistral-large-2411-awq", which the catalogue does not know\n'
         f"hint: near it: {MISTRAL}, mistral-large-instruct-2411, mistral-large-instruct-2407; "
-        f"{LISTED.format('models')}"
+        f"{OWN_MODEL}"
     )
 
 
 def test_a_model_of_another_size_is_not_called_near():
     found = refusal(wish(PRO_6000, "llama-3.3-20b-instruct"))
-    near = found[found.index("near it: ") : found.index(LISTED.format("models"))]
+    near = found[found.index("near it: ") : found.index(OWN_MODEL)]
     assert near
     assert not any(other in near for other in ("llama-3.1-8b", "llama-3.2-3b", "llama-3.3-70b"))
 
@@ -325,7 +326,8 @@ def test_weights_that_do_not_fit_are_refused_with_the_formats_and_checkpoints_th
         'error: inferhost_service_model: found "llama-3.1-8b-instruct" with 14.96 GiB of weights, but sglang has '
         "3.24 GiB for weights and KV cache on a card of 7.76 GiB\n"
         "hint: on a rtx-3070 it fits as q6_k (6.56 bit) 5.73 GiB with llama.cpp, q5_k_m (5.69 bit) 5.02 GiB with "
-        "llama.cpp, awq (4.16 bit) 5.33 GiB with vllm, gptq (4.16 bit) 5.33 GiB with vllm; or a smaller model, or "
+        "llama.cpp, awq (4.16 bit) 5.33 GiB with vllm, gptq (4.16 bit) 5.33 GiB with vllm; the catalogue knows "
+        "llama-3.1-8b-instruct-q4_k_m; for another checkpoint inferhost model PATH prints a row; or a smaller model, or "
         "a card with more memory"
     )
     assert "; the catalogue knows llama-2-7b-q4_k_m; " in refusal(wish("rtx-3070", "llama-2-7b-hf"))

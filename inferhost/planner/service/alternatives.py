@@ -60,6 +60,8 @@ def fitting_hint(
         parts.append(f"{where} as {', '.join(one for kind in sizes.values() for one in kind)}")
     if known:
         parts.append(f"the catalogue knows {', '.join(known)}")
+    if sizes:
+        parts.append(f"{'for another' if known else 'for such a'} checkpoint inferhost model PATH prints a row")
     return "; ".join(parts)
 
 
