@@ -26,7 +26,7 @@ from inferhost.planner.reasons import reason, resolve, setting_paths
 from inferhost.planner.request import Instance, Request, read_request
 from inferhost.planner.service.adoption import adopted_units
 from inferhost.planner.service.instances import service_section
-from inferhost.planner.service.placement import placed_instances
+from inferhost.planner.service.placement import NO_SLICE, placed_instances
 from inferhost.planner.service.unit import engine_is_bound
 from inferhost.schema.plan import SCHEMA, SECTIONS, Cpu, Host, Plan, Reason, identified
 from inferhost.schema.problems import InputError, Problem
@@ -71,6 +71,8 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
         asked, services = drivers[0], service.services if service else ()
         section = _part(problems, lambda: driver_section(request, rows, asked, services, catalogue))
     metrics = _part(problems, lambda: metrics_folder(request)) or ("auto", [])
+    if divided is None:  # a slice of a layout that is refused itself is no problem of its own
+        problems = [problem for problem in problems if problem.id != NO_SLICE]
     if problems or rows is None or drivers is None or gpus is None or service is None or adopted is None:
         raise InputError(problems)
     if section is None or runtime is None or balancer is None or models is None:

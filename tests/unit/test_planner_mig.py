@@ -204,3 +204,9 @@ def test_only_a_whole_card_is_offered_tensor_parallel(card: str, mig: list[str])
     found = refusal(served(card, "qwen3-8b", mig, service_engine="vllm", service_target_tpot_ms=1))
     assert ("such cards in tensor parallel" in found) == (not mig)
     assert ("a larger slice or the whole card" in found) == bool(mig)
+
+
+def test_a_layout_that_cannot_be_is_the_only_problem_of_an_engine_on_one_of_its_slices():
+    found = refusal(served("h100-sxm", "qwen3-8b", ["9g.1gb"], service_gpus=["0/1"]))
+    assert found.startswith(f'error: {MIG}: found "9g.1gb", but gpus[0] (h100-sxm) has ')
+    assert found.count("error: ") == 1

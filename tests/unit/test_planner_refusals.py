@@ -327,8 +327,8 @@ def test_weights_that_do_not_fit_are_refused_with_the_formats_and_checkpoints_th
         "3.24 GiB for weights and KV cache on a card of 7.76 GiB\n"
         "hint: on a rtx-3070 it fits as q6_k (6.56 bit) 5.73 GiB with llama.cpp, q5_k_m (5.69 bit) 5.02 GiB with "
         "llama.cpp, awq (4.16 bit) 5.33 GiB with vllm, gptq (4.16 bit) 5.33 GiB with vllm; the catalogue knows "
-        "llama-3.1-8b-instruct-q4_k_m; for another checkpoint inferhost model PATH prints a row; or a smaller model, or "
-        "a card with more memory"
+        "llama-3.1-8b-instruct-q4_k_m; for another checkpoint inferhost model PATH prints a row; or a smaller model, "
+        "or a card with more memory"
     )
     assert "; the catalogue knows llama-2-7b-q4_k_m; " in refusal(wish("rtx-3070", "llama-2-7b-hf"))
     # Of the same size and shape, but with other words: no replacement.

@@ -15,6 +15,7 @@ from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request, re
 from inferhost.schema.problems import InputError, Problem
 
 SHARE = "memory_share"
+NO_SLICE = "no-such-slice"
 
 
 def placed_instances(request: Request, divided: tuple[Layout | None, ...]) -> tuple[Instance, ...]:
@@ -88,15 +89,15 @@ def _placed(request: Request, instance: Instance, divided: tuple[Layout | None, 
     slices = divided[number] or ()
     if not slices:
         found = f'found "{words[0]}", and gpus[{number}] is not divided'
-        raise InputError([Problem(path, found, f"{number}, or divide it with {MIG}", "no-such-slice")])
+        raise InputError([Problem(path, found, f"{number}, or divide it with {MIG}", NO_SLICE)])
     known = ", ".join(f"{number}/{one.number} ({one.profile})" for one in slices)
     if len(gpus) > 1 or (not sign and words):
         found = f"found {', '.join(words) or f'{len(gpus)} cards'}, and {MIG} divides gpus[{number}]"
-        raise InputError([Problem(path, found, f"one of {known}: a program sees one slice", "no-such-slice")])
+        raise InputError([Problem(path, found, f"one of {known}: a program sees one slice", NO_SLICE)])
     wanted = int(part) if part.isascii() and part.isdigit() and len(part) < 4 else -1 if sign else 0
     if not 0 <= wanted < len(slices):
         raise InputError(
-            [Problem(path, f'found "{words[0]}", which is no slice', f"one of {known}", "no-such-slice")]
+            [Problem(path, f'found "{words[0]}", which is no slice', f"one of {known}", NO_SLICE)]
         )
     return dataclasses.replace(instance, gpus=gpus, slice=slices[wanted])
 
