@@ -349,7 +349,7 @@ class SpeedRow:
     key: str
     names: Tuple[str, ...]  # parts of an engine's name, lower case; none: any engine
     before: Dict[str, str]  # "date", "build" or "version" -> the first one that it no longer holds for
-    min_compute_capability: Optional[str]  # below it the engine has no code for the card
+    min_compute_capability: Dict[str, str]  # below it the engine has no code for the card, by first version
     graphs_min_compute_capability: Optional[str]  # below it the engine runs without CUDA graphs
     overhead_us_per_layer: float
     overhead_without_graphs_us_per_layer: float

@@ -36,7 +36,7 @@ class Row:
     overhead_us: Prior
     notes: str
     before: dict[str, str] = dataclasses.field(default_factory=dict)
-    runs_from: str | None = None  # engines.md 1; SGLang and vLLM have no code for older cards
+    runs_from: dict[str, str] = dataclasses.field(default_factory=dict)  # least compute capability, by first version
     graphs_from: str | None = None
     without_graphs: str | None = None  # the row whose overhead holds without CUDA graphs; shares its kernels too
     own_kernels: float = 0.25
@@ -92,6 +92,8 @@ KERNELS = {
 """Weights that one multiprocessor works off per clock. Two and three bit formats need more integer work each."""
 
 LLAMA_CPP = ("llama.cpp", "llama-", "llama_", "llamafile", "ollama", "ggml", "koboldcpp", "lm studio")
+VLLM_FROM = {"0": "7.0", "0.22.1": "7.5"}
+"""Its installation guide says 7.0 up to 0.18.1 and 7.5 in 0.22.1; what lies between was not looked up."""
 GRAPHS = "CUDA graphs are used from compute capability 8.0 (ggml-org/llama.cpp#25749 lifts that)"
 
 ROWS = (
@@ -120,9 +122,9 @@ ROWS = (
         Prior(90, 0.5),
         "before the V1 engine",
         before={"version": "0.8", "date": "2025-03"},
-        runs_from="7.0",
+        runs_from={"0": "7.0"},
     ),
-    Row("vllm", ("vllm",), "tensor cores", Prior(30, 0.5), "V1 engine", runs_from="7.0", own_kernels=0.05),
+    Row("vllm", ("vllm",), "tensor cores", Prior(30, 0.5), "V1 engine", runs_from=VLLM_FROM, own_kernels=0.05),
     Row("tensorrt-llm", ("tensorrt", "trt"), "tensor cores", Prior(30, 0.5), "", own_kernels=0.05),
     Row(
         "sglang-2025",
@@ -131,7 +133,7 @@ ROWS = (
         Prior(50, 0.5),
         "fitted on 0.4.6 on one card",
         before={"version": "0.5", "date": "2025-09"},
-        runs_from="7.5",
+        runs_from={"0": "7.5"},
     ),
     Row(
         "sglang",
@@ -139,7 +141,7 @@ ROWS = (
         "tensor cores",
         Prior(40, 0.5),
         "from 0.5; fitted on mixtures of experts alone",
-        runs_from="7.5",
+        runs_from={"0": "7.5"},
         own_kernels=0.05,
     ),
     Row("exllama", ("exllama", "tabby", "exl2", "exl3"), "marlin and cublas", Prior(40, 0.5), "fitted on ExLlamaV2"),

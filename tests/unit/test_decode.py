@@ -352,3 +352,14 @@ def test_a_window_bounds_what_is_read_of_a_cache():
     assert long - short == pytest.approx(1000 * 12 * 2 * 8 * 64 * 2, rel=0.01)
     empty = estimate_decode(case | {"context": "short"}, CATALOGUE)["ceiling_tok_s"]
     assert short - 1008e9 / empty == pytest.approx(128 * 24 * 2 * 8 * 64 * 2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("version", "runs"),
+    [("0.11.0", True), ("0.18.1", True), ("2025-07", True), ("0.22.1", False), ("0.33.0", False), ("", False)],
+)
+def test_vllm_left_volta_behind_at_a_version(version, runs):
+    # engines.md 1: the installation guide says 7.0 up to 0.18.1, and 7.5 in 0.22.1.
+    case = {**CASE, "gpu": "Tesla V100 SXM2", "engine": "vLLM", "engine_version": version}
+    why = estimate_decode(case, CATALOGUE).get("refused", "runs")
+    assert ("runs from compute capability 7.5, and Tesla V100 SXM2 has 7.0" in why) == (not runs)

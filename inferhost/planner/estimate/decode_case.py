@@ -29,6 +29,7 @@ from inferhost.planner.speed.decode import (
     capability,
     ceiling_tok_s,
     distinct_experts,
+    min_compute_capability,
     speed_row,
     step_s,
 )
@@ -65,6 +66,7 @@ class Case:
     speed: SpeedRow
     client_average: bool  # the rate was taken over whole requests
     windows: bool
+    version: str = ""
 
 
 def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
@@ -143,6 +145,7 @@ def read_case(case: Mapping[str, Any], catalogue: Catalogue) -> Case:
         speed_row(engine, version, catalogue.speeds.values()),
         "chat" in context.lower(),
         any(WINDOWS.search(_text(case, key)) for key in ("engine", "engine_version", "note", "context")),
+        version,
     )
 
 
@@ -177,7 +180,7 @@ def mean_context_tokens(context: str) -> float:
 
 def _check_engine_runs(case: Case) -> None:
     """Refuses an engine that has no code for the card, whatever its memory would allow."""
-    least, chip = case.speed.min_compute_capability, case.cards.chip
+    least, chip = min_compute_capability(case.speed, case.version), case.cards.chip
     if chip and least and capability(chip.compute_capability) < capability(least):
         raise Refused(
             f"engine: {case.speed.key} runs from compute capability {least}, and {chip.names[0]} has "

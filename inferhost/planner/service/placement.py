@@ -96,9 +96,7 @@ def _placed(request: Request, instance: Instance, divided: tuple[Layout | None, 
         raise InputError([Problem(path, found, f"one of {known}: a program sees one slice", NO_SLICE)])
     wanted = int(part) if part.isascii() and part.isdigit() and len(part) < 4 else -1 if sign else 0
     if not 0 <= wanted < len(slices):
-        raise InputError(
-            [Problem(path, f'found "{words[0]}", which is no slice', f"one of {known}", NO_SLICE)]
-        )
+        raise InputError([Problem(path, f'found "{words[0]}", which is no slice', f"one of {known}", NO_SLICE)])
     return dataclasses.replace(instance, gpus=gpus, slice=slices[wanted])
 
 

@@ -175,6 +175,17 @@ VERSIONS = {
 """How published figures name a version. A bare year is its first half: later builds get their month told."""
 
 
+def min_compute_capability(row: SpeedRow, version: str) -> str | None:
+    """The least compute capability that an engine has code for; a version that says nothing is the newest."""
+    found = VERSIONS["version"].search(version)
+    own = [least for first, least in row.min_compute_capability.items() if not found or _reached(found[1], first)]
+    return own[-1 if found or not version else 0] if own else None
+
+
+def _reached(version: str, first: str) -> bool:
+    return _ordered(version) >= _ordered(first)
+
+
 def _holds(row: SpeedRow, version: str) -> bool:
     """Whether a version lies before the row's end; one that says nothing is current."""
     if not row.before:
