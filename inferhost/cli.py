@@ -24,6 +24,7 @@ from inferhost.models import command as models
 from inferhost.schema.problems import InputError, Problem, near
 from inferhost.schema.result import EXIT_AS_WANTED, EXIT_BAD_INPUT
 
+SETTING = "a setting, a flag of the engine, a variable, or a figure of the table, as gpus[0].power_limit_w; else all"
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLAYBOOK = "playbooks/plan.yml"
 FACT = "__inferhost_plan"
@@ -41,7 +42,7 @@ class PlaybookError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 as wanted or 2 for bad input, anything else is a bug's traceback."""
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         sys.stdout.write(options.run(options))
     except PlaybookError as error:
@@ -51,6 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return EXIT_BAD_INPUT
     return EXIT_AS_WANTED
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; what looks like an option of ours and is none may be a flag that `explain` is asked about."""
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    if len(others) == 1 and getattr(options, "setting", None) == "":
+        options.setting = others[0]
+    elif others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    return options
 
 
 def all_planned(inventory: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -87,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--format", choices=["table", "json"], default="table")
     plan.set_defaults(run=_run_plan)
     explain = commands.add_parser("explain", help="why a setting has its value")
-    explain.add_argument("setting", nargs="?", default="", help="for example gpus[0].power_limit_w; all without it")
+    explain.add_argument("setting", nargs="?", default="", help=SETTING)
     explain.set_defaults(run=_run_explain)
     pins = commands.add_parser("outdated", help="which hosts plan an engine version behind the catalogue's")
     pins.add_argument("--inventory", required=True, type=pathlib.Path, help="an inventory file or folder")

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from inferhost import catalogue, table
+from inferhost import catalogue, explain_figures, table
 from inferhost.catalogue.rows import EngineRow
-from inferhost.planner.launch.flags import OPTION_OF
+from inferhost.planner.launch.flags import OPTION_OF, concept_of, full_name
 from inferhost.schema.problems import InputError, Problem, near
 from inferhost.schema.wish import INSTANCE_PREFIX, options
 
@@ -41,12 +41,13 @@ CONCEPT_OPTIONS = {**OPTION_OF, "memory_fraction": "memory_share", "batched_toke
 
 def explained(plan: Mapping[str, Any], setting: str) -> str:
     """The reasons of a setting or of all settings below it; `InputError` where there is none."""
-    reasons = [r for r in plan["reasons"] if names(setting, r["setting"])]
-    if not reasons:
-        known = [r["setting"] for r in plan["reasons"]]
-        hint = near(setting, known) or "inferhost plan lists the settings"
-        raise InputError([Problem(setting, "is no setting of this plan", hint, "unknown-setting")])
-    lines = []
+    asked = spelt(plan, setting)
+    reasons = [r for r in plan["reasons"] if any(names(name, r["setting"]) for name in asked)]
+    pending = [p for p in plan["pending"] if any(names(name, p["setting"]) for name in asked)]
+    shown = [figure for figure in explain_figures.figures(plan) if setting and figure.is_called(setting)]
+    if not (reasons or pending or shown):
+        raise InputError([_unknown(plan, setting)])
+    lines = [line for figure in shown for line in explain_figures.explained(figure)]
     for reason in reasons:
         lines += [
             f"{reason['setting']} = {table.shown(reason['value'])}",
@@ -57,9 +58,41 @@ def explained(plan: Mapping[str, Any], setting: str) -> str:
             *(f"  possible: {text}" for text in possible(plan, reason)),
             *(f"  changes with: {text}" for text in changers(plan, reason)),
         ]
-    pending = [p for p in plan["pending"] if names(setting, p["setting"])]
     lines += [f"{p['setting']} is pending: needs {p['needs']} ({p['because']})" for p in pending]
     return "\n".join(lines) + "\n"
+
+
+def spelt(plan: Mapping[str, Any], setting: str) -> list[str]:
+    """The setting as the plan may spell it: of a flag all names that an engine of the plan gives it."""
+    found = {setting: None}
+    for engine in _engines(plan) if setting.startswith("-") else ():
+        row = catalogue.load().flags_of(engine).get(full_name(setting, engine, catalogue.load()))
+        found |= dict.fromkeys(row.names if row else ())
+    return list(found)
+
+
+def _unknown(plan: Mapping[str, Any], setting: str) -> Problem:
+    """Why there is nothing to explain: not set by this plan though the engine reads it, or not known at all."""
+    known = catalogue.load()
+    for engine in _engines(plan):
+        row = known.flags_of(engine).get(full_name(setting, engine, known))
+        option = INSTANCE_PREFIX + (OPTION_OF.get(concept_of(row, engine) or "") or "extra_args")
+        if row is not None and row.status == "real":
+            found = f"is not set by this plan: {engine.engine} {engine.version} uses its own default"
+            return Problem(setting, found, f"{option} sets it", "unknown-setting")
+        rows = (known.engine_table(engine).variables.get(setting), known.env.get(setting))
+        if any(row is not None and row.status == "real" for row in rows):
+            return Problem(setting, "is not set by this plan", f"{INSTANCE_PREFIX}env sets it", "unknown-setting")
+    names_of = [r["setting"] for r in plan["reasons"]]
+    names_of += [name for f in explain_figures.figures(plan) for name in (f.label, f.setting)]
+    hint = near(setting, names_of) or "inferhost plan lists the settings"
+    return Problem(setting, "is no setting of this plan", hint, "unknown-setting")
+
+
+def _engines(plan: Mapping[str, Any]) -> list[EngineRow]:
+    """The catalogue rows of the engines that the plan serves with, each once."""
+    versions = {_version(service) for service in plan["service"]}
+    return [row for row in catalogue.load().engines.values() if (row.engine, row.version) in versions]
 
 
 def names(asked: str, setting: str) -> bool:

@@ -11,6 +11,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from inferhost.schema.document import counted
+
 WIDTH = 120
 SETTING_WIDTH = 32
 VALUE_WIDTH = 24
@@ -156,7 +158,7 @@ def _budget(instance: str, budget: Mapping[str, Any]) -> list[str]:
     tokens, context = budget["kv_cache_tokens"], budget["context_tokens"]
     lines += _wrapped(
         f"{budget['kv_bytes_per_token']} bytes of KV cache per token: {tokens} tokens, which is "
-        f"{budget['concurrent_requests']} requests of {context} tokens at once",
+        f"{counted(budget['concurrent_requests'], 'request')} of {context} tokens at once",
         "  ",
     )
     return [*lines, *_wrapped(budget["uncertainty"], "  "), *_host_memory(budget.get("host"))]
@@ -192,7 +194,7 @@ def _roofline(instance: str, roofline: Mapping[str, Any]) -> list[str]:
         "  ",
     )
     parts = ", ".join(f"{name} {ms} ms" for name, ms in roofline["parts_ms"].items() if ms)
-    lines += _wrapped(f"a step waits most for {roofline['paced_by']}: {parts}; reading and unpacking overlap", "  ")
+    lines += _wrapped(f"a step waits most for {roofline['paced_by']}: {parts}; reading and computing overlap", "  ")
     lines += _prefill(roofline["prefill"])
     lines += _energy(roofline["energy"])
     lines += _wrapped(roofline["conclusion"], "  ")
@@ -215,7 +217,7 @@ def _energy(energy: Mapping[str, Any]) -> list[str]:
         return _wrapped(f"energy: {energy['note']}", "  ")
     return _wrapped(
         f"energy: at least {energy['least_tok_per_j']} tok/J alone, {energy['least_tok_per_j_batched']} with "
-        f"{energy['sequences']} requests ({energy['note']}: {energy['power_limit_w']} W)",
+        f"{counted(energy['sequences'], 'request')} ({energy['note']}: {energy['power_limit_w']} W)",
         "  ",
     )
 

@@ -12,6 +12,7 @@ from inferhost.imports.judge import Finding, Kept, judged
 from inferhost.imports.launch import Launch
 from inferhost.planner.launch.flags import OPTION_OF
 from inferhost.planner.nearby import near_models
+from inferhost.schema.document import counted
 
 PREFIX = "inferhost_service_"
 MODELS = "/srv/models"
@@ -162,7 +163,7 @@ def _sizes(kept: Kept, engine: EngineRow, model: ModelRow | None, findings: list
         if sequences is None and engine.engine == "llama.cpp":
             sequences = LLAMA_SLOTS
         if sequences and found["context_tokens"] != numbers["pool_tokens"]:
-            because = f"{sequences} requests at once share it: {found['context_tokens']} tokens each"
+            because = f"{counted(sequences, 'request')} at once share it: {found['context_tokens']} tokens each"
             findings.append(Finding("context", str(numbers["pool_tokens"]), "kept", because))
     if sequences:
         found["max_sequences"] = sequences

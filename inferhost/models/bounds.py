@@ -13,23 +13,34 @@ LONGEST_TEXT_BYTES = 16 * 2**20
 MOST_ITEMS = 2**24
 
 
+WANTED = "a folder with config.json and safetensors, or a .gguf file"
+BY_HAND = "add a row by hand: inferhost/catalogue/rows.py explains each field"
+AGAIN = "copy or download the file again: it is not whole"
+
+
 class UnreadableModel(Exception):
-    """The file is no checkpoint that can be understood; the text says where and why."""
+    """The file is no checkpoint that can be understood; the text says where and why, the hint what would work."""
+
+    def __init__(self, text: str, hint: str = BY_HAND) -> None:
+        self.hint = hint
+        super().__init__(text)
 
 
 class Bounded:
     """Little-endian values from a file, each checked against the bytes that are left."""
 
     def __init__(self, file: BinaryIO, name: str, size: int) -> None:
-        self.file, self.name, self.left = file, name, size
+        self.file, self.name, self.size, self.left = file, name, size, size
 
     def take(self, count: int) -> bytes:
         """Exactly so many bytes."""
         if count < 0 or count > self.left:
-            raise UnreadableModel(f"{self.name}: is cut short: {count} bytes are announced, {self.left} are left")
+            cut = f"is cut short: {count} bytes are announced, {self.left} are left" if self.size else "is empty"
+            raise UnreadableModel(f"{self.name}: {cut}", AGAIN)
         found = self.file.read(count)
         if len(found) != count:
-            raise UnreadableModel(f"{self.name}: is cut short: {count} bytes are announced, {len(found)} are there")
+            cut = f"is cut short: {count} bytes are announced, {len(found)} are there"
+            raise UnreadableModel(f"{self.name}: {cut}", AGAIN)
         self.left -= count
         return found
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from inferhost.catalogue.rows import MlaShape, ModelRow, MoeShape, SlidingShape
 from inferhost.models import safetensors
-from inferhost.models.bounds import UnreadableModel
+from inferhost.models.bounds import WANTED, UnreadableModel
 from inferhost.models.config import Shape, read_shape
 from inferhost.models.gguf import FILE_TYPES, Gguf, read_gguf
 
@@ -38,14 +38,14 @@ def read_model(path: pathlib.Path) -> ModelRow:
         return _folder(path)
     if path.suffix == ".gguf":
         return _gguf(path)
-    raise UnreadableModel(f"{path.name}: wanted a folder with config.json, or a .gguf file")
+    raise UnreadableModel(f"{path.name}: is no checkpoint", WANTED)
 
 
 def _folder(path: pathlib.Path) -> ModelRow:
     """A row from `config.json`, with the bytes of the weights where they lie beside it."""
     file = path / "config.json"
     if not file.is_file():
-        raise UnreadableModel(f"{path.name}: has no config.json")
+        raise UnreadableModel(f"{path.name}: has no config.json", WANTED)
     if file.stat().st_size > LARGEST_CONFIG_BYTES:
         raise UnreadableModel(f"config.json: is larger than {LARGEST_CONFIG_BYTES} bytes")
     try:

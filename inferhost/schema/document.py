@@ -39,6 +39,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things: `1 request`, `2 requests`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def read(cls: type[T], value: object, name: str = "") -> T:
     """`value` as a `cls`, or `InputError` with every problem found; `name` prefixes the messages."""
     problems: list[Problem] = []

@@ -290,3 +290,18 @@ def test_the_command_prints_a_row_that_the_catalogue_takes(tmp_path, capsys):
     assert "has no config.json" in capsys.readouterr().err
     assert main(["model", str(tmp_path / "none.gguf")]) == 2
     assert "is not there\nhint: a folder with config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("README.md", b"# read me", "README.md: is no checkpoint\nhint: a folder with config.json and safetensors"),
+        ("empty.gguf", b"", "empty.gguf: is empty\nhint: copy or download the file again: it is not whole"),
+        ("cut.gguf", b"GGUF", "cut.gguf: is cut short: 4 bytes are announced, 0 are left\nhint: copy or download"),
+    ],
+)
+def test_the_command_names_a_file_once_and_says_what_would_work(name, content, said, tmp_path, capsys):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert main(["model", str(path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/{said}")

@@ -9,7 +9,7 @@ from inferhost import planner
 from inferhost.planner.memory.weights import linear_parameters
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, refusal, wish
 
-BITS = re.compile(r"(\d+\.\d) bits per weight for (one request|(\d+) requests at once) of (\d+) tokens")
+BITS = re.compile(r"(\d+\.\d) bits per weight for (1 request|(\d+) requests at once) of (\d+) tokens")
 
 
 @pytest.mark.parametrize(

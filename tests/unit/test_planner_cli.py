@@ -107,6 +107,58 @@ def test_every_setting_of_a_plan_is_explained_and_names_only_options_that_exist(
             assert name in options(), line
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("weights", "weights (memory.main.weights_bytes) = "),
+        ("KV cache", "KV cache (memory.main.kv_cache_bytes) = "),
+        ("margin", "  source: formula:memory.margin ("),
+        ("memory", "CUDA context and libraries (memory.main.non_torch_bytes) = "),
+        ("ceiling", "GB/s / 64.09 GB = 28.0 tok/s at the highest memory clock"),
+        ("expected_tok_s", "fitted in catalogue:speeds/vllm#overhead_us_per_layer"),
+        ("speculative decoding", "  source: formula:roofline.speculation ("),
+        ("--max-model-len", "service.main.argv.--max-model-len = 2048"),
+        ("-tp", "service.main.argv.--tensor-parallel-size = 2"),
+        ("CUDA_DEVICE_ORDER", "env.main.CUDA_DEVICE_ORDER = PCI_BUS_ID"),
+    ],
+)
+def test_explain_takes_every_row_of_the_table_a_flag_and_a_variable(asked, said):
+    values = wish(CARD, MODEL, service_engine="vllm", service_gpus=["all"])
+    plan = document.plain(planned({**values, "inferhost_hardware": hardware(gpu(CARD), gpu(CARD))}))
+    assert said in explain.explained(plan, asked)
+
+
+def test_every_row_of_the_table_can_be_explained():
+    values = wish(CARD, MODEL, service_engine="sglang", service_target_ttft_ms=2000)
+    plan = document.plain(planned(values))
+    shown = table.render_plan(plan)
+    labels = [label for key, label in table.BUDGET_ROWS if plan["budget"]["main"][key]]
+    labels += [lever["lever"] for lever in plan["roofline"]["main"]["levers"]]
+    labels += ["ceiling", "expected", "prefill", "energy", "service.main.target_ttft_ms"]
+    for label in labels:
+        assert label.split()[0].rpartition(".")[2] in shown
+        assert explain.explained(plan, label)
+
+
+def test_explain_says_of_a_flag_that_the_plan_does_not_set_who_does():
+    plan = document.plain(planned(wish(CARD, MODEL, service_engine="sglang")))
+    with pytest.raises(cli.InputError) as refused:
+        explain.explained(plan, "--schedule-policy")
+    assert str(refused.value) == (
+        "error: --schedule-policy: is not set by this plan: sglang 0.5.23 uses its own default\n"
+        "hint: inferhost_service_extra_args sets it"
+    )
+
+
+def test_explain_takes_a_flag_of_the_engine_for_its_setting(inventory, capsys):
+    path = inventory(wish(CARD, MODEL, service_engine="vllm"))
+    code, out, _ = ran(capsys, "explain", "--inventory", path, "--host", "box", "--max-model-len")
+    assert (code, out.splitlines()[0]) == (0, "service.main.argv.--max-model-len = 2048")
+    with pytest.raises(SystemExit) as refused:
+        ran(capsys, "plan", "--inventory", path, "--host", "box", "--max-model-len")
+    assert refused.value.code == 2
+
+
 def test_explain_without_a_setting_explains_all_and_an_unknown_one_is_refused_with_the_nearest():
     plan = document.plain(planned({"inferhost_hardware": hardware(gpu(CARD)), "inferhost_manage": ["cpu"]}))
     assert explain.explained(plan, "").count("because:") == len(plan["reasons"])

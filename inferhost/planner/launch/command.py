@@ -17,6 +17,7 @@ from inferhost.planner.memory.budget import Budget, shown_gib
 from inferhost.planner.memory.llama_cpp_offload import Placement
 from inferhost.planner.reasons import FIELD_CONCEPTS, argument_flags, concept_path, is_flag, reason
 from inferhost.planner.request import Instance
+from inferhost.schema.document import counted
 from inferhost.schema.plan import Reason
 from inferhost.schema.problems import Problem
 
@@ -151,7 +152,7 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
         budget.sequences,
         (f"{instance.origin('max_sequences')}; " if instance.by_workload("max_sequences") else "")
         + (f"{asked} asked for; " if fewer else "")
-        + f"memory holds {budget.kv_cache_tokens} tokens, {whole} requests of full length",
+        + f"memory holds {budget.kv_cache_tokens} tokens, {counted(whole, 'request')} of full length",
         formula if fewer else instance.source("max_sequences"),
         "the lever on throughput: see batching in the roofline",
     )
@@ -166,7 +167,7 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
         budget.kv_cache_tokens,
         f"{engine.engine} counts all sequences together: {whole} x {budget.kv_cache_tokens // whole}",
         formula,
-        f"{whole} requests of full length at once",
+        f"{counted(whole, 'request')} of full length at once",
     )
     if parts.memory_fraction is not None:
         room = f"{shown_gib(budget.kv_cache_bytes)} of KV cache, {shown_gib(parts.activation_bytes)} for activations"

@@ -208,10 +208,10 @@ def _reasons(gpu: Gpu, number: int, row: GpuRow, request: Request, limits: Power
 
 
 def _power_gain(watts: int | str, limits: PowerRange) -> str:
-    """What the limit can give or cost; a low one cuts decode too, at a knee that differs per card and model.
+    """What the limit can give or cost; from some limit on, which differs per card and model, it cuts decode too.
 
     Source: formula `gpu.power_limit`.
     """
     if isinstance(watts, int) and limits.default_w is not None and watts < limits.default_w:
-        return "energy; below a knee that only a measurement finds it costs speed as well"
+        return "energy; a limit that is too low costs speed as well, and only a measurement tells where that begins"
     return f"{NO_GAIN} for decode, which waits for memory; prefill and large batches can draw it"

@@ -19,6 +19,7 @@ from inferhost.planner.memory.weights import linear_parameters, weights_bytes
 from inferhost.planner.names import format_named
 from inferhost.planner.request import Instance
 from inferhost.planner.service.engine import obstacles
+from inferhost.schema.document import counted
 from inferhost.schema.problems import InputError
 
 SAME_MODEL_RATIO = 1.03
@@ -78,7 +79,7 @@ def bits_hint(model: ModelRow, engine: EngineRow, instance: Instance, *, total_b
 
 
 def shown_requests(count: int, demand: Demand) -> str:
-    return f"{'one request' if count == 1 else f'{count} requests at once'} of {demand.context_tokens} tokens"
+    return f"{counted(count, 'request')}{' at once' if count > 1 else ''} of {demand.context_tokens} tokens"
 
 
 def _most_bits(

@@ -1,6 +1,6 @@
 """How long one decode step takes: the time that memory, arithmetic and launches need, by engine and card.
 
-A step reads every weight in use once. Reading and unpacking overlap, so the slower one sets the pace; launching a
+A step reads every weight in use once. Reading and computing overlap, so the slower one sets the pace; launching a
 layer's kernels, choosing experts and joining the parts of a split layer come on top. The matrices of chosen experts
 are small, and small reads reach less of the bandwidth. The rates of `speeds.json` and `decode.json` were
 fitted on published figures by `python -m tests.reality.fit_decode`, which also measures how wrong they are.
@@ -30,7 +30,7 @@ class Step:
     """What one step has to do, for all its sequences together."""
 
     bytes_read: float  # weights and KV cache
-    weights: float  # that are unpacked: how many numbers, not bytes
+    weights: float  # that are computed with: how many numbers, not bytes
     family: str  # of their format
     layers: int
     expert_bytes: float = 0.0  # of the bytes read: experts that a router chose, matrix by small matrix
@@ -59,24 +59,24 @@ def ceiling_tok_s(bytes_read: float, cards: Cards) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a step's time is made of, in seconds. Reading and unpacking overlap; the other two come on top."""
+    """What a step's time is made of, in seconds. Reading and computing overlap; the other two come on top."""
 
     reading_s: float
-    unpacking_s: float  # 0 where nothing is known of the chip
+    computing_s: float  # multiplying, and unpacking fewer bits; 0 where nothing is known of the chip
     launching_s: float
     joining_s: float
 
     @property
     def step_s(self) -> float:
         """Source: formula `decode.step`."""
-        return _slower(self.reading_s, self.unpacking_s) + self.launching_s + self.joining_s
+        return _slower(self.reading_s, self.computing_s) + self.launching_s + self.joining_s
 
     @property
     def paced_by(self) -> str:
         """What the step waits for most."""
         parts = {
             "memory": self.reading_s,
-            "unpacking weights": self.unpacking_s,
+            "computing": self.computing_s,
             "launches": self.launching_s,
             "joining parts": self.joining_s,
         }
@@ -99,10 +99,10 @@ def step_parts(step: Step, cards: Cards, speed: SpeedRow, constants: Mapping[str
         efficiency *= constants["efficiency.inline_ecc"].value
     slower = step.expert_bytes * (1 / _own(constants, "experts", speed) - 1)
     reading_s = (step.bytes_read + slower) / (shares * cards.bandwidth_bytes_s * efficiency)
-    unpacking_s = joining_s = 0.0
+    computing_s = joining_s = 0.0
     if chip:
         per_second = chip.sm_count * chip.graphics_clock_mhz * 1e6 * speed.weights_per_clock[step.family]
-        unpacking_s = step.weights / (shares * per_second)
+        computing_s = step.weights / (shares * per_second)
     launching_us = step.layers * overhead_us_per_layer(speed, chip)
     launching_us += step.mixture_layers * _own(constants, "mixture", speed)
     launching_us += step.recurrent_layers * _own(constants, "recurrent", speed)
@@ -111,7 +111,7 @@ def step_parts(step: Step, cards: Cards, speed: SpeedRow, constants: Mapping[str
         link = "nvlink" if chip and chip.nvlink else "pcie"
         joins = ALL_REDUCES_PER_LAYER * step.layers * math.log2(shares)
         joining_s = joins * constants[f"all_reduce.{link}"].value * 1e-6
-    return Parts(reading_s, unpacking_s, launching_s, joining_s)
+    return Parts(reading_s, computing_s, launching_s, joining_s)
 
 
 def _own(constants: Mapping[str, DecodeRow], kind: str, speed: SpeedRow) -> float:

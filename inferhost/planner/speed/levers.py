@@ -114,8 +114,8 @@ def _clocks(speed: Speed) -> dict[str, Any]:
     effect = f"cannot lift the ceiling: 0 from graphics clock and power while memory is the bound; {memory}"
     if speed.clocks_matter:
         effect = (
-            "cannot lift the ceiling; a lower graphics clock or power limit may cost speed, because unpacking is "
-            f"not hidden behind reading here: ask for a sweep; {memory}"
+            "cannot lift the ceiling; a lower graphics clock or power limit may cost speed, because computing is "
+            f"not hidden behind reading here: only a measurement tells; {memory}"
         )
     return _lever("clocks and power limit", effect, speed.alone.ceiling_tok_s, None, "roofline.clocks")
 

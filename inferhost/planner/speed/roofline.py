@@ -47,10 +47,10 @@ CLOCKS_CANNOT = (
 )
 CLOCKS_MATTER = (
     "GPU clocks and power limit cannot lift this ceiling, but a lower graphics clock may cost speed below it: "
-    "unpacking the weights takes about as long as reading them. Batching and speculative decoding can"
+    "computing with the weights takes about as long as reading them. Batching and speculative decoding can"
 )
 CLOCKS_MATTER_FROM = 0.8
-"""Unpacking time over reading time from which the graphics clock is said to matter; 1 is where both are equal."""
+"""Computing time over reading time from which the graphics clock is said to matter; 1 is where both are equal."""
 
 RANDOM_NOTE = "random numbers: no speed is predicted"
 
@@ -129,9 +129,9 @@ class Speed:
 
     @property
     def clocks_matter(self) -> bool:
-        """Whether unpacking takes so long that a lower graphics clock or power limit may cost speed."""
+        """Whether computing takes so long that a lower graphics clock or power limit may cost speed."""
         parts = self.parts()
-        return parts.unpacking_s > CLOCKS_MATTER_FROM * parts.reading_s
+        return parts.computing_s > CLOCKS_MATTER_FROM * parts.reading_s
 
     # What every rate asks for again; a plan asks for some twenty.
     @functools.cached_property
@@ -277,7 +277,7 @@ def document(card: GpuRow, speed: Speed, budget: Budget) -> dict[str, Any]:
         "paced_by": parts.paced_by,
         "parts_ms": {
             "reading": round(1000 * parts.reading_s, 2),
-            "unpacking": round(1000 * parts.unpacking_s, 2),
+            "computing": round(1000 * parts.computing_s, 2),
             "launching": round(1000 * parts.launching_s, 2),
             "joining": round(1000 * parts.joining_s, 2),
         },
