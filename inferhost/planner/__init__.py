@@ -7,6 +7,7 @@ reason whose source exists, and a wish that cannot work is refused with all its 
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -97,13 +98,13 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
             cpu=cpu.cpu if cpu else Cpu(None),
             sysctl=cpu.sysctl if cpu else {},
             env=service.env,
-            files=tuple(sorted(files, key=lambda f: f.path)),
+            files=tuple(sorted(files, key=operator.attrgetter("path"))),
             dropins=(*section.dropins, *runtime.dropins, *service.dropins),
             service=service.services,
             budget=service.budget,
             roofline=service.roofline,
-            reasons=tuple(sorted(reasons, key=lambda r: r.setting)),
-            pending=tuple(sorted(pending, key=lambda p: (p.setting, p.needs))),
+            reasons=tuple(sorted(reasons, key=operator.attrgetter("setting"))),
+            pending=tuple(sorted(pending, key=operator.attrgetter("setting", "needs"))),
             models=models[0],
             adopt=adopted[0],
             balancer=balancer.balancer,

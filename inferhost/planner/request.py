@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inferhost.planner.machine.card_wishes import card_wishes
-from inferhost.planner.workload import WORKLOADS, Workload
+from inferhost.planner.workload import OPTIONS, WORKLOADS, Workload
 from inferhost.schema import document
 from inferhost.schema import wish as schema_wish
 from inferhost.schema.hardware import Hardware
@@ -96,7 +96,7 @@ class Instance:
 
     def by_workload(self, option: str) -> bool:
         """Whether the workload fills the option in, because the wish leaves it open."""
-        return getattr(self.workload, option, None) is not None and not self.sets(option)
+        return option in OPTIONS and getattr(self.workload, option) is not None and not self.sets(option)
 
     def text(self, option: str) -> str:
         return self.wish.text(INSTANCE_PREFIX + option)

@@ -6,6 +6,7 @@ a month the release that was current then, because rules change with releases an
 
 from __future__ import annotations
 
+import functools
 import re
 
 Version = tuple[int, int, int]
@@ -52,6 +53,7 @@ RELEASES: dict[str, tuple[tuple[tuple[int, int], Version], ...]] = {
 """Month in which a release was published, as the files in its package are dated."""
 
 
+@functools.cache
 def version(engine: str, text: str) -> Version:
     """The version that a text names; the newest where it names none."""
     month = MONTH.search(text)

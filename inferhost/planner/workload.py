@@ -23,6 +23,9 @@ class Workload:
     batched_tokens: int | None = None
 
 
+OPTIONS = ("max_sequences", "batched_tokens")
+"""What a workload may stand in for."""
+
 WORKLOADS = {
     "interactive": Workload(
         "few requests at once and short prefill chunks, so that nobody who is being answered waits long", 4, 2048

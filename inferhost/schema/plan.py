@@ -375,7 +375,7 @@ def identified(plan: Plan) -> Plan:
 
     Over the canonical text on one line: Nix makes that from the file by leaving out each line break and what follows.
     """
-    blank = document.line(dataclasses.replace(plan, plan_id=""))
+    blank = document.line({**vars(plan), "plan_id": ""})
     return dataclasses.replace(plan, plan_id=hashlib.sha256(blank.encode()).hexdigest()[:16])
 
 

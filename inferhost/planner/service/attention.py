@@ -13,7 +13,7 @@ from inferhost.catalogue.attention import AttentionRow
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
 from inferhost.planner.reasons import argument_flags, reason
 from inferhost.planner.request import Instance
-from inferhost.planner.service.engine import capability
+from inferhost.planner.speed.decode import capability
 from inferhost.schema.plan import Reason
 from inferhost.schema.problems import Problem
 
@@ -49,12 +49,15 @@ def attention_problems(
     catalogue: Catalogue,
 ) -> list[Problem]:
     """Backends of the wish that the engine does not have on this card, or not for this kind of attention."""
+    asked = list(_asked(words))
+    if not asked:
+        return []
     rows = [row for row in catalogue.attention.values() if row.engine == engine.engine and engine.pinned]
     fitting = [row.backend for row in _backends(engine, model, catalogue) if _on(row.runs_on, card)]
     known = {row.backend.lower() for row in rows}
     kind = "compressed attention" if model.mla is not None else "uncompressed attention"
     problems = []
-    for number, flag, value in _asked(words):
+    for number, flag, value in asked:
         if value.lower() in known and value.lower() not in {name.lower() for name in fitting}:
             found = f'"{flag}" found "{value}", which {engine.engine} {engine.version} does not run on a {card.key} '
             found += f"(compute capability {card.compute_capability}) for {kind}"

@@ -6,7 +6,6 @@ was asked for and cannot work is refused with every obstacle and with what would
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -17,17 +16,11 @@ from inferhost.planner.nearby import listed
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import Instance, Request
 from inferhost.planner.service.key import key_obstacles
+from inferhost.planner.speed.decode import capability
 from inferhost.schema.plan import Reason
 from inferhost.schema.problems import InputError, Problem
 
 UNQUANTISED = "16 bit"
-
-
-@functools.cache
-def capability(text: str) -> tuple[int, int]:
-    """`12.0` as numbers that compare rightly; as text or as a fraction 12.0 would be below 9.0 or equal 12."""
-    major, minor = text.split(".")
-    return int(major), int(minor)
 
 
 def obstacles(

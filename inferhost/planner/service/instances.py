@@ -177,6 +177,30 @@ class _Sized:
     pending: list[Pending]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Unfit:
+    """The first engine that did not hold the model. What would fit is looked for only where no other one does."""
+
+    error: InputError
+    model: ModelRow
+    engine: EngineRow
+    demand: Demand
+
+    def refusal(self, card: GpuRow, instance: Instance, total_bytes: int, catalogue: Catalogue) -> InputError:
+        """The refusal, with what would fit added to the problem of weights that do not."""
+        model, engine, demand = self.model, self.engine, self.demand
+        offers = [
+            fitting_hint(model, card, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue),
+            bits_hint(model, engine, instance, total_bytes=total_bytes, demand=demand),
+        ]
+        offer = "; or ".join(text for text in offers if text)
+        told = InputError(
+            dataclasses.replace(p, hint=f"{offer}; or {p.hint}") if offer and p.id == "weights-do-not-fit" else p
+            for p in self.error.problems
+        )
+        return offload.offered(told, total_bytes, model, engine, demand, instance=instance)
+
+
 def _sized(
     request: Request, instance: Instance, model: ModelRow, rows: tuple[GpuRow, ...], catalogue: Catalogue
 ) -> _Sized:
@@ -188,7 +212,7 @@ def _sized(
         request.hardware.gpus[instance.gpus[0]].memory_mib, card, ecc_wish(request.of_card(instance.gpus[0]))
     )
     unfit: dict[str, str] = {}
-    refused: InputError | None = None
+    first: _Unfit | None = None
     while True:
         try:
             engine, reasons = chosen_engine(request, instance, model, card, catalogue, unfit=unfit)
@@ -204,22 +228,14 @@ def _sized(
                 raise InputError(problems)
             demand = _demand(instance, model, extra, total_bytes)
         except InputError as error:
-            raise refused or error from error
+            raise (first.refusal(card, instance, total_bytes, catalogue) if first else error) from error
         cache = engine.kv_cache[instance.text("kv_cache_dtype")]
         try:
             budget = memory_budget(total_bytes, model, engine, cache, demand, instance=instance)
         except InputError as error:
-            if refused is None:
-                offer = fitting_hint(
-                    model, card, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue
-                )
-                bits = bits_hint(model, engine, instance, total_bytes=total_bytes, demand=demand)
-                offer = "; or ".join(text for text in (offer, bits) if text)
-                refused = offload.offered(
-                    _offered(error, offer), total_bytes, model, engine, demand, instance=instance
-                )
+            first = first or _Unfit(error, model, engine, demand)
             if instance.text("engine") != "auto" or {p.id for p in error.problems} - UNFIT:
-                raise refused from error
+                raise first.refusal(card, instance, total_bytes, catalogue) from error
             unfit[engine.key] = f"{engine.engine} {engine.version}: {error.problems[0].message}"
             continue
         return _Sized(engine, extra, budget, env, [*reasons, *env_reasons], pending)
@@ -229,16 +245,6 @@ def _card(instance: Instance, rows: tuple[GpuRow, ...]) -> GpuRow:
     """The card that the engine sees: a slice of a divided one looks like a smaller card."""
     row = rows[instance.gpus[0]]
     return sliced_card(row, instance.slice) if instance.slice else row
-
-
-def _offered(error: InputError, offer: str) -> InputError:
-    """The refusal, with what would fit added to the problem of weights that do not."""
-    if not offer:
-        return error
-    return InputError(
-        dataclasses.replace(p, hint=f"{offer}; or {p.hint}") if p.id == "weights-do-not-fit" else p
-        for p in error.problems
-    )
 
 
 def _awaited(instance: Instance, before: list[_Part]) -> list[Service]:

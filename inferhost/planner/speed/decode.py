@@ -9,6 +9,7 @@ fitted on published figures by `python -m tests.reality.fit_decode`, which also 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -145,6 +146,7 @@ def distinct_experts(experts: int, per_token: int, sequences: int) -> float:
     return float(experts * (1 - (1 - per_token / experts) ** sequences))
 
 
+@functools.cache
 def capability(text: str) -> tuple[int, int]:
     """A compute capability as it compares: 12.0 is above 8.9."""
     major, _, minor = text.partition(".")

@@ -112,9 +112,16 @@ class Speed:
     def rate(self, sequences: int, context_tokens: float, *, linear_bits: float | None = None) -> Rate:
         """What each of so many sequences gets at so much context, weights at `linear_bits` where given.
 
-        The model was fitted on data sheet bandwidth, so that is what it is applied to; the running clock then cuts.
+        A plan speaks of some rates several times, so what was told once is kept. The model was fitted on data sheet
+        bandwidth, so that is what it is applied to; the running clock then cuts.
         Source: formulas `decode.step` and `roofline.batching`.
         """
+        asked = (sequences, context_tokens, linear_bits)
+        if asked not in self._told:
+            self._told[asked] = self._rate(*asked)
+        return self._told[asked]
+
+    def _rate(self, sequences: int, context_tokens: float, linear_bits: float | None) -> Rate:
         step = self._step(sequences, context_tokens, linear_bits)
         most = ceiling_tok_s(step.bytes_read, self.cards)
         bound = most * self.bandwidth.bound_bytes_s / self.bandwidth.max_clock_bytes_s
@@ -135,6 +142,17 @@ class Speed:
 
     # What every rate asks for again; a plan asks for some twenty.
     @functools.cached_property
+    def _told(self) -> dict[tuple[int, float, float | None], Rate]:
+        return {}
+
+    @functools.cached_property
+    def _read_bytes(self) -> tuple[float, float]:
+        """Of one step: what is read whatever is chosen, and all routed experts."""
+        if self.model.moe is None:
+            return float(bytes_read_per_token(self.model)), 0.0
+        return rest_bytes(self.model), routed_bytes(self.model)
+
+    @functools.cached_property
     def _family(self) -> str:
         return weight_family(self.model, self.model.linear_bits, self.catalogue)
 
@@ -151,13 +169,14 @@ class Speed:
         family = self._family if linear_bits is None else weight_family(model, linear_bits, self.catalogue)
         cached = sequences * (context_tokens * self.kv_bytes_per_token + STATE_PASSES * self._state_bytes)
         recurrent = 0 if model.state is None else model.state.layers
+        always, routed = self._read_bytes
+        if linear_bits is not None:
+            always, routed = rest_bytes(model, linear_bits), routed_bytes(model, linear_bits)
         if model.moe is None:
-            read = bytes_read_per_token(model) if linear_bits is None else rest_bytes(model, linear_bits)
-            return Step(read + cached, self._weights, family, model.layers, recurrent_layers=recurrent)
+            return Step(always + cached, self._weights, family, model.layers, recurrent_layers=recurrent)
         moe = model.moe
-        chosen = distinct_experts(moe.experts, moe.experts_per_token, sequences) / moe.experts
-        routed = routed_bytes(model, linear_bits) * chosen
-        read = rest_bytes(model, linear_bits) + routed + cached
+        routed *= distinct_experts(moe.experts, moe.experts_per_token, sequences) / moe.experts
+        read = always + routed + cached
         mixed = model.layers - moe.dense_layers
         return Step(read, self._weights, family, model.layers, routed, mixed, recurrent)
 
