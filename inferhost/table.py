@@ -177,7 +177,7 @@ def _host_memory(host: Mapping[str, Any] | None) -> list[str]:
 def _roofline(instance: str, roofline: Mapping[str, Any]) -> list[str]:
     if roofline["note"]:
         return ["", f"SPEED of one request to instance {instance}", *_wrapped(roofline["note"], "  ")]
-    lines = ["", f"SPEED of one request to instance {instance} (bound: {roofline['bound']})"]
+    lines = ["", f"SPEED of one request to instance {instance} (ceiling: {roofline['bound']}, paced by {roofline['paced_by']})"]
     for part in roofline["arithmetic"].split("; "):
         lines += _wrapped(part, "  ")
     low, high = roofline["expected_band_tok_s"]
