@@ -177,7 +177,8 @@ def _host_memory(host: Mapping[str, Any] | None) -> list[str]:
 def _roofline(instance: str, roofline: Mapping[str, Any]) -> list[str]:
     if roofline["note"]:
         return ["", f"SPEED of one request to instance {instance}", *_wrapped(roofline["note"], "  ")]
-    lines = ["", f"SPEED of one request to instance {instance} (ceiling: {roofline['bound']}, paced by {roofline['paced_by']})"]
+    limits = f"ceiling: {roofline['bound']}, paced by {roofline['paced_by']}"
+    lines = ["", f"SPEED of one request to instance {instance} ({limits})"]
     for part in roofline["arithmetic"].split("; "):
         lines += _wrapped(part, "  ")
     low, high = roofline["expected_band_tok_s"]

@@ -62,9 +62,9 @@ def _speculation(speed: Speed) -> list[dict[str, Any]]:
         f"{drafted_tokens_per_step(ACCEPTANCE, n):.1f} tokens per step with {n} drafted" for n in DRAFTED_TOKENS
     )
     effect = (
-        f"1.5 to 1.9 times published at batch 1, less with batching, 1.06 times in one case; needs a draft, which is not planned yet. If "
-        f"{100 * ACCEPTANCE:.0f} % of the drafted tokens are accepted: {shown}, so at most that many times "
-        f"{alone.expected_tok_s:.1f} tok/s, less what drafting costs"
+        "1.5 to 1.9 times published at batch 1, less with batching, 1.06 times in one case; needs a draft, which "
+        f"is not planned yet. If {100 * ACCEPTANCE:.0f} % of the drafted tokens are accepted: {shown}, so at "
+        f"most that many times {alone.expected_tok_s:.1f} tok/s, less what drafting costs"
     )
     return [_lever("speculative decoding", effect, None, None, "roofline.speculation")]
 
