@@ -144,10 +144,15 @@ def _events(inventory: pathlib.Path, host: str) -> list[dict[str, Any]]:
             quiet=True,
             envvars={
                 "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "PATH": os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")]),
+                "PATH": _path(),
             },
         )
         return list(run.events)
+
+
+def _path() -> str:
+    """Where programs are looked for: beside this Python first, for a virtual environment need not be active."""
+    return os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def _result(event: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -176,6 +181,7 @@ def _near_host(inventory: pathlib.Path, host: str) -> str:
     """A hint for a host that the inventory does not have: one of a name like it, else the names that it has."""
     import ansible_runner
 
+    os.environ["PATH"] = _path()  # the runner looks for ansible-inventory there
     found, _ = ansible_runner.get_inventory("list", [str(inventory.resolve())], response_format="json", quiet=True)
     names = sorted(found.get("_meta", {}).get("hostvars", {})) if isinstance(found, Mapping) else []
     return near(host, names) or (f"it has {', '.join(names[:8])}" if names else "it has no host with variables")
