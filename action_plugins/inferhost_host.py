@@ -35,9 +35,10 @@ options:
     description: What to do.
     type: str
     required: true
-    choices: [install, engines, fetch, apply, verify, gate, rollback, balancer, revert, status, facts]
+    choices: [install, engines, fetch, apply, verify, gate, measure, rollback, balancer, revert, status, facts]
   sections: {description: Only these sections of the plan., type: list, elements: str, default: []}
   wait: {description: Give a starting engine the time that its plan grants., type: bool, default: false}
+  before: {description: What served before the one that serves now; for C(rollback)., type: bool, default: false}
   server: {description: The member that C(balancer) is about., type: str}
   state: {description: What becomes of the member., type: str, choices: [drain, ready, show]}
   wait_s: {description: How long C(balancer) waits at most., type: int}
@@ -46,7 +47,7 @@ options:
 """
 
 PROGRAM = "/usr/local/bin/inferhost"
-LONG = ("engines", "fetch", "apply", "gate", "rollback")
+LONG = ("engines", "fetch", "apply", "gate", "measure", "rollback")
 """Verbs that may take long. They go on where the connection is lost, and end by themselves."""
 PROGRESS, MARK = "progress: ", "--- document ---"
 LONG_ANSWER = """
@@ -89,6 +90,7 @@ class ActionModule(ActionBase):
                 "verb": {"type": "str", "required": True},
                 "sections": {"type": "list", "elements": "str", "default": []},
                 "wait": {"type": "bool", "default": False},
+                "before": {"type": "bool", "default": False},
                 "server": {"type": "str"},
                 "state": {"type": "str"},
                 "wait_s": {"type": "int"},
@@ -135,7 +137,7 @@ class ActionModule(ActionBase):
             command += ["--plan", "/dev/stdin"]
         for section in arguments["sections"]:
             command += ["--section", section]
-        command += [f"--{option}" for option in ("wait", "purge") if arguments[option]]
+        command += [f"--{option}" for option in ("wait", "purge", "before") if arguments[option]]
         for option, name in (("--server", "server"), ("--state", "state"), ("--wait", "wait_s")):
             if arguments[name] is not None:
                 command += [option, str(arguments[name])]

@@ -26,7 +26,7 @@ from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.models import fetch
 from inferhost.host.record import revert
 from inferhost.host.report import HostError, NothingTouched, Report, reason
-from inferhost.host.service import drain, gate, rollback
+from inferhost.host.service import drain, gate, measure, rollback
 from inferhost.host.service import install as engine_install
 from inferhost.host.signals import stopping
 from inferhost.host.watch import boot, drift, journal
@@ -57,6 +57,7 @@ VERBS = {
     "watch": "look for drift, and apply again what a driver reload took; what the timer runs",
     "verify": "compare this host with its plan, setting by setting",
     "gate": "ask every engine of the plan for a token",
+    "measure": "ask every engine of the plan a few times and say how long an answer takes",
     "rollback": "put back the service files that served last, and start them",
     "sample": "show what the GPUs do over some seconds; creates no load",
     "guard": "bring a GPU that gets too hot down to the safe state of the plan, and give it back when it is cool",
@@ -65,6 +66,14 @@ VERBS = {
     "revert": "put back what was here before, from the record alone",
     "status": "say which plan is installed and what is on record",
 }
+
+
+SWITCHES = {
+    "revert": ("--purge", "delete the models that were fetched, too"),
+    "rollback": ("--before", "what served before the one that serves now"),
+    "guard": ("--after-end", "what systemd runs when the guard has ended, however it did"),
+}
+"""Verbs with one switch of their own."""
 
 
 OBSERVERS = {"discover": discover.observe_host, "facts": facts.observe_facts}
@@ -131,8 +140,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--plan", metavar="FILE", help=f"the plan (default: {PLAN})")
         if verb == "install":
             command.add_argument("--program", metavar="FILE", default=sys.argv[0], help="the zipapp to install")
-        if verb == "revert":
-            command.add_argument("--purge", action="store_true", help="delete the models that were fetched, too")
+        if verb in SWITCHES:
+            name, meaning = SWITCHES[verb]
+            command.add_argument(name, action="store_true", help=meaning)
         if verb == "gate":
             command.add_argument(
                 "--wait", action="store_true", help="give a starting engine the time that its plan grants"
@@ -167,10 +177,6 @@ def _parser() -> argparse.ArgumentParser:
         if verb == "boot":
             most = "at most so many seconds for the cards (default: 0)"
             command.add_argument("--wait", type=float, default=0.0, metavar="S", help=most)
-        if verb == "guard":
-            command.add_argument(
-                "--after-end", action="store_true", help="what systemd runs when the guard has ended, however it did"
-            )
         if verb in ("record", "apply", "boot", "verify", "revert"):
             command.add_argument(
                 "--section", action="append", choices=SECTIONS, help="only this section; may be given several times"
@@ -245,7 +251,12 @@ def _balancer(options: argparse.Namespace, machine: Machine, plan: Plan, _conten
 
 def _rollback(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
     if not options.check:
-        rollback.roll_back(machine, plan, report)
+        (rollback.go_back if options.before else rollback.roll_back)(machine, plan, report)
+
+
+def _measure(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    if not options.check:
+        measure.measure(machine, plan, report)
 
 
 def _guard(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
@@ -266,6 +277,7 @@ FOLLOWERS = {
     "watch": _watch,
     "verify": _verify,
     "gate": _gate,
+    "measure": _measure,
     "rollback": _rollback,
     "guard": _guard,
     "drain": _drain,

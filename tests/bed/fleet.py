@@ -32,6 +32,14 @@ WITHOUT_A_CARD = {
     "os": "debian",
     "driver_version": None,
 }
+WHEN_BUSY = """
+import subprocess, sys, time, urllib.request
+idle = lambda: b"requests_processing 0" in urllib.request.urlopen(sys.argv[1]).read()
+print(f"looks, idle: {idle()}", flush=True)
+while idle():
+    time.sleep(0.01)
+subprocess.run(sys.argv[2:], check=True)
+"""
 
 
 class Fleet:
@@ -116,19 +124,24 @@ class Fleet:
         rows = json.loads(self.on(BALANCER, "python3", "-c", script))
         return {row["svname"]: row for row in rows if row["pxname"] == "inferhost"}
 
-    def until_busy(self, engine: str) -> None:
-        """Waits until the engine sends an answer."""
+    @contextmanager
+    def when_busy(self, engine: str, *command: str) -> Iterator[None]:
+        """Runs a command on the engine's host the moment it sends an answer.
+
+        It looks before the block asks for one: an answer on a quick engine is over before a look could be started.
+        """
         page = f"http://{self.addresses[engine]}:{ENGINE_PORT}/metrics"
-        self._until(engine, f"urllib.request.urlopen('{page}').read().count(b'requests_processing 0') == 0")
+        argv = [ROOT / "tests/bed/bed", "exec", self.container(engine), "timeout", "120", "python3", "-c", WHEN_BUSY]
+        with subprocess.Popen([*argv, page, *command], stdout=subprocess.PIPE, text=True) as watcher:
+            assert watcher.stdout is not None
+            watcher.stdout.readline()
+            yield
+        assert watcher.returncode == 0, f"{engine}: {command} did not run while it was busy"
 
     def until_up(self, engine: str) -> None:
         """Waits until the balancer sends requests to the engine."""
         while self.members()[engine]["status"] != "UP":
             time.sleep(0.2)
-
-    def _until(self, host: str, condition: str) -> None:
-        script = f"import time, urllib.request\nwhile not ({condition}): time.sleep(0.02)"
-        self.on(host, "timeout", "60", "python3", "-c", script)
 
     @contextmanager
     def load(self, least: int, streams: int, *, tokens: int = 64, to: str | None = None) -> Iterator[LoadRun]:

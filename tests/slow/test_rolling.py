@@ -12,7 +12,8 @@ from tests.bed.fleet import BALANCER, ENGINE_PORT, ENGINES, FRONT_PORT, Fleet
 WHOLE = bool(os.environ.get("INFERHOST_SLOW"))
 LEAST = 1000 if WHOLE else 120
 STREAMS = 6
-LONG = 256
+UNIT = "inferhost-serve@main.service"
+LONG = 1024
 """Tokens of an answer that is still on its way when its engine is told to stop."""
 
 
@@ -33,9 +34,8 @@ def stopped_with_a_stream(fleet):
     """An engine alone: its unit is restarted while it sends an answer to somebody who came past the balancer."""
     engine = ENGINES[0]
     before = fleet.starts()[engine]
-    with fleet.load(1, 1, tokens=LONG, to=engine) as load:
-        fleet.until_busy(engine)
-        fleet.on(engine, "systemctl", "restart", "inferhost-serve@main.service")
+    with fleet.when_busy(engine, "systemctl", "restart", UNIT), fleet.load(1, 1, tokens=LONG, to=engine) as load:
+        pass
     return before, fleet.starts()[engine], load.result
 
 
@@ -65,6 +65,7 @@ def test_a_rolling_restart_fails_no_request(rolled):
     assert ran.code == 0, ran.told()
     assert load["failures"] == []
     assert load["requests"] >= LEAST
+    print(f"rolling restart: {load['requests']} requests, {len(load['failures'])} failed")
 
 
 def test_every_engine_was_really_restarted_once_and_the_balancer_not(rolled):
@@ -86,7 +87,7 @@ def test_a_stop_waits_for_a_stream_that_came_past_the_balancer(stopped_with_a_st
 
 
 def test_the_engine_s_unit_is_hardened_and_serves(fleet, rolled):
-    said = fleet.on(ENGINES[0], "systemd-analyze", "security", "--no-pager", "inferhost-serve@main.service")
+    said = fleet.on(ENGINES[0], "systemd-analyze", "security", "--no-pager", UNIT)
     assert float(said.split("Overall exposure level")[1].split()[2]) <= 2.0, said
 
 
@@ -101,8 +102,8 @@ def killed(fleet, rolled):
     """One engine is killed with its streams on it; HAProxy counts what each engine broke off."""
     victim, before = ENGINES[0], broken_off(fleet)
     with fleet.load(LEAST // 2, STREAMS) as load:
-        fleet.until_busy(victim)
-        fleet.on(victim, "systemctl", "kill", "--signal=KILL", "inferhost-serve@main.service")
+        with fleet.when_busy(victim, "systemctl", "kill", "--signal=KILL", UNIT):
+            pass
         fleet.until_up(victim)
     return load.result, {name: count - before[name] for name, count in broken_off(fleet).items()}
 
@@ -131,7 +132,8 @@ def test_a_changed_wish_reaches_both_engines_and_the_balancer_under_load_without
     assert (front.code, engines.code) == (0, 0), front.told() + engines.told()
     assert load.result["failures"] == []
     assert load.result["requests"] >= LEAST
+    print(f"changed wish: {load.result['requests']} requests, {len(load.result['failures'])} failed")
     assert all(not set(before[engine]) & set(after[engine]) for engine in ENGINES)
     assert before[BALANCER] == after[BALANCER]
     assert "timeout server 900s" in fleet.on(BALANCER, "cat", "/etc/inferhost/haproxy.cfg")
-    assert "4096" in fleet.on(ENGINES[1], "systemctl", "cat", "inferhost-serve@main.service")
+    assert "4096" in fleet.on(ENGINES[1], "systemctl", "cat", UNIT)

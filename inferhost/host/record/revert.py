@@ -33,7 +33,7 @@ from inferhost.host.report import Report
 from inferhost.host.runtime.state import restore_runtime
 from inferhost.host.service import account, adopt, slices
 from inferhost.host.service.gate import WARM
-from inferhost.host.service.rollback import SERVED
+from inferhost.host.service.rollback import BEFORE, SERVED
 from inferhost.host.verbs import lock_unless_check
 from inferhost.host.watch.watched import WATCHED
 from inferhost.schema.plan import BASE, SECTIONS
@@ -187,6 +187,7 @@ def _finish(machine: Machine, baseline: Baseline, gone: set[str], report: Report
         machine.remove_file(LATCH)
         machine.remove_file(WARM)
         machine.remove_file(SERVED)
+        machine.remove_file(BEFORE)
         machine.remove_file(KEPT)
         machine.remove_file(BASELINE)
         _remove_state_directory(machine)

@@ -2,7 +2,8 @@
 
 A gate that passed keeps the service files of its plan; a rollback restores those, not what was here before Inferhost.
 Where nothing of ours ever served, the units that the plan took over are given back. Whoever served before serves
-again, the failed plan stays visible as drift, and the run fails with what went wrong.
+again, the failed plan stays visible as drift, and the run fails with what went wrong. What served before that is kept
+as well: a person can go back to it in one step when the new engine serves, but not as it should.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from inferhost.host.machine import STATE_DIRECTORY, Machine
 from inferhost.host.record.baseline import Baseline, read_baseline
 from inferhost.host.record.lock import locked
 from inferhost.host.record.placed import observe_file, placed_files, restore_files
-from inferhost.host.report import Report
+from inferhost.host.report import NothingTouched, Report
 from inferhost.host.service.adopt import restore_units
 from inferhost.host.service.processes import unit_state
 from inferhost.host.waiting import told
@@ -27,6 +28,7 @@ from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.result import Verdict
 
 SERVED = f"{STATE_DIRECTORY}/served.json"
+BEFORE = f"{STATE_DIRECTORY}/served-before.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +41,24 @@ class Served:
 
 
 def keep_served(machine: Machine, plan: Plan) -> None:
-    """Remembers the files of a plan whose engines all passed the gate; those on disk, which are what runs."""
+    """Remembers the files of a plan whose engines all passed the gate; those on disk, which are what runs.
+
+    The same files under another plan change nothing: they may be those that a rollback brought back.
+    """
     files = {file.path: observe_file(machine, file.path) for file in placed_files(plan, ["service"])}
     found = Served(plan.plan_id, {s.unit: s.instance for s in plan.service}, files)
-    content = document.text(found).encode()
-    if machine.read_bytes(SERVED) == content or not machine.exists(STATE_DIRECTORY):
+    last = read_served(machine)
+    if not machine.exists(STATE_DIRECTORY) or (last and (last.units, last.files) == (found.units, found.files)):
         return
-    machine.replace_file(SERVED, content, 0o600)
+    if last is not None:
+        machine.replace_file(BEFORE, document.text(last).encode(), 0o600)
+    machine.replace_file(SERVED, document.text(found).encode(), 0o600)
 
 
-def read_served(machine: Machine) -> Served | None:
-    """What served last, or None where nothing did or nobody can read it."""
+def read_served(machine: Machine, path: str = SERVED) -> Served | None:
+    """What served last (or before that), or None where nothing did or nobody can read it."""
     try:
-        return document.read(Served, json.loads((machine.read_bytes(SERVED) or b"").decode()))
+        return document.read(Served, json.loads((machine.read_bytes(path) or b"").decode()))
     except (OSError, ValueError, InputError):
         return None
 
@@ -73,7 +80,28 @@ def roll_back(machine: Machine, plan: Plan, report: Report) -> None:
             _say(report, "service", "no engine of ours served before, so none is started", hint)
             return
         _restore(machine, plan, served, baseline, report)
+        for unit, evidence in _restart(machine, served, report):
+            setting = f"service.{served.units[unit]}.rolled_back"
+            hint = "repair the cause and run again; until then verify tells of drift"
+            _say(report, setting, f"the new plan does not serve; {evidence} again", hint)
+
+
+def go_back(machine: Machine, plan: Plan, report: Report) -> None:
+    """What served before the last change of the service files serves again; going back twice is going forward.
+
+    `NothingTouched` where nothing served before.
+    """
+    with locked(machine):
+        served, now = read_served(machine, BEFORE), read_served(machine)
+        if served is None or now is None:
+            message, hint = "no engine of ours served before the one that serves now", "plan the version that should"
+            raise NothingTouched(Problem("service", message, hint, "nothing-before"))
+        _restore(machine, plan, served, read_baseline(machine), report)
+        # Before the restart: one that is cut off here is gone on with by the gate, which compares with what is kept.
+        machine.replace_file(SERVED, document.text(served).encode(), 0o600)
+        machine.replace_file(BEFORE, document.text(now).encode(), 0o600)
         _restart(machine, served, report)
+        report.note(f"plan {served.plan_id} serves again; the wish still asks for {now.plan_id}: change it too")
 
 
 def _restore(machine: Machine, plan: Plan, served: Served, baseline: Baseline, report: Report) -> None:
@@ -90,7 +118,9 @@ def _restore(machine: Machine, plan: Plan, served: Served, baseline: Baseline, r
     restore_files(machine, records, baseline, report)
 
 
-def _restart(machine: Machine, served: Served, report: Report) -> None:
+def _restart(machine: Machine, served: Served, report: Report) -> list[tuple[str, str]]:
+    """Starts each unit with the files on disk; units, and how they are now."""
+    found = []
     machine.command(["systemctl", "daemon-reload"])
     for unit, instance in served.units.items():
         setting = f"service.{instance}.rolled_back"
@@ -102,8 +132,8 @@ def _restart(machine: Machine, served: Served, report: Report) -> None:
         evidence = f"plan {served.plan_id}: {unit} is {active}"
         verdict = ("held", "none") if active == "active" and done.code == 0 else ("refused", "unexplained")
         report.verdicts.append(Verdict(setting, "active", active, *verdict, evidence))
-        hint = "repair the cause and run again; until then verify tells of drift"
-        _say(report, setting, f"the new plan does not serve; {evidence} again", hint)
+        found.append((unit, evidence))
+    return found
 
 
 def _say(report: Report, path: str, message: str, hint: str) -> None:

@@ -12,7 +12,8 @@ from inferhost.host.machine import Finished
 from inferhost.host.report import Report
 from inferhost.host.service.diagnosis import DIAGNOSES, diagnosed
 from inferhost.host.service.gate import prove_tokens
-from inferhost.host.service.rollback import SERVED
+from inferhost.host.service.measure import measure
+from inferhost.host.service.rollback import BEFORE, SERVED
 from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, Plan
 from tests.unit.host.fake_host import DROPIN, ENGINE, FakeHost, plan
 
@@ -148,6 +149,94 @@ def test_a_kill_at_any_write_of_a_rollback_is_healed_by_the_next_one(host: FakeH
         except Killed:
             assert host.run("rollback").code == 3
         assert host.read(DROPIN) == old
+
+
+def upgraded(host: FakeHost) -> tuple[str, str]:
+    """A second plan serves; the drop-in as it was, and as it is."""
+    old = serving(host).read(DROPIN)
+    placed(host, moved())
+    assert passed(host).exit_code() == 0
+    return old, host.read(DROPIN)
+
+
+def test_one_step_goes_back_to_what_served_before_and_another_one_forward(host: FakeHost):
+    old, new = upgraded(host)
+    said = commands(host)
+    answer = host.run("rollback", "--before")
+    assert (answer.code, host.read(DROPIN)) == (0, old)
+    assert ["systemctl", "restart", "inferhost-serve@main.service"] in said
+    assert "change it too" in answer.document["notes"][-1]
+    assert passed(host).exit_code() == 0  # the gate after it keeps what there is to go back to
+    assert host.run("rollback", "--before").code == 0
+    assert host.read(DROPIN) == new
+
+
+def test_after_going_back_a_failed_plan_falls_back_to_what_serves_then(host: FakeHost):
+    old, _ = upgraded(host)
+    host.run("rollback", "--before")
+    assert passed(host).exit_code() == 0
+    placed(host, moved(port="30002"))
+    assert host.run("rollback").code == 3
+    assert host.read(DROPIN) == old
+
+
+def test_where_nothing_served_before_going_back_touches_nothing(host: FakeHost):
+    serving(host)
+    before = host.snapshot()
+    answer = host.run("rollback", "--before")
+    assert (answer.code, answer.problems[0]["path"]) == (2, "service")
+    assert host.snapshot() | {"/run/inferhost": None} == before | {"/run/inferhost": None}
+
+
+def test_a_kill_at_any_write_of_going_back_is_healed_by_the_next_one(host: FakeHost):
+    class Killed(BaseException):
+        pass
+
+    old, _ = upgraded(host)
+    for number in range(1, 12):
+        placed(host, moved())
+        passed(host)
+        left = [number]
+
+        def kill(_what: str, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+
+        try:
+            host.run("rollback", "--before", before_write=kill)
+        except Killed:
+            if host.read(DROPIN) != old:
+                assert host.run("rollback", "--before").code == 0
+        assert host.read(DROPIN) == old
+
+
+def test_a_revert_forgets_what_served_before(host: FakeHost):
+    upgraded(host)
+    host.stop_engine()
+    assert host.run("revert").code == 0
+    assert not host.at(BEFORE).exists()
+
+
+def test_the_middle_of_some_answers_is_measured(host: FakeHost):
+    serving(host)
+    machine, report = host.machine(str(host.root)), Report(check=False)
+    took_s = iter([1.0, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 5.0, 1.0])
+
+    def slow(_url: str, _body: dict) -> str:
+        machine.clock.sleep(next(took_s))
+        return ""
+
+    measure(machine, host.plan, report, asked=slow)
+    assert report.facts["answer_s"]["main"] == pytest.approx(1.0)
+
+
+def test_an_engine_that_does_not_answer_is_not_measured(host: FakeHost):
+    serving(host)
+    report = Report(check=False)
+    measure(host.machine(str(host.root)), host.plan, report, asked=lambda url, body: "HTTP status 503")
+    assert report.facts["answer_s"] == {}
+    assert "does not answer" in list(report.prose())[-1]
 
 
 def arguments(host: FakeHost, code: int, stderr: str) -> FakeHost:
