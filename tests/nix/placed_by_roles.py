@@ -23,7 +23,7 @@ COMPARED = {COPY, "inferhost_host", "ansible.builtin.user", "ansible.builtin.fil
 """Modules whose effect is compared: files, the host program's sections, users; a folder comes with its file."""
 HARMLESS = {
     "ansible.builtin.import_role", "ansible.builtin.import_tasks", "ansible.builtin.assert", "ansible.builtin.debug",
-    "ansible.builtin.set_fact",
+    "ansible.builtin.set_fact", "ansible.builtin.group_by",
 }  # fmt: skip
 PACKAGES = ("inferhost_driver", "inferhost_runtime", "inferhost_balancer")
 """Roles of a distribution's packages, with the files that go with them; NixOS has these on its own."""

@@ -6,6 +6,7 @@ from tests.unit.planner_wishes import gpu, hardware, planned, refusal, wish
 
 CARD, LARGE, SMALL = "rtx-3090", "mistral-7b-instruct-v0.3", "qwen3-4b"
 INSTANCES = "inferhost_service_instances"
+UNITS = [f"/etc/systemd/system/inferhost-{name}@.service" for name in ("serve", "warm")]
 
 
 def on_cards(count, instances, card=CARD, **own):
@@ -30,7 +31,7 @@ def test_each_instance_has_its_card_its_unit_and_its_own_documents():
     assert [plan.env[name]["CUDA_VISIBLE_DEVICES"] for name in ("a", "b")] == ["GPU-0", "GPU-1"]
     assert [d.unit for d in plan.dropins] == ["inferhost-serve@a.service", "inferhost-serve@b.service"]
     assert sorted(plan.budget) == sorted(plan.roofline) == ["a", "b"]
-    assert [f.path for f in plan.files if f.section == "service"] == ["/etc/systemd/system/inferhost-serve@.service"]
+    assert [f.path for f in plan.files if f.section == "service"] == UNITS
 
 
 def test_a_port_that_another_instance_has_is_refused_with_the_next_free_one():

@@ -13,6 +13,7 @@ from tests.unit.host.stand_ins import ENGINES
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal, wish
 
 UNITS = pathlib.Path(__file__).resolve().parents[2] / "inferhost/host/units"
+PROGRAM = "/usr/local/bin/inferhost"
 CARDS = ("tesla-p4", "rtx-3090", "rtx-4090", "rtx-5090", "rtx-pro-6000-bw-ws", "a100-80gb-pcie", "h100-80gb-sxm")
 MODELS = {"llama.cpp": "llama-2-7b-q4_k_m"}
 PASCAL = {"sglang", "vllm", "tabbyapi", "sfllm"}
@@ -36,12 +37,14 @@ def write_units(plan: Plan, folder: pathlib.Path) -> None:
     for dropin in plan.dropins:
         if not dropin.unit.startswith("inferhost-serve@"):
             continue
-        text = (UNITS / "inferhost-serve@.service").read_text().replace("/usr/local/bin/inferhost", "/bin/true")
+        text = (UNITS / "inferhost-serve@.service").read_text().replace(PROGRAM, "/bin/true")
         (folder / dropin.unit).write_text(text)
         place = folder / f"{dropin.unit}.d"
         place.mkdir()
         content = dropin.content.replace(plan.service[0].argv[0], "/bin/true")
         (place / "10-inferhost.conf").write_text(content)
+        warm = dropin.unit.replace("serve", "warm")
+        (folder / warm).write_text((UNITS / "inferhost-warm@.service").read_text().replace(PROGRAM, "/bin/true"))
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="SKIPPED: no systemd-analyze on PATH")
@@ -53,11 +56,11 @@ def test_systemd_accepts_the_unit_or_the_planner_refuses_the_pair(engine: str, c
         return
     plan = planned(values(engine, card, **own))
     write_units(plan, tmp_path)
-    command = ["systemd-analyze", "verify", "--man=no", f"./{plan.service[0].unit}"]
+    units = [f"./{path.name}" for path in sorted(tmp_path.glob("*.service"))]
+    assert len(units) == 2
+    command = ["systemd-analyze", "verify", "--man=no", *units]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    said = [
-        line for line in (done.stdout + done.stderr).splitlines() if "Unknown" in line or "inferhost-serve" in line
-    ]
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "Unknown" in line or "inferhost-" in line]
     assert (done.returncode, said) == (0, [])
 
 

@@ -82,15 +82,15 @@ def service_section(
         problems += host_problems(request.hardware.memory_mib, needs, cpu.memlock_bytes(request))
     if problems:
         raise InputError(problems)
-    file, file_reason = unit.file(parts[0].engine)
+    files, file_reasons = unit.files(parts[0].engine)
     return ServiceSection(
         services=tuple(part.service for part in parts),
         env={part.instance.name: part.env for part in parts},
-        files=(file,),
+        files=files,
         dropins=tuple(part.dropin for part in parts),
         budget={part.instance.name: part.budget for part in parts},
         roofline={part.instance.name: part.roofline for part in parts},
-        reasons=(file_reason, *(reason for part in parts for reason in part.reasons)),
+        reasons=(*file_reasons, *(reason for part in parts for reason in part.reasons)),
         pending=tuple(pending for part in parts for pending in part.pending),
     )
 

@@ -19,7 +19,7 @@ from inferhost.planner.request import HARDWARE, Instance, Request
 from inferhost.planner.service import key
 from inferhost.schema.plan import UNIT_DIRECTORY, Drain, Dropin, File, Probe, Reason, Service, Slice
 
-UNIT_FILE = "inferhost-serve@.service"
+UNIT_FILE, WARM_FILE = "inferhost-serve@.service", "inferhost-warm@.service"
 RESTART = "engine restart"
 PROGRAM = "/usr/local/bin/inferhost"
 START_S = 300
@@ -137,14 +137,20 @@ def _reachable(host: str) -> str:
     return everywhere.get(host, f"[{host}]" if ":" in host else host)
 
 
-def file(engine: EngineRow) -> tuple[File, Reason]:
-    """The static unit, and why it is there."""
-    entry = File(f"{UNIT_DIRECTORY}/{UNIT_FILE}", "service", "0644", None, UNIT_FILE, RESTART)
-    because = "the engine's unit with its hardening; the drop-in adds what was decided here"
+def files(engine: EngineRow) -> tuple[tuple[File, ...], list[Reason]]:
+    """The static units, and why they are there."""
     source = f"catalogue:engines/{engine.key}#executable"
-    return entry, reason(
-        f"files.{entry.path}", UNIT_FILE, because, source, gain="it serves at all", disruption=RESTART
-    )
+    rows = (
+        (UNIT_FILE, "the engine's unit with its hardening; the drop-in adds what was decided here", RESTART,
+         "it serves at all"),
+        (WARM_FILE, "goes with the engine's unit: after each start, also one at boot or after a crash, a token is "
+         "asked for and prompts of several lengths", "none", "the first request of a person is as fast as the next"),
+    )  # fmt: skip
+    entries = tuple(File(f"{UNIT_DIRECTORY}/{name}", "service", "0644", None, name, how) for name, _, how, _ in rows)
+    return entries, [
+        reason(f"files.{UNIT_DIRECTORY}/{name}", name, because, source, gain=gain, disruption=how)
+        for name, because, how, gain in rows
+    ]
 
 
 def dropin(
