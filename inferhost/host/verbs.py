@@ -44,7 +44,7 @@ def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, r
     """Records every original that the plan may change, then places the program and the plan where they differ."""
     with lock_unless_check(machine, report):
         baseline = read_baseline(machine)
-        _preflight(machine, plan, report)
+        _preflight(machine, plan, baseline, report)
         found = _plan_records(machine, plan, baseline, report)
         _remember(found, baseline, report)
         if "service" in plan.manage:
@@ -74,11 +74,11 @@ def _remember(found: Mapping[str, Record], baseline: Baseline, report: Report) -
         report.change(BASELINE, before, "\n".join(baseline))
 
 
-def _preflight(machine: Machine, plan: Plan, report: Report) -> None:
+def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:
     """Refuses, before anything is placed, an engine that is not there, has no model, or finds its place taken."""
     warn(machine, plan, report)
     problems = adopt.conflicts(machine, plan, report) + state.driver_problems(machine, plan)
-    problems += placed_unit.balancer_problems(machine, plan)
+    problems += placed_unit.balancer_problems(machine, plan, baseline)
     problems += engine_install.install_problems(machine, plan)
     problems += base_units.mps_problems(machine, plan)
     problems += key.key_problems(machine, plan) if "service" in plan.manage else ()

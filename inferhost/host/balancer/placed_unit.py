@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from inferhost.host.balancer import runtime
@@ -19,6 +19,7 @@ from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.record.placed import restore_files
 from inferhost.host.report import HostError, Report
 from inferhost.host.service.processes import unit_state
+from inferhost.host.waiting import told
 from inferhost.schema.plan import UNIT_DIRECTORY, Balancer, Plan
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
@@ -45,12 +46,13 @@ def balancer_facts(machine: Machine, plan: Plan) -> dict[str, Any]:
     return {"fresh": plan.balancer.package not in installed(machine, FAMILY).versions}
 
 
-def balancer_problems(machine: Machine, plan: Plan) -> list[Problem]:
+def balancer_problems(machine: Machine, plan: Plan, baseline: Baseline) -> list[Problem]:
     """Why the balancer could not stand here: a port that somebody holds, a certificate or key that is not there."""
     wanted = plan.balancer
     if SECTION not in plan.manage or wanted is None:
         return []
-    return [*_taken_port(machine, wanted), *_certificate(machine, wanted)]
+    # What another program of ours holds, the plan takes from it.
+    return [*_taken_port(machine, wanted, {wanted.unit, *_recorded_units(baseline)}), *_certificate(machine, wanted)]
 
 
 def apply_balancer(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:
@@ -107,11 +109,11 @@ def verify_balancer(machine: Machine, plan: Plan, report: Report) -> None:
         return
     for member in wanted.members:
         found = members.get(member.name)
-        told = found.state if found else "unknown to it"
+        state = found.state if found else "unknown to it"
         # A member that is down or drained is its own host's matter, or somebody at work: told, and no drift here.
         verdict = ("held", "none") if found and found.up else ("unverified", "none")
         evidence = f"HAProxy's checks; {found.in_flight} in flight" if found else "HAProxy's checks"
-        report.verdicts.append(Verdict(f"balancer.members.{member.name}", "UP", told, *verdict, evidence))
+        report.verdicts.append(Verdict(f"balancer.members.{member.name}", "UP", state, *verdict, evidence))
 
 
 def balancer_revert(machine: Machine, baseline: Baseline, report: Report) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def _written_s(machine: Machine, path: str) -> int:
     return found if found <= time.time() else 0
 
 
-def _taken_port(machine: Machine, wanted: Balancer) -> Iterator[Problem]:
+def _taken_port(machine: Machine, wanted: Balancer, ours: Collection[str]) -> Iterator[Problem]:
     for listener in listeners(machine):
         if listener.port != wanted.port or not (
             listener.everywhere or listener.address == wanted.host or _any(wanted)
@@ -175,8 +177,8 @@ def _taken_port(machine: Machine, wanted: Balancer) -> Iterator[Problem]:
             continue
         who = occupant(machine, listener.pid) if listener.pid is not None else None
         # HAProxy lets nobody look into its process where root has lost that right, as in a container.
-        ours = unit_state(machine, wanted.unit).get("ActiveState") == "active" if who is None else False
-        if not ours and (who is None or who.unit != wanted.unit):
+        unseen = who is None and any(unit_state(machine, unit).get("ActiveState") == "active" for unit in ours)
+        if not unseen and (who is None or who.unit not in ours):
             name = who.shown() if who else "a program that cannot be seen from here"
             hint = "stop it first, or use another port"
             yield Problem("inferhost_balancer_port", f"port {wanted.port} is taken by {name}", hint, "port-taken")
@@ -231,7 +233,8 @@ def _leave_the_distributions(machine: Machine, wanted: Balancer, baseline: Basel
 
 def _systemctl(machine: Machine, arguments: Sequence[str], report: Report) -> None:
     machine.before_write(f"systemctl {' '.join(arguments)}")
-    done = machine.command(["systemctl", *arguments])
+    with told(report.progress, f"balancer: systemctl {' '.join(arguments)}"):
+        done = machine.command(["systemctl", *arguments])
     if done.code != 0:
         said = done.stderr.strip().splitlines() or [f"exit status {done.code}"]
         report.problems.append(
