@@ -304,8 +304,6 @@ def _record(knobs: Sequence[Knob], baseline: Baseline, report: Report) -> None:
 def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> dict[str, Record]:
     """Everything that the managed sections may change, as it is now, for keys that are not on record yet."""
     found: dict[str, Record] = {}
-    for folder in (CONFIG_DIRECTORY, os.path.dirname(PROGRAM)):
-        found.update(placed.directory_records(machine, folder, BASE))
     found.update(_knob_records(machine, plan, plan.manage, baseline, report))
     files = [(f.path, f.section) for f in placed.placed_files(plan, [*plan.manage, BASE])]
     files += [(path, "driver") for path in state.driver_files(plan)]
@@ -326,6 +324,9 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
         for tree, one in engine_install.install_records(machine, plan).items():
             found[tree] = one
             found.update(placed.directory_records(machine, os.path.dirname(tree.partition(":")[2]), "service"))
+    # Last: a section may have a file there too, and the folder goes with the plan, after every section.
+    for folder in (CONFIG_DIRECTORY, os.path.dirname(PROGRAM)):
+        found.update(placed.directory_records(machine, folder, BASE))
     return found
 
 

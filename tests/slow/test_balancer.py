@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from tests.bed.driver_host import BOOK_KEEPING
 from tests.bed.fleet import SANDBOX, WITHOUT_A_CARD
 from tests.bed.playbook import NAME, PORT, ROOT, bed, run_playbook
 from tests.bed.snapshot import differences
@@ -57,7 +58,10 @@ class Front:
         return bed("exec", HOST, *command)
 
     def snapshot(self):
-        return json.loads(self.on("python3", "-c", (ROOT / "tests/bed/snapshot.py").read_text()))
+        found = json.loads(self.on("python3", "-c", (ROOT / "tests/bed/snapshot.py").read_text()))
+        left_out = (*BOOK_KEEPING, "/run/haproxy")  # the package makes it, and leaves it to the next boot
+        found["paths"] = {path: what for path, what in found["paths"].items() if not path.startswith(left_out)}
+        return found
 
     def ask(self, *words, scheme="http", port="8000"):
         argv = [ROOT / "tests/bed/bed", "exec", HOST, "python3", "-", scheme, port, WORK, *words]
@@ -143,6 +147,8 @@ def reverted(front, behind_tls):
 @pytest.fixture(scope="module")
 def beside_another(front, reverted):
     """A host that has a HAProxy of its own: first on our port, then beside us, then without us again."""
+    # The distribution's unit binds a device of the host's log, which a container does not have.
+    front.put("/etc/systemd/system/haproxy.service.d/container.conf", "[Service]\nBindReadOnlyPaths=\n")
     front.put("/etc/haproxy/haproxy.cfg", MINE + "listen mine\n  bind *:8000\n  http-request return status 200\n")
     front.on("sh", "-c", "apt-get -qq -o Dpkg::Options::=--force-confold install -y haproxy >/dev/null 2>&1")
     taken = front.play()

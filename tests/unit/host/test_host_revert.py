@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
+from inferhost.schema.plan import File
 from tests.unit.host.fake_host import DROPIN, SYSCTL_FILE, UUID, FakeHost, plan, with_gpu
 
 
@@ -43,6 +44,17 @@ def test_revert_needs_no_plan(host: FakeHost):
     host.converge()
     host.stop_engine()
     host.write("/etc/inferhost/plan.json", "{broken")
+    assert host.run("revert").code == 0
+    assert host.snapshot() == before
+
+
+def test_the_folder_of_the_plan_goes_though_a_section_had_a_file_there_first(host: FakeHost):
+    before = host.snapshot()
+    own = File("/etc/inferhost/engine.cfg", "service", "0644", "x\n", None, "none")
+    host.plan = plan(files=(*plan().files, own))
+    host.converge()
+    host.stop_engine()
+    assert host.run("revert", "--section", "service").code == 0
     assert host.run("revert").code == 0
     assert host.snapshot() == before
 
