@@ -51,8 +51,8 @@ def after_parsing(engine, parser, found):
 
         given = {k: v for k, v in convert_args_to_dict(found, parser).items() if k in TabbyConfigModel.model_fields}
         model = TabbyConfigModel.model_validate(given).model_dump()
-        for section in given:
-            vars(found).update({name: model[section][name] for name in given[section]})
+        for section, names in given.items():
+            vars(found).update({name: model[section][name] for name in names})
 
 
 def judged(engine, parser, words):

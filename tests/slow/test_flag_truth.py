@@ -1,5 +1,5 @@
-"""Every command line that the planner renders, read by the engine's own parser: one case per engine and class of card,
-and the golden plans. A table of flags can be wrong in the same way as the plan; the parser cannot.
+"""Every command line that the planner renders, read by the engine's own parser: one case per engine and class of
+card, and the golden plans. A table of flags can be wrong in the same way as the plan; the parser cannot.
 
 llama-server reads its own for real. Of the others only the parser runs, in an environment that `make_parsers ENGINE`
 makes; without it the engine is skipped, and the table of its flags is all that its command lines were held against.
