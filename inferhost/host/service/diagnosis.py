@@ -8,6 +8,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from inferhost.host.machine import Machine
+from inferhost.schema.problems import Problem
+
+READ_LINES, SHOWN_LINES = 60, 15
+"""Of the journal. systemd writes some lines of its own about each try, and the engine's words stand before them."""
+
 
 class Diagnosis(NamedTuple):
     """A pattern of an engine's words, the option it speaks of, and what helps. Source: where the words stand."""
@@ -52,3 +58,17 @@ DIAGNOSES = (
 def diagnosed(words: str) -> Diagnosis | None:
     """The first row whose pattern stands in these words."""
     return next((row for row in DIAGNOSES if re.search(row.pattern, words, re.IGNORECASE)), None)
+
+
+def engine_problem(machine: Machine, unit: str, setting: str, message: str, *, otherwise: str, name: str) -> Problem:
+    """The problem under the option that the engine's last words speak of; under `setting` where they name none.
+
+    Engines do not log requests unless told to, and the plan never tells them, so their words can be shown.
+    """
+    said = machine.command(["journalctl", "-u", unit, "-n", str(READ_LINES), "-o", "cat", "--no-pager"])
+    lines = said.stdout.strip().splitlines()
+    shown = f"its journal ends: {' | '.join(lines[-SHOWN_LINES:])}" if lines else f"see: journalctl -u {unit}"
+    found = diagnosed("\n".join(lines))
+    if found is None:
+        return Problem(setting, message, f"{otherwise}{shown}", name)
+    return Problem(f"inferhost_service_{found.option}", message, f"{found.hint}; {shown}", name)

@@ -15,6 +15,7 @@ from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline
 from inferhost.host.record.placed import placed_files, restore_directories, restore_files
 from inferhost.host.report import Report
+from inferhost.host.service.diagnosis import engine_problem
 from inferhost.host.service.processes import unit_state
 from inferhost.host.waiting import told
 from inferhost.schema.plan import SLICE_DIRECTORY, UNIT_DIRECTORY, Plan, Service
@@ -135,8 +136,8 @@ def _start(machine: Machine, instance: str, unit: str, outdated: Sequence[str], 
         report.change(setting, before, after or "active")
     if after:
         found = Verdict(setting, "active", after, "refused", "unexplained", f"systemctl restart {unit}: {after}")
-        hint = f"see: journalctl -u {unit}"
-        report.problems.append(Problem(setting, f"found {after}, wanted active", hint, "engine-not-started"))
+        what = {"message": f"found {after}, wanted active", "otherwise": "", "name": "engine-not-started"}
+        report.problems.append(engine_problem(machine, unit, setting, **what))
     else:
         found = Verdict(setting, "active", "active", "held", "none", f"systemctl restart {unit}, then active")
     report.verdicts.append(found)

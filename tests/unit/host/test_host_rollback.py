@@ -291,6 +291,27 @@ def test_an_engines_last_words_name_the_option(host: FakeHost, words: str, optio
     assert words in problem.hint
 
 
+def test_an_engine_that_ends_at_once_names_the_option_before_any_gate(host: FakeHost):
+    """systemd has started it, and its own lines about three tries follow the engine's words."""
+    host.converge()
+    host.stop_engine()
+    words = ["cudaMalloc failed: out of memory", *["Scheduled restart job"] * 40]
+    before = host.command
+
+    def command(argv: Sequence[str]) -> Finished:
+        if argv[0] == "journalctl":
+            return Finished(0, "\n".join(words[-int(argv[argv.index("-n") + 1]) :]), "")
+        if list(argv[:2]) == ["systemctl", "restart"]:
+            host.systemctl = host.systemctl.replace("ActiveState=inactive", "ActiveState=failed")
+            return Finished(0, "", "")
+        return before(argv)
+
+    host.command = command  # type: ignore[method-assign]
+    answer = host.run("apply", "--section", "service")
+    assert answer.problems[0]["path"] == "inferhost_service_context_tokens"
+    assert answer.problems[0]["message"] == "found failed, wanted active"
+
+
 def test_words_that_nobody_knows_name_the_time_and_show_the_journal(host: FakeHost):
     host.converge()
     (problem,) = passed(host, "Connection refused").problems
