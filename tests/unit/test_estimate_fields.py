@@ -9,7 +9,7 @@ import pytest
 from inferhost import cli
 from inferhost.estimate import misspelt
 from inferhost.planner.card_names import named_card
-from inferhost.planner.estimate.case import quantised
+from inferhost.planner.estimate.case import quantised, windowed_layers
 from inferhost.planner.estimate.decode_case import estimate_decode, mean_context_tokens
 from inferhost.planner.estimate.kv_case import GGUF_SPREAD_SHARE, estimate_kv
 from inferhost.planner.memory.weights import weights_bytes
@@ -27,10 +27,11 @@ REFUSED = [
     ({"mem_fraction": 0}, "mem_fraction: found 0, wanted a share above 0 and at most 1"),
     (
         {"tp": 3},
-        "tp: found 3, and 32 heads of Qwen/Qwen3-8B cannot be shared out evenly; wanted one of 1, 2, 4, 8, 16, 32",
+        "tp: found 3, and 32 query and 8 KV heads of Qwen/Qwen3-8B cannot be shared out evenly; wanted one of 1, 2",
     ),
-    ({"tp": 1000}, "tp: found 1000, and 32 heads of"),
-    ({"gpu_count": 6}, "gpu_count: found 6, and 32 heads of"),
+    ({"tp": 1000}, "tp: found 1000, and 32 query and 8 KV heads of"),
+    ({"gpu_count": 6}, "gpu_count: found 6, and 32 query and 8 KV heads of"),
+    ({"tp": 8, "arch_model": "microsoft/phi-4"}, "tp: found 8, and 40 query and 10 KV heads of"),
     ({"tp": 1.5}, "tp: found 1.5, wanted a whole number of at least 1"),
     ({"tp": 0}, "tp: found 0, wanted a whole number of at least 1"),
     ({"tp": -2}, "tp: found -2.0, wanted a number"),
@@ -96,6 +97,57 @@ def test_spellings_of_one_thing_get_one_answer(field, usual, others):
     assert "kv_tokens" in wanted
     answers = {str(other): estimate_kv({**KV, field: other}, CATALOGUE) for other in others}
     assert {other: found for other, found in answers.items() if found != wanted} == {}
+
+
+@pytest.mark.parametrize(
+    ("engine", "usual"),
+    [
+        ("vLLM", "vllm"),
+        ("vllm-openai", "vllm"),
+        ("SGLang", "sglang"),
+        ("llama-server", "llama.cpp"),
+        ("llama.cpp (CUDA)", "llama.cpp"),
+        ("ik-llama.cpp", "ik_llama.cpp"),
+    ],
+)
+def test_engines_are_known_by_what_people_call_them(engine, usual):
+    case = {**KV, "n_ctx": 4096, "quant": "fp8", "engine_version": ""}
+    assert estimate_kv({**case, "engine": engine}, CATALOGUE) == estimate_kv({**case, "engine": usual}, CATALOGUE)
+
+
+def test_an_engine_may_be_named_with_its_version():
+    named = {**KV, "engine": "vLLM 0.8.5 (V1)", "engine_version": None}
+    assert estimate_kv(named, CATALOGUE) == estimate_kv({**KV, "engine_version": "0.8.5"}, CATALOGUE)
+
+
+@pytest.mark.parametrize(
+    ("words", "layers", "growing", "windowed"),
+    [
+        ("5 local : 1 global, window 1024", 62, 62, 52),
+        ("alternating, window 4096", 42, 42, 21),
+        ("4096 window on all layers", 32, 32, 32),
+        ("window 128", 24, 12, 12),
+    ],
+)
+def test_layers_with_a_window_are_counted_as_their_description_says(words, layers, growing, windowed):
+    assert windowed_layers(words, layers, growing) == windowed
+
+
+def test_a_shape_in_the_case_is_completed_by_the_model_that_the_case_names():
+    row = CATALOGUE.models["qwen3.5-9b"]
+    arch = {
+        "num_hidden_layers": row.layers,
+        "layers_with_growing_kv": row.kv_layers,
+        "num_key_value_heads": row.kv_heads,
+        "head_dim": row.head_dim,
+        "hidden_size": row.hidden_size,
+        "vocab_size": row.vocabulary_size,
+        "params_b": row.parameters / 1e9,
+        "sliding_or_hybrid": "hybrid: 24 gated-delta-net + 8 full-attention layers",
+    }
+    case = {**KV, "gpu": "H200", "arch_model": row.name}
+    assert estimate_kv({**case, "arch": arch}, CATALOGUE) == estimate_kv(case, CATALOGUE)
+    assert "refused" in estimate_kv({**case, "arch_model": None, "arch": arch}, CATALOGUE)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +261,7 @@ DECODE_REFUSED = [
     ({"split": "TP=8", "gpus": 2}, "split: found 'TP=8', and gpus says 2; wanted the same number in both"),
     ({"gpus": 3}, "gpus: found 3, and 32 heads of Qwen/Qwen3-8B cannot be shared out evenly"),
     ({"gpus": 1.5}, "gpus: found 1.5, wanted a whole number of at least 1"),
+    ({"batch": 10**6}, "batch: found 1000000, wanted at most 65536 sequences of one step"),
     ({"batch": 0.5}, "batch: found 0.5, wanted a whole number of at least 1"),
     ({"layers": 10**9}, "layers: found 1000000000, wanted at most 1000"),
     ({"mem_bw_gbs": 0}, "mem_bw_gbs: found 0, wanted 10^9 bytes per second of one card"),

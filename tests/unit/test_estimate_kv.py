@@ -39,7 +39,11 @@ BAD = [
         "Q4_K_M, or the bits, such as 4.5 bpw",
     ),
     ({"gpu": "Voodoo", "vram_gib": None}, "vram_gib: is missing, and gpu names no card whose memory is known"),
-    ({"vram_gib": 6}, "meta-llama/Llama-3.2-3B-Instruct: 5.98 GiB of weights per card leave no room for a cache"),
+    (
+        {"vram_gib": 6},
+        "gpu: 5.98 GiB of weights of meta-llama/Llama-3.2-3B-Instruct leave no room for a cache on a card of 6.00 "
+        "GiB; give more cards (tp), a larger one, a smaller quant or a larger mem_fraction",
+    ),
 ]
 
 

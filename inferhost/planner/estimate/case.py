@@ -20,14 +20,13 @@ from inferhost.planner.memory.weights import linear_parameters
 from inferhost.planner.names import chip_named, gguf_format, model_named, name_quantisation
 from inferhost.planner.versions import Version, version
 
-ENGINES = {
-    "vllm": "vllm",
-    "sglang": "sglang",
-    "llama.cpp": "llama.cpp",
-    "llamacpp": "llama.cpp",
-    "llama-cpp": "llama.cpp",
-    "ik_llama.cpp": "ik_llama.cpp",
-}
+ENGINES = (
+    (re.compile(r"\bik[_-]?llama"), "ik_llama.cpp"),
+    (re.compile(r"llama[._-]?(cpp|server|bench|cli)|\bollama|\bgguf"), "llama.cpp"),
+    (re.compile(r"vllm"), "vllm"),
+    (re.compile(r"sglang|\bsgl\b"), "sglang"),
+)
+"""What people call an engine; `vLLM 0.8.5 (V1)` names its version too."""
 LINEAR_BITS: tuple[tuple[str, float], ...] = (
     (r"(bnb|bitsandbytes|hqq|torchao|quanto)\W*(int)?8", 8.0),
     (r"bnb|nf4|bitsandbytes", 4.128),  # 4 bit and doubly quantised scales per 64: 0.516 bytes printed
@@ -100,9 +99,10 @@ class Case:
 def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
     """The case, or `Refused` with the field at fault."""
     asked = text(fields, "engine").lower()
-    engine = ENGINES.get(asked)
+    engine = next((name for pattern, name in ENGINES if pattern.search(asked)), None)
     if engine is None:
-        raise Refused(f"engine: found {asked[:40]!r}, wanted one of {', '.join(sorted(set(ENGINES.values())))}")
+        known = ", ".join(sorted(name for _, name in ENGINES))
+        raise Refused(f"engine: found {asked[:40]!r}, wanted one of {known}")
     if engine == "vllm" and text(fields, "max_model_len").lower() in AUTOMATIC:
         fields = {**fields, "max_model_len": None}
     check_numbers(fields)
@@ -110,7 +110,7 @@ def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
     if quant in NOT_SAID:
         quant = name_quantisation(text(fields, "arch_model") or text(fields, "model"))
     model = quantised(case_model(fields, catalogue), quant, catalogue)
-    found = version(engine, text(fields, "engine_version"))
+    found = version(engine, text(fields, "engine_version") or asked)
     name = text(fields, "gpu")
     chip = chip_named(name, catalogue)
     card = named_card(name, number(fields, "vram_gib"), catalogue)
@@ -124,7 +124,8 @@ def case_model(fields: Mapping[str, Any], catalogue: Catalogue) -> ModelRow:
     """The model of the case: an inline `arch`, else the catalogue's row of that name."""
     arch = fields.get("arch")
     if isinstance(arch, Mapping) and arch:
-        known = model_named(text(arch, "model"), catalogue) if text(arch, "model") else None
+        named = (text(arch, "model"), text(fields, "arch_model"), text(fields, "model"))
+        known = next((row for name in named if name and (row := model_named(name, catalogue))), None)
         return inline_model(arch, known)
     name = text(fields, "arch_model") or text(fields, "model")
     found = model_named(name, catalogue) if name else None
@@ -173,7 +174,8 @@ def inline_model(arch: Mapping[str, Any], known: ModelRow | None) -> ModelRow:
     window = re.search(r"window (\d+)|(\d+) window", words)
     sliding = None
     if window:
-        sliding = SlidingShape(int(window[1] or window[2]), growing)
+        sliding = SlidingShape(int(window[1] or window[2]), windowed_layers(words, layers, growing))
+        parts["kv_layers"] = layers
     kind = "mla" if mla else "sliding" if sliding else "mixed" if growing < layers else "full"
     return ModelRow(
         key="arch",
@@ -185,7 +187,7 @@ def inline_model(arch: Mapping[str, Any], known: ModelRow | None) -> ModelRow:
         linear_bits=16.0,
         embedding_bits=16.0,
         head_bits=16.0,
-        query_heads=None,
+        query_heads=int(number(arch, "num_attention_heads") or 0) or None,
         sliding=sliding,
         state=None,
         vision=None,
@@ -198,6 +200,16 @@ def inline_model(arch: Mapping[str, Any], known: ModelRow | None) -> ModelRow:
         source="the case itself",
         **parts,
     )
+
+
+def windowed_layers(words: str, layers: int, growing: int) -> int:
+    """How many layers have a window: `5 local : 1 global`, `alternating`, those that do not grow, or all."""
+    ratio = re.search(r"(\d+)\s*(?:local|sliding|swa)?\s*:\s*(\d+)\s*(?:global|full)?", words)
+    if ratio and int(ratio[2]):
+        return layers - layers // (int(ratio[1]) + int(ratio[2])) * int(ratio[2])
+    if "altern" in words or "every other" in words or "every second" in words:
+        return layers - layers // 2
+    return layers - growing or layers
 
 
 def quantised(model: ModelRow, quant: str, catalogue: Catalogue) -> ModelRow:

@@ -61,8 +61,9 @@ def check_split(fields: Mapping[str, Any], engine: str, model: ModelRow, tensor_
         tensor_parallel_size //= copies  # attention is divided over the cards of one copy
     if tensor_parallel_size > 1 and not _divides(model, tensor_parallel_size):
         name = "tp" if asked is not None else "gpu_count"
-        heads = model.query_heads or model.kv_heads
-        fitting = [str(n) for n in range(1, heads + 1) if _divides(model, n)]
+        query, cached = model.query_heads, "" if model.mla else f"{model.kv_heads} KV"
+        heads = " and ".join(part for part in (f"{query} query" if query else "", cached) if part)
+        fitting = [str(n) for n in range(1, (query or model.kv_heads) + 1) if _divides(model, n)]
         raise Refused(
             f"{name}: found {tensor_parallel_size}, and {heads} heads of {model.name} cannot be shared out evenly; "
             f"wanted one of {', '.join(fitting[:8])}"
@@ -71,6 +72,6 @@ def check_split(fields: Mapping[str, Any], engine: str, model: ModelRow, tensor_
 
 def _divides(model: ModelRow, cards: int) -> bool:
     """Every card gets as many query heads as any; heads of keys and values are shared out, or copied to several."""
-    if model.query_heads is not None:
-        return model.query_heads % cards == 0
-    return model.kv_heads % cards == 0 or cards % model.kv_heads == 0
+    if model.query_heads is not None and model.query_heads % cards:
+        return False
+    return model.mla is not None or model.kv_heads % cards == 0 or cards % model.kv_heads == 0

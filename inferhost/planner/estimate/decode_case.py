@@ -47,7 +47,7 @@ SMALLEST_RESIDENT_SHARE = 0.9
 """Formats are averages over models, and a part of a file need not be on the card."""
 LEAST, MOST = 1e-6, 1e12
 """No quantity of a case is smaller or larger; that is a typing error."""
-MOST_LAYERS = 1000
+MOST_LAYERS, MOST_SEQUENCES = 1000, 2**16
 
 WINDOWS = re.compile(r"windows|wsl", re.IGNORECASE)
 CONTEXT = re.compile(r"(\d+)(?:\s*[+/]\s*(\d+))?(?:\s*tok\w*)?\s*(gen|chat|prompt)?", re.IGNORECASE)
@@ -113,6 +113,8 @@ def read_case(case: Mapping[str, Any], catalogue: Catalogue) -> Case:
     """The case in the terms of the decode model, or `Refused`."""
     engine, version, context = _text(case, "engine"), _text(case, "engine_version"), _text(case, "context")
     batch = whole(case, "batch") or 1
+    if batch > MOST_SEQUENCES:
+        raise Refused(f"batch: found {batch}, wanted at most {MOST_SEQUENCES} sequences of one step")
     cards, memory = read_cards(case, engine, catalogue)
     shape = _shape(case, catalogue)
     quant = _quant(case, shape, engine, catalogue)
@@ -194,7 +196,8 @@ def _shape(case: Mapping[str, Any], catalogue: Catalogue) -> Shape | None:
     arch = case.get("arch")
     if (found is None or found.row is None) and isinstance(arch, Mapping) and arch:
         row = inline_model(arch, None)
-        return Shape(row.parameters, row.active_parameters or row.parameters, row.layers, row)
+        active = found.active_parameters if found is not None else row.parameters
+        return Shape(row.parameters, min(active, row.parameters), row.layers, row)
     return found
 
 

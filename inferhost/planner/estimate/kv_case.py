@@ -96,8 +96,10 @@ def _left_over(case: Case) -> dict[str, Any]:
     low, likely, high = (max(0.0, room.bytes + d) for d in (-room.below_bytes, 0.0, room.above_bytes))
     careful = min(likely, TOLERATED_EXCESS * low) if low > 0 else likely / 2
     if likely <= 0:
+        size = f"{case.card.total_bytes / GIB:.2f} GiB" if case.card is not None else "this size"
         raise Refused(
-            f"{case.model.name}: {room.weights_bytes / GIB:.2f} GiB of weights per card leave no room for a cache"
+            f"gpu: {room.weights_bytes / GIB:.2f} GiB of weights of {case.model.name} leave no room for a cache on a "
+            f"card of {size}; give more cards (tp), a larger one, a smaller quant or a larger mem_fraction"
         )
     layout, low = _layout(case), max(0.0, low - room.unexplained_bytes)
     tokens = [_tokens(case, layout, part) for part in (low, careful, high)]
