@@ -20,6 +20,8 @@ MODEL = {
     "tabbyapi": ("--model-dir", "/m", "--model-name", "Qwen3-8B"),
 }
 TYPED = {"int": "2", "float": "0.5", "size": "4096", "bool": "true", "json": "{}"}
+SIZING = ("cache-limit",)
+"""Whether a size fits the context is the budget's to say, of a card and a model that an import does not know."""
 CARDS = {"inferhost_hardware": hardware(gpu("h200-sxm"), gpu("h200-sxm"))}
 
 
@@ -66,7 +68,8 @@ def problems(wish):
     try:
         planned({**CARDS, **{f"inferhost_service_{key}": value for key, value in wish.items()}})
     except InputError as error:
-        return [str(p) for p in error.problems if "extra_args" in p.path or ".env" in p.path or "_env" in p.path]
+        ours = [p for p in error.problems if "extra_args" in p.path or ".env" in p.path or "_env" in p.path]
+        return [str(p) for p in ours if p.id not in SIZING]
     return []
 
 
