@@ -150,7 +150,7 @@ def test_what_a_launch_asks_for_is_in_its_wish_and_planned(command, options):
         ("llama-server -m /m/a.gguf -ctk q8_0 -ctv q4_0", "-ctv", "K and V have one type there, that of K"),
         ("llama-server -m /m/a.gguf --temp $T", "--temp", "comes from a variable"),
         (
-            "llama-server -m /m/qwen3-30b-a3b-q4_k_m.gguf",
+            "llama-server -m /m/qwen3-30b-a3b-iq3_s.gguf",
             "inferhost_service_model",
             "the catalogue has no such model",
         ),
@@ -163,11 +163,11 @@ def test_what_a_wish_leaves_out_is_told(command, name, because):
 
 
 def test_a_model_without_a_row_is_told_with_how_to_make_one():
-    (launch,) = read_script("llama-server -m /m/qwen3-30b-a3b-q4_k_m.gguf", "s.sh").launches
+    (launch,) = read_script("llama-server -m /m/qwen3-30b-a3b-iq3_s.gguf", "s.sh").launches
     (told,) = [f for f in wished(launch, CATALOGUE)[0] if f.name == "inferhost_service_model"]
-    assert (told.verdict, told.value) == ("fatal", "qwen3-30b-a3b-q4_k_m")
+    assert (told.verdict, told.value) == ("fatal", "qwen3-30b-a3b-iq3_s")
     assert "near it: qwen3-30b-a3b" in told.because
-    assert "what `inferhost model /m/qwen3-30b-a3b-q4_k_m.gguf` prints" in told.instead
+    assert "what `inferhost model /m/qwen3-30b-a3b-iq3_s.gguf` prints" in told.instead
 
 
 def test_what_stands_behind_an_engine_in_the_foreground_sets_no_card():
