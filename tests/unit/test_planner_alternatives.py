@@ -7,7 +7,7 @@ import pytest
 
 from inferhost import planner
 from inferhost.planner.memory.weights import linear_parameters
-from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, refusal, wish
+from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal, wish
 
 BITS = re.compile(r"(\d+\.\d) bits per weight for (1 request|(\d+) requests at once) of (\d+) tokens")
 
@@ -45,3 +45,26 @@ def test_a_refusal_on_several_cards_speaks_of_each_card():
     assert "hint: on each of 2 rtx-4090 it fits as " in found
     assert "awq (4.16 bit) 9.00 GiB with sglang" in found
     assert "llama.cpp" not in found  # which is planned for one card
+
+
+def on_two(card, model, **own):
+    values = wish(card, model, service_context_tokens=4096, **own)
+    return {**values, "inferhost_hardware": hardware(gpu(card), gpu(card))}
+
+
+def test_a_model_that_one_card_does_not_hold_is_offered_the_cards_that_do():
+    found = refusal(on_two("rtx-4090", "deepseek-r1-distill-qwen-14b", service_engine="vllm"))
+    assert "inferhost_service_tensor_parallel_size: 2 holds it over 2 such cards" in found
+    planned(on_two("rtx-4090", "deepseek-r1-distill-qwen-14b", service_engine="vllm", service_tensor_parallel_size=2))
+    assert "such cards" not in refusal(wish("rtx-4090", "deepseek-r1-distill-qwen-14b", service_engine="vllm"))
+    assert "such cards" not in refusal(on_two("rtx-4090", "llama-3.1-70b-instruct", service_engine="vllm"))
+
+
+def test_llama_cpp_over_several_cards_is_refused_with_what_works():
+    found = refusal(on_two("rtx-3090", "llama-3-70b-instruct-q4_k_m", service_gpus=["all"]))
+    assert found == (
+        "error: inferhost_service_gpus: found 2 cards, and llama.cpp 0.7.0 is planned for one\n"
+        "hint: one card per instance, or sglang or vllm with a checkpoint in safetensors over several; "
+        "inferhost_service_gpu_layers: auto leaves in host memory what one card does not hold"
+    )
+    planned(on_two("rtx-3090", "llama-3-70b-instruct-q4_k_m", service_gpu_layers="auto"))

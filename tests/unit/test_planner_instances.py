@@ -177,7 +177,9 @@ def test_unequal_cards_and_an_engine_for_one_card_are_refused():
     values["inferhost_hardware"] = hardware(gpu("rtx-3090"), gpu("rtx-4090"))
     assert "error: inferhost_service_gpus: found unequal cards: rtx-3090 with " in refusal(values)
     values = on_cards(2, {"main": {}}, service_gpus=["all"], service_engine="tabbyapi")
-    assert "hint: one card per instance, or sglang or vllm over several" in refusal(values)
+    assert "hint: one card per instance, or sglang or vllm with a checkpoint in safetensors over several" in refusal(
+        values
+    )
 
 
 def test_a_port_that_two_want_is_told_first_and_with_what_else_is_wrong():

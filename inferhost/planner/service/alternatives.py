@@ -19,6 +19,7 @@ from inferhost.planner.memory.weights import linear_parameters, weights_bytes
 from inferhost.planner.names import format_named
 from inferhost.planner.request import Instance
 from inferhost.planner.service.engine import obstacles
+from inferhost.planner.service.placement import divides
 from inferhost.schema.document import counted
 from inferhost.schema.problems import InputError
 
@@ -64,6 +65,24 @@ def fitting_hint(
     if sizes:
         parts.append(f"{'for another' if known else 'for such a'} checkpoint inferhost model PATH prints a row")
     return "; ".join(parts)
+
+
+def cards_hint(
+    model: ModelRow,
+    engine: EngineRow,
+    card: GpuRow,
+    instance: Instance,
+    *,
+    total_bytes: int,
+    demand: Demand,
+    cards: int,
+) -> str:
+    """Over how many of the host's equal cards the engine would hold the model, or the empty string."""
+    for size in range(demand.tensor_parallel_size + 1, cards + 1):
+        asked = dataclasses.replace(demand, tensor_parallel_size=size)
+        if divides(model, size) and _holds(model, card, engine, instance, total_bytes=total_bytes, demand=asked):
+            return f"{instance.path('tensor_parallel_size')}: {size} holds it over {size} such cards"
+    return ""
 
 
 def bits_hint(model: ModelRow, engine: EngineRow, instance: Instance, *, total_bytes: int, demand: Demand) -> str:

@@ -31,7 +31,7 @@ from inferhost.planner.memory.host_memory import (
 )
 from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
 from inferhost.planner.service import offload, unit
-from inferhost.planner.service.alternatives import bits_hint, fitting_hint
+from inferhost.planner.service.alternatives import bits_hint, cards_hint, fitting_hint
 from inferhost.planner.service.attention import attention_problems, attention_reason
 from inferhost.planner.service.engine import chosen_engine
 from inferhost.planner.service.form import context_tokens, form_problems, model_row
@@ -185,12 +185,14 @@ class _Unfit:
     model: ModelRow
     engine: EngineRow
     demand: Demand
+    cards: int  # of the host that are like the engine's, its own counted; 1 for a slice
 
     def refusal(self, card: GpuRow, instance: Instance, total_bytes: int, catalogue: Catalogue) -> InputError:
         """The refusal, with what would fit added to the problem of weights that do not."""
         model, engine, demand = self.model, self.engine, self.demand
         offers = [
             fitting_hint(model, card, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue),
+            cards_hint(model, engine, card, instance, total_bytes=total_bytes, demand=demand, cards=self.cards),
             bits_hint(model, engine, instance, total_bytes=total_bytes, demand=demand),
         ]
         offer = "; or ".join(text for text in offers if text)
@@ -233,7 +235,7 @@ def _sized(
         try:
             budget = memory_budget(total_bytes, model, engine, cache, demand, instance=instance)
         except InputError as error:
-            first = first or _Unfit(error, model, engine, demand)
+            first = first or _Unfit(error, model, engine, demand, _like_its_card(request, instance, rows))
             if instance.text("engine") != "auto" or {p.id for p in error.problems} - UNFIT:
                 raise first.refusal(card, instance, total_bytes, catalogue) from error
             unfit[engine.key] = f"{engine.engine} {engine.version}: {error.problems[0].message}"
@@ -245,6 +247,12 @@ def _card(instance: Instance, rows: tuple[GpuRow, ...]) -> GpuRow:
     """The card that the engine sees: a slice of a divided one looks like a smaller card."""
     row = rows[instance.gpus[0]]
     return sliced_card(row, instance.slice) if instance.slice else row
+
+
+def _like_its_card(request: Request, instance: Instance, rows: tuple[GpuRow, ...]) -> int:
+    """How many cards of the host are like those of the instance, which a slice has nothing of."""
+    kinds = [(row.key, gpu.memory_mib) for row, gpu in zip(rows, request.hardware.gpus, strict=True)]
+    return 1 if instance.slice else kinds.count(kinds[instance.gpus[0]])
 
 
 def _awaited(instance: Instance, before: list[_Part]) -> list[Service]:

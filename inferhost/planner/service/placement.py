@@ -55,7 +55,10 @@ def parallel_problems(
     path = instance.path("tensor_parallel_size" if instance.integer("tensor_parallel_size") else "gpus")
     if "tensor_parallel_size" not in engine.flags:
         found = f"found {size} cards, and {engine.engine} {engine.version} is planned for one"
-        return [Problem(path, found, "one card per instance, or sglang or vllm over several", "tensor-parallel")]
+        hint = "one card per instance, or sglang or vllm with a checkpoint in safetensors over several"
+        if "gpu_layers" in engine.flags:
+            hint += f"; {instance.path('gpu_layers')}: auto leaves in host memory what one card does not hold"
+        return [Problem(path, found, hint, "tensor-parallel")]
     problems = []
     kinds = {(rows[n].key, request.hardware.gpus[n].memory_mib) for n in instance.gpus}
     if len(kinds) > 1:
@@ -66,12 +69,18 @@ def parallel_problems(
     if heads is None:
         hint = "one card, until a row of inferhost/catalogue/models.json says it"
         problems.append(Problem(path, f"found {size}, and {model.key}'s query heads are not known", hint))
-    elif heads % size or (kv_heads % size and size % kv_heads):
-        fitting = [n for n in range(2, 65) if not heads % n and (not kv_heads % n or not n % kv_heads)]
+    elif not divides(model, size):
+        fitting = [n for n in range(2, 65) if divides(model, n)]
         hint = f"{', '.join(map(str, [1, *fitting]))} for this model"
         found = f"found {size}, which does not divide the {heads} query heads and {kv_heads} KV heads of {model.key}"
         problems.append(Problem(path, found, hint, "tensor-parallel"))
     return problems
+
+
+def divides(model: ModelRow, size: int) -> bool:
+    """Whether so many cards can share out the heads of a model. Source: formula `engine.tensor_parallel`."""
+    heads, kv_heads = model.query_heads, model.kv_heads
+    return heads is not None and not heads % size and (not kv_heads % size or not size % kv_heads)
 
 
 def _placed(request: Request, instance: Instance, divided: tuple[Layout | None, ...]) -> Instance:
