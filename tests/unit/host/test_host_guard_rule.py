@@ -1,0 +1,114 @@
+"""When a card is too hot, cool again, and how long it waits: from readings alone; and what else a held card loses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, RESTORING
+from inferhost.host.guard.rule import (
+    WAIT_S_MAX,
+    WINDOW_S,
+    Reading,
+    advanced,
+    freed,
+    is_cool,
+    too_hot,
+    tripped,
+    wait_s,
+)
+from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, with_gpu
+from tests.unit.host.test_host_guard import ROOM, RULE, SAFE_MW, Run, made_hot
+
+MEMORY_LOCK = "memory_clock_lock_mhz"
+
+
+@pytest.mark.parametrize(
+    ("celsius", "margin_c", "hot", "cool"),
+    [
+        (84, None, False, False),
+        (85, None, True, False),
+        (75, None, False, True),
+        (76, None, False, False),
+        (60, 0, True, False),
+        (60, 1, False, False),
+        (60, 9, False, False),  # as far from its own limit as `resume_c` is from ours, and no nearer
+        (60, 10, False, True),
+        (76, 10, False, False),
+    ],
+)
+def test_both_limits_count_for_hot_and_for_cool(celsius: int, margin_c: int | None, hot: bool, cool: bool):
+    reading = Reading(celsius, margin_c)
+    assert (bool(too_hot(reading, RULE)), is_cool(reading, RULE)) == (hot, cool)
+
+
+def test_trips_of_more_than_an_hour_ago_no_longer_count():
+    hold = tripped(tripped(NOTHING, "hot", 0.0), "hot", 60.0)
+    assert wait_s(hold, RULE, 60.0) == 2 * RULE.cool_down_s
+    assert wait_s(hold, RULE, 60.0 + WINDOW_S) == RULE.cool_down_s
+    again = tripped(hold, "hot", 61.0 + WINDOW_S)
+    assert again.trips_s == (61.0 + WINDOW_S,)
+
+
+def test_no_wait_is_longer_than_an_hour_unless_the_plan_asks_for_it():
+    hold = dataclasses.replace(NOTHING, trips_s=tuple(float(n) for n in range(20)))
+    assert wait_s(hold, RULE, 20.0) == WAIT_S_MAX
+    patient = dataclasses.replace(RULE, cool_down_s=7200)
+    assert wait_s(hold, patient, 20.0) == 7200
+
+
+def test_the_wait_begins_anew_with_each_look_that_is_not_cool():
+    held = tripped(NOTHING, "hot", 0.0)
+    waiting = advanced(held, True, RULE, 10.0)
+    assert (waiting.state, waiting.cool_since_s) == (LATCHED, 10.0)
+    assert advanced(waiting, False, RULE, 20.0).cool_since_s is None
+    assert advanced(waiting, True, RULE, 10.0 + RULE.cool_down_s - 0.1).state == LATCHED
+    assert advanced(waiting, True, RULE, 10.0 + RULE.cool_down_s).state == RESTORING
+    assert freed(waiting).state == FREE
+
+
+def test_a_memory_lock_goes_with_the_graphics_lock(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    hot = made_hot(host, with_gpu(memory_clock_lock_mhz=(7001, 7001), guard=RULE))
+    assert hot.card()[MEMORY_LOCK] == [7001, 7001]
+    run = Run(hot, monkeypatch)
+    run.until(lambda: run.state() == "latched")
+    assert hot.card()[MEMORY_LOCK] is None
+
+
+def test_application_clocks_of_the_plan_go_to_what_the_card_boots_with(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    host.sim("init", P4)
+    host.sim("set", "persistence", 1)
+    found = host.card()["application_clocks_mhz"]
+    hot = made_hot(host, p4_plan(application_clocks_mhz=(3003, 999), power_limit_w=75, guard=RULE))
+    assert hot.card()["application_clocks_mhz"] == [3003, 999] != found
+    run = Run(hot, monkeypatch)
+    run.until(lambda: run.state(P4_UUID) == "latched")
+    assert hot.card()["application_clocks_mhz"] == found
+
+
+def test_a_limit_that_is_lower_than_the_safe_one_stays(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    hot = made_hot(host, with_gpu(guard=dataclasses.replace(RULE, power_w=400)))
+    hot.sim("set", "power_limit_mw", SAFE_MW)
+    hot.sim("set", "ambient_celsius", 110)
+    run = Run(hot, monkeypatch)
+    run.until(lambda: run.state() == "latched")
+    assert hot.card()["power_limit_mw"] == SAFE_MW
+
+
+def test_a_guard_that_gives_a_card_back_waits_for_no_lock(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    """A guard that waited would be blind for other cards meanwhile."""
+    hot = made_hot(host, with_gpu(guard=RULE))
+    run = Run(hot, monkeypatch)
+    run.until(lambda: run.state() == "latched")
+    waited: list[float | None] = []
+
+    def apply(*_: object, lock_wait_s: float | None = None) -> None:
+        waited.append(lock_wait_s)
+
+    monkeypatch.setattr("inferhost.host.guard.card.verbs.apply", apply)
+    hot.sim("set", "ambient_celsius", ROOM)
+    run.until(lambda: run.state(UUID) == "free")
+    assert waited == [0.0]
