@@ -87,6 +87,7 @@ def test_application_clocks_of_the_plan_go_to_what_the_card_boots_with(
     run = Run(hot, monkeypatch)
     run.until(lambda: run.state(P4_UUID) == "latched")
     assert hot.card()["application_clocks_mhz"] == found
+    assert not [line for line in run.lines if "keeps trying" in line]  # to unlock what this card never could lock
 
 
 def test_a_limit_that_is_lower_than_the_safe_one_stays(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
