@@ -72,6 +72,18 @@ def test_a_lock_that_samples_cannot_tell_is_proven_put_back_and_kept(locked: Fak
     assert locked.run("apply", "--section", "gpu").said == (False, [])
 
 
+def test_a_power_cap_that_keeps_it_from_moving_decides_nothing(locked: FakeHost):
+    """Then the clock is below what was asked for the moment, and that says nothing of the lock."""
+
+    def capped(step: str) -> None:
+        if step == f"nvml {UUID} graphics_clock_lock":
+            locked.sim("set", "power_limit_mw", 150000 if locked.card()[LOCK] == [OWN_MHZ, OWN_MHZ] else 600000)
+
+    answer = challenged(locked, before_write=capped)
+    assert answer.verdict(LOCK) == ("unverified", "indistinguishable")
+    assert "sw_power_cap" in answer.evidence(LOCK)
+
+
 def test_a_lock_that_does_nothing_is_caught(locked: FakeHost):
     locked.sim("fault", "graphics_clock", "accepted_ignored")
     answer = challenged(locked)

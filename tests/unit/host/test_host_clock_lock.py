@@ -193,6 +193,23 @@ def test_an_ignored_lock_stays_drift_in_a_plain_verify_and_is_asked_for_again_by
     assert under_load(host).verdict(LOCK) == ("held", "none")
 
 
+def test_a_verdict_on_a_request_that_was_made_again_meanwhile_is_not_kept(host: FakeHost):
+    applied(host, 2100)
+    host.sim("load", "on")
+    host.wait(20)
+    pass_time = host.wait
+
+    def another_apply(seconds: float) -> None:
+        found = json.loads(host.read(CLOCKS))
+        found["asked"][UUID]["time_s"] = 12.0
+        host.write(CLOCKS, json.dumps(found))
+        pass_time(seconds)
+
+    host.wait = another_apply  # type: ignore[method-assign]
+    assert under_load(host).verdict(LOCK) == ("held", "none")
+    assert json.loads(host.read(CLOCKS))["asked"][UUID]["last"] is None
+
+
 def test_check_mode_keeps_no_verdict(host: FakeHost):
     applied(host, 2100)
     host.sim("load", "on")

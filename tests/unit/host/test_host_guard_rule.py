@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, RESTORING
+from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, RESTORING, read_latches, write_latches
 from inferhost.host.guard.rule import (
     WAIT_S_MAX,
     WINDOW_S,
@@ -66,6 +66,14 @@ def test_the_wait_begins_anew_with_each_look_that_is_not_cool():
     assert advanced(waiting, True, RULE, 10.0 + RULE.cool_down_s - 0.1).state == LATCHED
     assert advanced(waiting, True, RULE, 10.0 + RULE.cool_down_s).state == RESTORING
     assert freed(waiting).state == FREE
+
+
+def test_what_was_held_in_another_boot_is_held_no_longer(host: FakeHost):
+    machine = host.machine(str(host.root))
+    write_latches(machine, {UUID: tripped(NOTHING, "hot", 0.0)})
+    assert read_latches(machine)[UUID].state == LATCHED
+    host.write("/proc/sys/kernel/random/boot_id", "boot-2\n")
+    assert read_latches(machine) == {}
 
 
 def test_a_memory_lock_goes_with_the_graphics_lock(host: FakeHost, monkeypatch: pytest.MonkeyPatch):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pytest
 
+import inferhost.host
 from inferhost.schema.plan import File
 from tests.unit.host.fake_host import FakeHost, own_units, plan
 
 APPLY, TIMER = "inferhost-apply.service", "inferhost-verify.timer"
 FOLDER = "/etc/systemd/system"
+UNITS = pathlib.Path(inferhost.host.__file__).parent / "units"
 
 
 @pytest.fixture
@@ -39,6 +43,27 @@ def test_what_brings_settings_back_runs_once_per_boot_and_once_after_each_kind_o
     assert sleeps <= set(words["After"])
     assert {"nvidia-persistenced.service", "nvidia-resume.service"} <= set(words["After"])
     assert not any(line.startswith("RemainAfterExit") for line in lines), "a unit that stays active is not run again"
+
+
+@pytest.mark.parametrize(
+    ("unit", "lines"),
+    [
+        (APPLY, ["Type=oneshot", "SuccessExitStatus=7", "TimeoutStartSec=180"]),  # pending is no failure of a boot
+        ("inferhost-verify.service", ["Type=oneshot", "SuccessExitStatus=6 7"]),
+        (
+            "inferhost-guard.service",
+            [
+                "Type=notify",
+                "ExecStopPost=/usr/local/bin/inferhost guard --after-end",  # after a crash, a kill and a hang
+                "WatchdogSec=10",
+                "Restart=always",
+                "StartLimitIntervalSec=0",
+            ],
+        ),
+    ],
+)
+def test_what_systemd_does_for_our_promises_stands_in_the_units(unit: str, lines: list[str]):
+    assert set(lines) <= set((UNITS / unit).read_text().splitlines())
 
 
 def test_check_mode_foretells_the_units_and_a_second_install_changes_nothing(booted: FakeHost):

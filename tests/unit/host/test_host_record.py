@@ -139,6 +139,33 @@ def test_a_lock_removed_under_a_waiting_hand_is_not_taken_for_held(host: FakeHos
             assert host.read(lock.LOCK).strip() == str(os.getpid())
 
 
+def test_a_lock_that_was_removed_between_opening_and_taking_it_is_opened_again(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    machine, taken = host.machine(str(host.root)), []
+    real = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        if not taken:
+            host.at(lock.LOCK).unlink()  # its holder ended, and took it along
+        taken.append(descriptor)
+        real(descriptor, how)
+
+    monkeypatch.setattr(lock.fcntl, "flock", late)
+    with lock.locked(machine):
+        assert len(taken) == 2
+        assert host.read(lock.LOCK).strip() == str(os.getpid())
+
+
+def test_what_stands_where_a_file_is_written_aside_is_never_followed(host: FakeHost):
+    """Somebody who may write there must not make root write elsewhere."""
+    host.write("/etc/passwd-", "keep")
+    host.at("/etc/.x.conf.inferhost-new").symlink_to(host.at("/etc/passwd-"))
+    with pytest.raises(WriteFailed):
+        host.machine(str(host.root)).replace_file("/etc/x.conf", b"ours", 0o644)
+    assert host.read("/etc/passwd-") == "keep"
+
+
 def test_a_refused_first_run_leaves_no_lock_behind(host: FakeHost):
     before = host.snapshot()
     host.write("/run/keep", "")

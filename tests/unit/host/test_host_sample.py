@@ -164,6 +164,13 @@ def test_a_clock_below_its_range_has_the_cause_that_the_card_names(named: tuple[
     assert (judged.verdict, judged.cause, judged.found) == ("clamped", cause, 1500)
 
 
+def test_a_clock_mostly_below_its_range_is_not_called_ignored_for_some_samples_above():
+    below = busy(40, sm_clock_mhz=1800, event_reasons=("sw_power_cap",))
+    above = [dataclasses.replace(s, sm_clock_mhz=2500) if n % 10 == 9 else s for n, s in enumerate(below)]
+    found = judge_clock(above, asked(2100, 2100))
+    assert (found.verdict, found.cause, found.found) == ("clamped", "power_cap", 1800)
+
+
 def test_a_clock_that_a_limiter_may_have_brought_into_the_range_proves_nothing():
     judged = judge_clock(busy(40, event_reasons=("sw_power_cap",)), asked(2100, 2100))
     assert (judged.verdict, judged.cause) == ("unverified", "indistinguishable")
