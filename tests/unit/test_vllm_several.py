@@ -134,3 +134,25 @@ def test_the_peak_of_a_vision_tower_in_the_first_core_may_be_as_much_again():
     assert vllm_rules.unexplained_bytes(seeing, one) == vllm_rules.activation_bytes(seeing, one)
     assert vllm_rules.unexplained_bytes(seeing, run((0, 10, 2))) == 0
     assert vllm_rules.unexplained_bytes(CATALOGUE.models["llama-3.1-8b-instruct"], one) == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "changes", "second_core"),
+    [
+        ("0.8.5", "RTX 4090", {}, True),
+        ("0.8.5", "Tesla T4", {}, False),
+        ("0.8.5", "RTX 4090", {"kv_dtype": "fp8"}, False),
+        ("0.8.5", "H100", {"kv_dtype": "fp8"}, True),
+        ("0.10.2", "RTX 4090", {"kv_dtype": "fp8"}, False),
+        ("0.10.2", "RTX 5090", {"kv_dtype": "fp8"}, True),
+        ("0.9.2", "RTX 4090", {"quant": "Q4_K_M"}, False),
+        ("0.10.2", "RTX 4090", {"quant": "Q4_K_M"}, True),
+        ("0.11.0", "Tesla T4", {"kv_dtype": "fp8"}, True),
+    ],
+)
+def test_what_the_second_engine_core_could_not_do_starts_the_first(version, gpu, changes, second_core):
+    # The first core takes a prompt of 16384 tokens at once, the second 2048 at a time.
+    case = {"engine": "vllm", "gpu": gpu, "engine_version": version, "arch_model": "Qwen2.5-1.5B"}
+    asked = {"quant": "bf16", "max_num_seqs": 1, **changes}
+    long, short = (estimate_kv({**case, **asked, "max_model_len": n}, CATALOGUE) for n in (16384, 2048))
+    assert (long["kv_gib"] == short["kv_gib"]) == second_core

@@ -203,6 +203,8 @@ def _vllm_run(case: Case) -> VllmRun:
         tensor_parallel_size=case.tensor_parallel_size,
         nvlink=case.nvlink,
         eager=bool(case.switch("eager")),
+        fp8_cache=kv_element_bytes(case.text("kv_dtype")) == 1,
+        gguf=case.model.format == "gguf",
     )
 
 

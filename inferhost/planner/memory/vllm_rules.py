@@ -28,6 +28,8 @@ FIRST_IN_PLACE_SAMPLER: Version = (0, 15, 0)
 FIRST_PROFILER: Version = (0, 6, 4)
 """Before it, what torch holds in reserve after the run was counted, used or not."""
 FIRST_V1: Version = (0, 8, 0)
+LAST_BOTH_CORES: Version = (0, 10, 0)
+"""The last series that fell back to the first engine core, for less than those before it."""
 FIRST_FEW_SEQUENCES: Version = (0, 8, 4)
 """Before it the second engine core took 1024 sequences on every card, which small ones ran out of memory by."""
 FIRST_COUNTED_GRAPHS: Version = (0, 21, 0)
@@ -65,11 +67,21 @@ class VllmRun:
     tensor_parallel_size: int = 1
     eager: bool = False
     nvlink: bool = False
+    fp8_cache: bool = False
+    gguf: bool = False
 
     @property
     def v1(self) -> bool:
-        """Whether the second engine core runs: from 0.8 where the card allows it, everywhere from 0.11."""
-        return self.version >= (0, 11, 0) or (self.version >= FIRST_V1 and self.compute_capability >= (8, 0))
+        """Whether the second engine core runs: from 0.8 where card and options allow it, everywhere from 0.11.
+
+        Source: formula `memory.vllm_first_core`.
+        """
+        if self.version >= (0, 11, 0) or self.version < FIRST_V1:
+            return self.version >= FIRST_V1
+        hopper, blackwell = self.compute_capability[0] == 9, self.compute_capability[0] >= 10
+        fp8_runs = not self.fp8_cache or hopper or (blackwell and self.version >= LAST_BOTH_CORES)
+        gguf_runs = not self.gguf or self.version >= LAST_BOTH_CORES
+        return self.compute_capability >= (8, 0) and fp8_runs and gguf_runs
 
     @property
     def large_card(self) -> bool:
