@@ -21,6 +21,8 @@ class InstallRow:
     commit: Optional[str]
     source_arguments: Tuple[str, ...]  # of pip, inside the checkout
     image: Optional[str]  # of the container that the engine's authors publish
+    image_command: Tuple[str, ...]  # what starts the engine in it, the executable first
+    image_shared_memory_mib: Optional[int]  # what its processes pass to each other; none: it is one process
     package: Optional[str]  # of a distribution
     notes: str
     source: str

@@ -18,6 +18,7 @@ class RuntimeRow:
     version: str
     family: str  # "apt" or "dnf"
     packages: Tuple[str, ...]
+    compose: Tuple[str, ...]  # what brings Docker Compose; none: not packaged, or too old for CDI
     preferred: bool  # where the host has none and the wish names none
     toolkit: Tuple[str, ...]  # NVIDIA's packages
     toolkit_folder: str  # below the repository's address

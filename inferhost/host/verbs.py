@@ -31,7 +31,7 @@ from inferhost.host.record.baseline import BASELINE, Baseline, Record, read_base
 from inferhost.host.record.lock import locked
 from inferhost.host.report import HostError, Report
 from inferhost.host.runtime import state as runtime
-from inferhost.host.service import account, adopt, engine, exercise, key, processes, slices
+from inferhost.host.service import account, adopt, container, engine, exercise, key, processes, slices
 from inferhost.host.service import install as engine_install
 from inferhost.host.watch.watched import read_watched, remember_applied
 from inferhost.host.watch.writers import name_writers, warn
@@ -48,7 +48,7 @@ def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, r
         found = _plan_records(machine, plan, baseline, report)
         _remember(found, baseline, report)
         if "service" in plan.manage:
-            users = sorted({s.user for s in plan.service})
+            users = account.named_users(plan)
             report.facts["users_absent"] = [u for u in users if account.uid_of(machine, u) is None]
         report.facts["driver"] = state.driver_facts(machine, plan, baseline)
         report.facts["balancer"] = placed_unit.balancer_facts(machine, plan)
@@ -80,13 +80,14 @@ def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report)
     problems = adopt.conflicts(machine, plan, report) + state.driver_problems(machine, plan)
     problems += placed_unit.balancer_problems(machine, plan, baseline)
     problems += engine_install.install_problems(machine, plan)
+    problems += container.container_problems(machine, plan)
     problems += base_units.mps_problems(machine, plan)
     problems += key.key_problems(machine, plan) if "service" in plan.manage else ()
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
     problems += runtime.runtime_problems(machine, plan, report)
     for entry in plan.service if "service" in plan.manage else ():
         for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):
-            made = option == "engine_path" and entry.install is not None
+            made = option == "engine_path" and (entry.install or entry.container) is not None
             if not machine.exists(path) and not made and not models.brings(plan, path):
                 message = f"{path} is not on this host"
                 hint = "install or copy it first, or name the place where it is"
@@ -252,6 +253,7 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
             "recorded": recorded,
             "not_held": list(read_watched(machine).not_held),
             "units": units,
+            "generated_units": [u for u in units if container.is_generated(processes.unit_state(machine, u))],
             "driver": state.driver_revert(baseline, machine, report),
             "balancer": placed_unit.balancer_revert(machine, baseline, report),
             "runtime": runtime.runtime_revert(machine, baseline, report),
@@ -319,7 +321,7 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
                 found.update(placed.directory_records(machine, os.path.dirname(path), "models"))
     found.update(runtime.runtime_records(machine, plan))
     if "service" in plan.manage:
-        found.update(account.account_records(machine, [s.user for s in plan.service]))
+        found.update(account.account_records(machine, account.named_users(plan)))
         found.update(adopt.adoption_records(machine, plan))
         for tree, one in engine_install.install_records(machine, plan).items():
             found[tree] = one

@@ -28,7 +28,7 @@ from inferhost.planner.request import Instance, Request, read_request
 from inferhost.planner.service.adoption import adopted_units
 from inferhost.planner.service.instances import service_section
 from inferhost.planner.service.placement import NO_SLICE, placed_instances
-from inferhost.planner.service.unit import engine_is_bound
+from inferhost.planner.service.surroundings import engine_is_bound
 from inferhost.schema.plan import SCHEMA, SECTIONS, Cpu, Host, Plan, Reason, identified
 from inferhost.schema.problems import InputError, Problem
 
@@ -62,12 +62,15 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     _part(problems, lambda: refuse_sharing(request, instances or ()))
     cpu = _cpu(problems, request, instances or ())
     judged = replaced if drivers else _without_driver(request)
-    service = _part(problems, lambda: service_section(judged, instances or (), rows, catalogue))
+    runtime = _part(problems, lambda: runtime_section(request, catalogue))
+    found_runtime = runtime.runtime if runtime else None
+    service = _part(
+        problems, lambda: service_section(judged, instances or (), rows, catalogue, runtime=found_runtime)
+    )
     adopted = _part(problems, lambda: adopted_units(request)) if request.manages("service") else ((), [])
     balancer: BalancerSection | None = _part(problems, lambda: balancer_section(request))
     models = _part(problems, lambda: model_section(request, catalogue))
     section: DriverSection | None = None
-    runtime = _part(problems, lambda: runtime_section(request, catalogue))
     if rows is not None and drivers is not None:
         asked, services = drivers[0], service.services if service else ()
         section = _part(problems, lambda: driver_section(request, rows, asked, services, catalogue))

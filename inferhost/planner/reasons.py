@@ -19,6 +19,9 @@ NO_GAIN = "below what can be measured"
 MIRRORED_KEYS = ("ExecStart", "Environment", "User", "LimitNOFILE", "LimitMEMLOCK")
 """Drop-in keys whose reason stands at the service's own value."""
 
+CONTAINER_FIELDS = (
+    "mode", "engine", "image", "user", "devices", "mounts", "shared_memory_mib", "host_ipc", "health", "stop_s",
+)  # fmt: skip
 FIELD_CONCEPTS = ("model_path", "host", "port", "context_tokens", "max_sequences")
 
 
@@ -92,6 +95,7 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
         paths |= {f"service.{service.instance}.{name}" for name in own}
         paths |= {concept_path(service.instance, engine, concept) for concept in FIELD_CONCEPTS}
         paths |= {f"service.{service.instance}.argv.{flag}" for flag in argument_flags(service.argv)}
+        paths |= {f"service.{service.instance}.container.{name}" for name in CONTAINER_FIELDS if service.container}
     return paths
 
 

@@ -12,7 +12,9 @@ import hashlib
 from typing import Any, Dict, Optional, Tuple, Union
 
 from inferhost.schema import document
+from inferhost.schema.container import Container
 from inferhost.schema.problems import InputError, Problem
+from inferhost.schema.units import DROPIN_FILE, unit_text
 
 SCHEMA = 2
 READABLE_SCHEMAS = (1, 2)
@@ -168,19 +170,12 @@ class Dropin:
 
     @property
     def path(self) -> str:
-        return f"{UNIT_DIRECTORY}/{self.unit}.d/10-inferhost.conf"
+        return f"{UNIT_DIRECTORY}/{self.unit}.d/{DROPIN_FILE}"
 
     @property
     def content(self) -> str:
-        """The drop-in as systemd reads it. A key that is reset first appears with an empty value."""
-        lines: list[str] = ["# Placed by inferhost; put your own settings into 50-local.conf beside this file."]
-        current = None
-        for section, key, value in self.entries:
-            if section != current:
-                lines += ["", f"[{section}]"]
-                current = section
-            lines.append(f"{key}={value}")
-        return "\n".join(lines) + "\n"
+        """The drop-in as systemd reads it."""
+        return unit_text(self.entries, "50-local.conf beside this file")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +277,7 @@ class Service:
     check_argv: Tuple[str, ...] = ()  # has the engine read its arguments and end; none where it cannot
     drain: Optional[Drain] = None  # None: the engine ends its streams by itself
     slice: Optional[Slice] = None  # the part of a divided card that it runs on
+    container: Optional[Container] = None  # None: it runs on the host itself
 
     @property
     def slice_file(self) -> str:

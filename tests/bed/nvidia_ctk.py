@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
 """A stand-in for nvidia-ctk: a CDI specification of the simulated driver, in the form of the real one.
 
-Devices by number and by UUID and all of them; the library under its versioned name and its soname, and the state
-that simulated cards keep, so that a program in a container sees the same cards.
+Devices by number and by UUID and all of them, each with its node, behind which there is no driver; the library under
+its versioned name and its soname, and the state that simulated cards keep, so that a program in a container sees the
+same cards.
 """
 
 import ctypes
 import json
 import os
+import stat
 import subprocess
 import sys
 
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 LIBRARY = "/usr/local/lib/libnvidia-ml.so.1"
 STATE = "/var/lib/inferhost-sim"
+NVIDIA_MAJOR = 195
+"""Source: linux Documentation/admin-guide/devices.txt."""
 
 
 def driver_version() -> str:
@@ -23,12 +27,22 @@ def driver_version() -> str:
     return text.value.decode()
 
 
+def make_nodes(cards: list[str]) -> None:
+    """The nodes that the driver's module would make, with its number, which nothing serves here."""
+    for number, path in enumerate(cards):
+        if not os.path.exists(path):
+            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(NVIDIA_MAJOR, number))
+
+
 def specification() -> str:
     found = json.loads(subprocess.run(["inferhost-sim", "dump"], check=True, capture_output=True).stdout)
-    names = [name for number, gpu in enumerate(found["gpus"]) for name in (str(number), gpu["uuid"])]
+    cards = [f"/dev/nvidia{number}" for number, _ in enumerate(found["gpus"])]
+    named = {name: [cards[n]] for n, gpu in enumerate(found["gpus"]) for name in (str(n), gpu["uuid"])}
     lines = ["cdiVersion: 0.5.0", "kind: nvidia.com/gpu", "devices:"]
-    for name in [*names, "all"]:
-        lines += [f'- name: "{name}"', "  containerEdits:", f'    env: ["SIMULATED_GPU={name}"]']
+    for name, nodes in {**named, "all": cards}.items():
+        lines += [f'- name: "{name}"', "  containerEdits:", f'    env: ["SIMULATED_GPU={name}"]', "    deviceNodes:"]
+        lines += [f"    - path: {node}" for node in nodes]
+    make_nodes(cards)
     lines += ["containerEdits:", '  env: ["NVIDIA_VISIBLE_DEVICES=void"]', "  mounts:"]
     for there in (f"{LIBRARIES}/libnvidia-ml.so.{driver_version()}", f"{LIBRARIES}/libnvidia-ml.so.1"):
         lines += [f"  - hostPath: {LIBRARY}", f"    containerPath: {there}", "    options: [ro, nosuid, nodev, bind]"]

@@ -3,6 +3,8 @@
 import json
 import pathlib
 import subprocess
+import time
+from collections.abc import Callable
 
 import yaml
 
@@ -12,7 +14,15 @@ from tests.bed.playbook import NAME, PORT, ROOT, bed, run_playbook
 
 MIRROR = "/srv/toolkit"
 IMAGE = "localhost/llama.cpp:bed"
-IMAGES = ("/var/lib/docker", "/var/lib/containers", "/var/lib/containerd", "/run/docker", "/run/containerd")
+REGISTRY = "127.0.0.1:5000"
+IMAGES = (
+    "/var/lib/docker",
+    "/var/lib/docker-registry",
+    "/var/lib/containers",
+    "/var/lib/containerd",
+    "/run/docker",
+    "/run/containerd",
+)
 """What an engine keeps, which a revert leaves."""
 ENGINES_OWN = ("/run/containers", "/run/libpod", "/run/podman", "/run/crun", "/run/xtables.lock")
 """Sockets, locks and state of engines on a tmpfs, which the next boot forgets."""
@@ -27,6 +37,7 @@ PODMAN = {
     "/etc/containers/containers.conf": '[containers]\npids_limit = 0\ndefault_ulimits = ["nofile=4096:4096"]\n',
     "/etc/containers/storage.conf": '[storage]\ndriver = "vfs"\ngraphroot = "/var/lib/containers/storage"\n'
     'runroot = "/run/containers/storage"\n',
+    "/etc/containers/registries.conf.d/bed.conf": f'[[registry]]\nlocation = "{REGISTRY}"\ninsecure = true\n',
 }
 TOOLKIT = stand_ins.Package(
     "nvidia-container-toolkit-base",
@@ -39,12 +50,26 @@ FILES = (
     "lib/x86_64-linux-gnu/libc.so.6",
 )  # fmt: skip
 """What the image with the real llama-server is made of."""
+PROGRAMS = (
+    "/opt/llama.cpp",
+    "/usr/bin/dash",
+    "/usr/bin/readlink",
+    "/usr/bin/dirname",
+    "/usr/bin/cat",
+    "/usr/bin/curl",
+)
+REGISTRY_CONFIG = f"""
+version: 0.1
+storage: {{filesystem: {{rootdirectory: /var/lib/docker-registry}}}}
+http: {{addr: "{REGISTRY}"}}
+"""
+ROOT_SHELL = (ROOT / "tests/bed/bed", "exec", NAME)
 
 
 class RuntimeHost:
-    """One sandbox host whose runtime section is managed; `options` go into its inventory."""
+    """One sandbox host whose runtime section is managed."""
 
-    def __init__(self, folder: pathlib.Path, engine: str, **options) -> None:
+    def __init__(self, folder: pathlib.Path, engine: str) -> None:
         self.folder, self.engine = folder, engine
         bed("up", NAME, PORT, "--suite", "trixie", "--nested")
         for path, text in {"/etc/docker/daemon.json": DAEMON, **PODMAN}.items():
@@ -59,27 +84,51 @@ class RuntimeHost:
         values |= yaml.safe_load((ROOT / "inventories/sandbox/group_vars/gb200.yml").read_text())
         values |= yaml.safe_load((twin / "sandbox.yml").read_text())
         values["inferhost_hardware"] |= {"os": "debian-13"}
-        values |= {
+        self.values = values | {
             "inferhost_manage": ["runtime"],
             "inferhost_runtime_engine": engine,
             "inferhost_runtime_toolkit_repository_url": f"file:{MIRROR}",
             "inferhost_runtime_toolkit_repository_key": str(folder / "key.asc"),
-            **options,
         }
-        (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"sandbox-runtime": values}}}))
+        self.wish()
+
+    def wish(self, **options) -> None:
+        """The host's inventory, with these variables from now on."""
+        self.values |= options
+        document = {"all": {"hosts": {"sandbox-runtime": self.values}}}
+        (self.folder / "hosts.yml").write_text(yaml.safe_dump(document))
 
     def run(self, *argv: str) -> str:
         return bed("exec", NAME, *argv)
 
+    def run_or_empty(self, *argv: str) -> str:
+        """Its output, whatever its end."""
+        ran = subprocess.run([*ROOT_SHELL, *argv], stdout=subprocess.PIPE, text=True, check=False)
+        return ran.stdout
+
+    def wait_for(self, holds: Callable[[], bool]) -> None:
+        """Until something of the host holds, asked once a second, for at most two minutes."""
+        for _ in range(120):
+            if holds():
+                return
+            time.sleep(1)
+        raise AssertionError("it never came about")
+
     def feed(self, content: bytes, *argv: str) -> None:
-        ran = subprocess.run(
-            [ROOT / "tests/bed/bed", "exec", NAME, *argv], input=content, stdout=subprocess.DEVNULL, check=False
-        )
+        ran = subprocess.run([*ROOT_SHELL, *argv], input=content, stdout=subprocess.DEVNULL, check=False)
         assert ran.returncode == 0, argv
 
     def write(self, path: str, text: str) -> None:
         self.run("mkdir", "-p", str(pathlib.PurePosixPath(path).parent))
         self.feed(text.encode(), "tee", path)
+
+    def offer_image(self) -> str:
+        """The real llama-server as an image in a registry of the host's own, by its digest."""
+        self.write("/etc/docker/registry/config.yml", REGISTRY_CONFIG)
+        install = "apt-get -qq update && apt-get -qq install --no-install-recommends docker-registry curl"
+        self.run("sh", "-c", f"export DEBIAN_FRONTEND=noninteractive; {install} -o Dpkg::Options::=--force-confold")
+        script = (ROOT / "tests/bed/push_image.py").read_text()
+        return self.run("python3", "-c", script, REGISTRY, "llama.cpp", *PROGRAMS).strip()
 
     def load_image(self) -> None:
         """The real llama-server as an image, made of the host's own files."""
@@ -107,7 +156,5 @@ class RuntimeHost:
         return {**found, "packages": listed.splitlines()}
 
     def verdicts(self) -> dict:
-        ran = subprocess.run(
-            [ROOT / "tests/bed/bed", "exec", NAME, "inferhost", "verify"], capture_output=True, text=True, check=False
-        )
+        ran = subprocess.run([*ROOT_SHELL, "inferhost", "verify"], capture_output=True, text=True, check=False)
         return {verdict["setting"]: verdict for verdict in json.loads(ran.stdout)["verdicts"]}

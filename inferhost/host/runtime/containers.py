@@ -16,9 +16,9 @@ from inferhost.host.record.placed import placed_files
 from inferhost.host.report import Report
 from inferhost.schema.plan import BASE, UNIT_DIRECTORY, Plan
 from inferhost.schema.problems import Problem
+from inferhost.schema.units import CONTAINED
 
 ENGINES = ("docker", "podman")
-OURS = "inferhost-serve-"
 OPTION = "inferhost_runtime_spare_containers"
 WARNING = "containers:"
 """How a remark begins that a playbook shows as a warning."""
@@ -74,7 +74,7 @@ def endangered(machine: Machine) -> list[Container]:
 
 def others(machine: Machine, engine: str) -> list[str]:
     """The running containers that are not ours, by name."""
-    return [container.name for container in running(machine, engine) if not container.name.startswith(OURS)]
+    return [container.name for container in running(machine, engine) if not container.name.startswith(CONTAINED)]
 
 
 def reload_problems(machine: Machine, plan: Plan, report: Report) -> list[Problem]:

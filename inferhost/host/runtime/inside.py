@@ -25,12 +25,17 @@ def verify_inside(machine: Machine, plan: Plan, report: Report) -> None:
     if plan.runtime is None:
         return
     loaded = cdi.loaded_driver(machine)
+    planned = {s.container.name: len(s.container.devices) for s in plan.service if s.container is not None}
     for container in containers.running(machine, plan.runtime.engine):
         if container.by_cdi:
-            report.verdicts.append(_verdict(machine, container, loaded, plan.host.simulated))
+            cards = planned.get(container.name)
+            report.verdicts.append(_verdict(machine, container, loaded, plan.host.simulated, cards))
 
 
-def _verdict(machine: Machine, container: containers.Container, loaded: str | None, simulated: bool) -> Verdict:
+def _verdict(
+    machine: Machine, container: containers.Container, loaded: str | None, simulated: bool, cards: int | None
+) -> Verdict:
+    """`cards` is how many the plan gives it; None where it is none of the plan's."""
     setting, root = f"runtime.container.{container.name}", f"/proc/{container.pid}/root"
     wanted = f"driver {loaded}" if loaded else "the loaded driver"
     if loaded is None:
@@ -49,5 +54,8 @@ def _verdict(machine: Machine, container: containers.Container, loaded: str | No
         return Verdict(setting, wanted, found, "overridden", "driver_reload", said)
     if not devices and not simulated:
         return Verdict(setting, wanted, "no card", "overridden", "unexplained", f"{root}/dev: no card")
-    cards = "a simulated card has no device" if simulated else f"{len(devices)} cards"
-    return Verdict(setting, wanted, found, "held", "none", f"{root}: the loaded driver's libraries; {cards}")
+    if devices and cards not in (None, len(devices)):
+        said = f"{root}/dev: {', '.join(sorted(devices))}, and the plan gives it {cards}"
+        return Verdict(setting, wanted, f"{len(devices)} cards", "overridden", "other_writer", said)
+    shown = f"{len(devices)} cards" if devices else "simulated cards without a device"
+    return Verdict(setting, wanted, found, "held", "none", f"{root}: the loaded driver's libraries; {shown}")

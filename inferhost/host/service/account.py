@@ -11,10 +11,16 @@ from collections.abc import Iterable, Mapping
 from inferhost.host.machine import CACHE_DIRECTORY, Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
+from inferhost.schema.plan import Plan
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
 PASSWD = "/etc/passwd"
+
+
+def named_users(plan: Plan) -> list[str]:
+    """The users of the plan that need an account; a container's is a number."""
+    return sorted({service.user for service in plan.service if not service.user.isdigit()})
 
 
 def account_records(machine: Machine, users: Iterable[str]) -> dict[str, Record]:

@@ -15,10 +15,12 @@ from inferhost.host.gpu.occupants import Listener, Occupant, card_holders, liste
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
+from inferhost.host.service.container import units_of
 from inferhost.host.service.processes import unit_state
 from inferhost.schema.plan import Plan, Service
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
+from inferhost.schema.units import CONTAINED
 
 TOLERATED_MIB = 512
 """What a monitor may hold: a bare CUDA context takes about 450 MiB. Source: catalogue engines, context_bytes."""
@@ -102,7 +104,7 @@ def _taken_ports(machine: Machine, plan: Plan) -> Iterator[Problem]:
             if listener.port != entry.port or not _meets(listener, entry):
                 continue
             who = occupant(machine, listener.pid) if listener.pid is not None else None
-            if who is None or not _known(who, plan):
+            if who is None or not _known(machine, who, plan):
                 name = who.shown() if who else "a program that cannot be seen from here"
                 variable = "port" if len(plan.service) == 1 else f"instances.{entry.instance}.port"
                 message = f"port {entry.port} is taken by {name}"
@@ -123,7 +125,7 @@ def _taken_cards(machine: Machine, nvml: Nvml, plan: Plan, report: Report) -> It
             who = occupant(machine, pid)
             if who is None:
                 report.note(f"{card.uuid}: process {pid} holds {used_mib} MiB and cannot be seen from here")
-            elif used_mib > TOLERATED_MIB and not _known(who, plan):
+            elif used_mib > TOLERATED_MIB and not _known(machine, who, plan):
                 message = f"{used_mib} MiB of {card.uuid} are held by {who.shown()}"
                 hint = _hint(who, "another card")
                 yield Problem(f"inferhost_hardware.gpus[{number}]", message, hint, "card-taken")
@@ -139,10 +141,12 @@ def _hint(who: Occupant | None, other: str) -> str:
     return f"stop it first, or use {other}"
 
 
-def _known(who: Occupant, plan: Plan) -> bool:
+def _known(machine: Machine, who: Occupant, plan: Plan) -> bool:
     """Whether a process belongs to us or to a unit that is being adopted."""
     unit = who.unit or ""
-    return unit.startswith("inferhost-serve@") or unit in plan.adopt
+    if unit.startswith(("inferhost-serve@", CONTAINED)) or unit in plan.adopt:
+        return True
+    return unit.startswith("docker-") and any(unit in units_of(machine, service) for service in plan.service)
 
 
 def _meets(listener: Listener, entry: Service) -> bool:

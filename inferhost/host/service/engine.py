@@ -15,14 +15,15 @@ from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline
 from inferhost.host.record.placed import placed_files, restore_directories, restore_files
 from inferhost.host.report import Report
+from inferhost.host.service.container import is_generated
 from inferhost.host.service.diagnosis import engine_problem
 from inferhost.host.service.processes import unit_state
 from inferhost.host.waiting import told
-from inferhost.schema.plan import SLICE_DIRECTORY, UNIT_DIRECTORY, Plan, Service
+from inferhost.schema.plan import SLICE_DIRECTORY, Plan, Service
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
+from inferhost.schema.units import unit_of
 
-DROPIN_SUFFIX = ".d/10-inferhost.conf"
 ENABLED = ("enabled", "static", "indirect", "generated")
 
 
@@ -35,8 +36,9 @@ def apply_engines(machine: Machine, plan: Plan, report: Report) -> None:
             report.verdicts.append(Verdict(setting, "active", None, "unverified", "no_interface", said))
             continue
         template = service.unit.partition("@")[0] + "@."
-        mine = [path for path in outdated if service.unit in path or template in path]
-        _enable(machine, service.instance, service.unit, report)
+        mine = [path for path in outdated if unit_of(path) == service.unit or template in path]
+        if service.container is None or service.container.mode != "quadlet":  # whose file itself says that
+            _enable(machine, service.instance, service.unit, report)
         _start(machine, service.instance, service.unit, mine, report)
 
 
@@ -61,12 +63,9 @@ def argument_problems(machine: Machine, service: Service, report: Report) -> lis
 
 
 def recorded_units(baseline: Baseline) -> list[str]:
-    """The service units that we gave a drop-in, by the record: true even when the plan is new, broken or gone."""
-    prefix = f"{UNIT_DIRECTORY}/"
-    paths = baseline.of("file", ["service"])
-    return sorted(
-        p[len(prefix) : -len(DROPIN_SUFFIX)] for p in paths if p.startswith(prefix) and p.endswith(DROPIN_SUFFIX)
-    )
+    """The service units that we made or gave a drop-in, by the record: true even when the plan is new, broken or
+    gone."""
+    return sorted({unit for path in baseline.of("file", ["service"]) if (unit := unit_of(path))})
 
 
 def retire_engines(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:
@@ -79,24 +78,30 @@ def retire_engines(machine: Machine, plan: Plan, baseline: Baseline, report: Rep
         if not report.check and not _stopped(machine, setting, unit, report):
             continue
         report.change(setting, state, "retired")
-        path = f"{UNIT_DIRECTORY}/{unit}{DROPIN_SUFFIX}"
-        folder = os.path.dirname(path)
-        records = {p: r for p, r in baseline.of("file", ["service"]).items() if p == path}
+        records = {p: r for p, r in baseline.of("file", ["service"]).items() if unit_of(p) == unit}
         gone = restore_files(machine, records, baseline, report)
-        folders = {p: r for p, r in baseline.of("dir", ["service"]).items() if p == folder}
+        used = {os.path.dirname(p) for p in records}
+        folders = {p: r for p, r in baseline.of("dir", ["service"]).items() if p in used}
         restore_directories(machine, folders, gone, baseline, report)
 
 
 def _stopped(machine: Machine, setting: str, unit: str, report: Report) -> bool:
     """Stops a unit for good; whether systemd says so afterwards. One that runs on keeps its files and its record."""
     with told(report.progress, f"{setting}: systemctl disable --now {unit}"):
-        _systemctl(machine, setting, ["disable", "--quiet", "--now", unit], report)
+        _systemctl(machine, setting, switching_off(machine, unit), report)
     after = unit_state(machine, unit).get("ActiveState", "unknown")
     if after in ("inactive", "failed"):
         return True
     verdict = ("unverified", "no_interface") if after == "unknown" else ("refused", "unexplained")
     report.verdicts.append(Verdict(setting, "retired", after, *verdict, f"systemctl disable --now {unit}: {after}"))
     return False
+
+
+def switching_off(machine: Machine, unit: str) -> list[str]:
+    """What systemctl is told so that a unit stops and stays so; a generated one goes with its file."""
+    if is_generated(unit_state(machine, unit)):
+        return ["stop", "--", unit]
+    return ["disable", "--quiet", "--now", "--", unit]
 
 
 def reason_to_restart(machine: Machine, unit: str, outdated: Sequence[str]) -> str:
@@ -106,7 +111,8 @@ def reason_to_restart(machine: Machine, unit: str, outdated: Sequence[str]) -> s
     if active != "active":
         return "not running" if active == "inactive" else active
     slice_file = f"{SLICE_DIRECTORY}/{unit.partition('@')[2].partition('.')[0]}.env"  # where it runs on a slice
-    files = [state.get("FragmentPath", ""), *state.get("DropInPaths", "").split(), slice_file]
+    made = state.get("FragmentPath", "") if not is_generated(state) else ""  # written anew with every reload
+    files = [made, state.get("SourcePath", ""), *state.get("DropInPaths", "").split(), slice_file]
     started_s = int(state.get("ExecMainStartTimestamp", "@0").lstrip("@") or 0)
     if state.get("NeedDaemonReload") == "yes" or outdated:
         return "running with older files"

@@ -19,6 +19,7 @@ from inferhost.host.gpu.nvml import NvmlError, open_nvml
 from inferhost.host.gpu.occupants import occupant
 from inferhost.host.machine import RUN_DIRECTORY, Machine
 from inferhost.host.report import Report
+from inferhost.host.service.container import units_of
 from inferhost.host.service.diagnosis import engine_problem
 from inferhost.host.service.key import read_key
 from inferhost.host.service.processes import down, unit_state
@@ -146,12 +147,12 @@ def _prove_memory(machine: Machine, plan: Plan, service: Service, report: Report
 def _held_mib(machine: Machine, service: Service) -> tuple[int, int, bool]:
     """MiB that the unit's processes hold, MiB of processes that nobody can name, and whether NVML keeps it secret."""
     mine = unseen = 0
-    untold = False
+    untold, units = False, units_of(machine, service)
     with open_nvml(machine.before_write) as nvml:
         for card in nvml.cards():
             for pid, used_bytes in nvml.compute_processes(card):
                 who = occupant(machine, pid)
-                if who is not None and who.unit == service.unit:
+                if who is not None and who.unit in units:
                     untold = untold or used_bytes is None
                     mine += (used_bytes or 0) // 2**20
                 elif who is None:

@@ -17,6 +17,7 @@ from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record, read_baseline
 from inferhost.host.record.lock import FETCH_LOCK, locked
 from inferhost.host.report import HostError, Report
+from inferhost.host.service.container import bring_images
 from inferhost.schema import document
 from inferhost.schema.plan import Install, Plan, Service
 from inferhost.schema.problems import Problem
@@ -65,6 +66,7 @@ def is_made(machine: Machine, install: Install) -> bool:
 def make_engines(machine: Machine, plan: Plan, report: Report) -> None:
     """Makes what is missing; the first that fails ends it."""
     with contextlib.nullcontext() if report.check else locked(machine, lock=FETCH_LOCK):
+        bring_images(machine, plan, report)
         baseline = read_baseline(machine)
         for service, install in installs(plan).values():
             setting = f"service.{service.instance}.install"

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from inferhost.host.machine import Machine
 from inferhost.host.report import Report
 from inferhost.host.service.account import uid_of
+from inferhost.host.service.container import first_process
 from inferhost.schema.plan import Service
 from inferhost.schema.result import Verdict
 
@@ -20,7 +21,7 @@ CAP_SYS_RESOURCE = 24  # Source: linux/capability.h
 LIMITS = {"limit_nofile": "Max open files", "limit_memlock": "Max locked memory"}
 PROPERTIES = (
     "LoadState", "ActiveState", "SubState", "MainPID", "NeedDaemonReload", "FragmentPath", "DropInPaths",
-    "ExecMainStartTimestamp", "Result",
+    "SourcePath", "ExecMainStartTimestamp", "Result",
 )  # fmt: skip
 SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 HIDDEN = "(hidden)"
@@ -42,7 +43,7 @@ def verify_service(machine: Machine, service: Service, environment: Mapping[str,
         report.verdicts.append(Verdict(setting, "active", active, *verdict, evidence))
         return
     report.verdicts.append(Verdict(setting, "active", active, "held", "none", evidence))
-    process = f"/proc/{state.get('MainPID', '0')}"
+    process = f"/proc/{first_process(machine, service, state)}"
     report.verdicts.append(_user(machine, service, process))
     report.verdicts.append(_arguments(machine, service, process))
     for name, value in (("limit_nofile", str(service.limit_nofile)), ("limit_memlock", service.limit_memlock)):
@@ -74,7 +75,7 @@ def _user(machine: Machine, service: Service, process: str) -> Verdict:
     uid = next((line.split()[1] for line in status.splitlines() if line.startswith("Uid:")), None)
     if uid is None:
         return Verdict(setting, service.user, None, "unverified", "no_interface", f"{where} is not readable")
-    wanted = uid_of(machine, service.user)
+    wanted = int(service.user) if service.user.isdigit() else uid_of(machine, service.user)
     if wanted is not None and int(uid) == wanted:
         return Verdict(setting, service.user, service.user, "held", "none", f"{where}: uid {uid}")
     return Verdict(setting, service.user, f"uid {uid}", "overridden", "other_writer", f"{where}: uid {uid}")

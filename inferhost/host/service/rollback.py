@@ -20,6 +20,7 @@ from inferhost.host.record.lock import locked
 from inferhost.host.record.placed import observe_file, placed_files, restore_files
 from inferhost.host.report import NothingTouched, Report
 from inferhost.host.service.adopt import restore_units
+from inferhost.host.service.engine import switching_off
 from inferhost.host.service.processes import unit_state
 from inferhost.host.waiting import told
 from inferhost.schema import document
@@ -72,7 +73,7 @@ def roll_back(machine: Machine, plan: Plan, report: Report) -> None:
         for service in failed:
             with told(report.progress, f"service.{service.instance}: systemctl disable --now {service.unit}"):
                 machine.before_write(f"systemctl disable {service.unit}")
-                machine.command(["systemctl", "disable", "--quiet", "--now", "--", service.unit])
+                machine.command(["systemctl", *switching_off(machine, service.unit)])
             report.change(f"service.{service.instance}.active", "failed", "stopped")
         if served is None:
             restore_units(machine, baseline.of("unit", ["service"]), baseline, report)

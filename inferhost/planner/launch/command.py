@@ -45,18 +45,24 @@ def command_line(
     extra: ExtraArguments,
     *,
     further: Iterable[Told] = (),
+    in_image: tuple[str, ...] = (),
 ) -> tuple[tuple[str, ...], list[Reason]]:
-    """The argument list with a reason per flag; what the wish gives replaces what the plan would."""
+    """The argument list with a reason per flag; what the wish gives replaces what the plan would. `in_image` is what
+    starts the engine in its image, where it runs in one."""
     where, given = f"service.{instance.name}", argument_flags(extra.words)
     own_path = instance.text("engine_path")
-    executable = own_path or engine.executable
+    command = in_image or (engine.executable, *engine.arguments)
+    executable = own_path or command[0]
     source = instance.source("engine_path") if own_path else f"catalogue:engines/{engine.key}#executable"
     because = "where the engine lies on the host"
-    if not own_path:
+    if in_image:
+        because = "what starts the engine in its image"
+        source = instance.source("engine_path") if own_path else f"catalogue:installs/{engine.key}#image_command"
+    elif not own_path:
         option = instance.path("engine_path")
         because = f"assumed, because {option} is not set; the host is asked before anything is placed"
     reasons = [reason(f"{where}.executable", executable, because, source, gain=SERVES, disruption=RESTART)]
-    words = [executable, *engine.arguments]
+    words = [executable, *command[1:]]
     for told in (*_wished(instance, engine, model), *_sized(instance, engine, model, budget), *further):
         has_word, flag = told.concept in engine.flags, engine.flags.get(told.concept)
         if flag in given or not (has_word or told.concept in FIELD_CONCEPTS):

@@ -15,7 +15,7 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.runtime_row import RuntimeRow
 from inferhost.planner.machine.driver_packages import is_os
 from inferhost.planner.reasons import reason
-from inferhost.planner.request import HARDWARE, Request
+from inferhost.planner.request import HARDWARE, Request, read_instances
 from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, File, Reason, Runtime
 from inferhost.schema.problems import InputError, Problem
 
@@ -62,7 +62,7 @@ def runtime_section(request: Request, catalogue: Catalogue) -> RuntimeSection:
         raise InputError([Problem(f"{HARDWARE}.os", message, hint)])
     engine, version, why = _chosen(request, rows)
     row = next((row for row in rows if row.engine == engine), rows[0])
-    present = _present(request).get(engine)
+    present = present_engines(request).get(engine)
     problems = [*_cdi_problems(engine, version, rows, present is not None), *_address_problems(request)]
     if problems:
         raise InputError(problems)
@@ -71,7 +71,7 @@ def runtime_section(request: Request, catalogue: Catalogue) -> RuntimeSection:
         engine=engine,
         version=version,
         family=row.family,
-        packages=() if present else row.packages,
+        packages=() if present else (*row.packages, *(row.compose if _composes(request) else ())),
         toolkit=row.toolkit,
         key=KEY_PATHS[row.family] + key[-4:] if key else None,
         unit=DAEMON[engine],
@@ -82,13 +82,18 @@ def runtime_section(request: Request, catalogue: Catalogue) -> RuntimeSection:
     return RuntimeSection(runtime, files, dropins, tuple(_reasons(row, runtime, why, files, dropins)))
 
 
+def _composes(request: Request) -> bool:
+    """Whether an engine of the plan runs with Docker Compose."""
+    return request.manages("service") and any(one.text("mode") == "compose" for one in read_instances(request))
+
+
 def version_numbers(text: str) -> tuple[int, ...]:
     """`26.1.5+dfsg1` as numbers that compare rightly."""
     found = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
-def _present(request: Request) -> dict[str, str]:
+def present_engines(request: Request) -> dict[str, str]:
     """The engines that discovery found, with their versions."""
     pairs = (entry.partition(" ") for entry in request.hardware.container_engines)
     return {name: version for name, _, version in pairs if name in FIRST_WITH_CDI}
@@ -96,7 +101,7 @@ def _present(request: Request) -> dict[str, str]:
 
 def _chosen(request: Request, rows: list[RuntimeRow]) -> tuple[str, str, str]:
     """Engine, version and why: the one asked for, else the one that is there, else the distribution's better one."""
-    present, wanted = _present(request), request.wish.text(OPTION + "engine")
+    present, wanted = present_engines(request), request.wish.text(OPTION + "engine")
     brought = {row.engine: row.version for row in rows}
     if wanted != "auto":
         if wanted not in present and wanted not in brought:

@@ -33,13 +33,14 @@ from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
 from inferhost.planner.service import offload, unit
 from inferhost.planner.service.alternatives import bits_hint, cards_hint, fitting_hint
 from inferhost.planner.service.attention import attention_problems, attention_reason
+from inferhost.planner.service.container import contained, in_container, own_environment, refuse_container
 from inferhost.planner.service.engine import chosen_engine
 from inferhost.planner.service.form import context_tokens, form_problems, model_row
 from inferhost.planner.service.install import engine_install
 from inferhost.planner.service.placement import parallel_problems
 from inferhost.planner.speed.outlook import predicted
 from inferhost.planner.speed.targets import asked_latencies
-from inferhost.schema.plan import Dropin, File, Pending, Reason, Service
+from inferhost.schema.plan import Dropin, File, Pending, Reason, Runtime, Service
 from inferhost.schema.problems import PORT_TAKEN, InputError, Problem
 
 UNFIT = frozenset({"weights-do-not-fit", "context-does-not-fit"})
@@ -61,7 +62,12 @@ class ServiceSection:
 
 
 def service_section(
-    request: Request, instances: tuple[Instance, ...], rows: tuple[GpuRow, ...] | None, catalogue: Catalogue
+    request: Request,
+    instances: tuple[Instance, ...],
+    rows: tuple[GpuRow, ...] | None,
+    catalogue: Catalogue,
+    *,
+    runtime: Runtime | None = None,
 ) -> ServiceSection:
     """Everything about the instances, or `InputError` with every problem that can be told apart.
 
@@ -73,7 +79,8 @@ def service_section(
     parts: list[_Part] = []
     for instance in instances:
         try:
-            parts.append(_part(request, instance, rows, catalogue, before=parts, engines=len(instances)))
+            part = _part(request, instance, rows, catalogue, before=parts, engines=len(instances), runtime=runtime)
+            parts.append(part)
         except InputError as error:
             problems += error.problems
     problems += _port_problems(instances, parts, catalogue)
@@ -82,12 +89,12 @@ def service_section(
         problems += host_problems(request.hardware.memory_mib, needs, cpu.memlock_bytes(request))
     if problems:
         raise InputError(problems)
-    files, file_reasons = unit.files(parts[0].engine)
+    shared, file_reasons = unit.files(parts[0].engine) if any(part.dropin for part in parts) else ((), [])
     return ServiceSection(
         services=tuple(part.service for part in parts),
         env={part.instance.name: part.env for part in parts},
-        files=files,
-        dropins=tuple(part.dropin for part in parts),
+        files=(*shared, *(file for part in parts for file in part.files)),
+        dropins=tuple(part.dropin for part in parts if part.dropin is not None),
         budget={part.instance.name: part.budget for part in parts},
         roofline={part.instance.name: part.roofline for part in parts},
         reasons=(*file_reasons, *(reason for part in parts for reason in part.reasons)),
@@ -103,7 +110,8 @@ class _Part:
     engine: EngineRow
     service: Service
     env: dict[str, str]
-    dropin: Dropin
+    dropin: Dropin | None  # none in a container
+    files: tuple[File, ...]
     budget: dict[str, Any]
     roofline: dict[str, Any]
     reasons: list[Reason]
@@ -119,19 +127,33 @@ def _part(
     *,
     before: list[_Part],
     engines: int,
+    runtime: Runtime | None,
 ) -> _Part:
     card, model = _card(instance, rows), _model(request, instance, catalogue)
     sized = _sized(request, instance, model, rows, catalogue)
-    engine, extra, budget, env = sized.engine, sized.extra, sized.budget, sized.env
+    engine, extra, budget = sized.engine, sized.extra, sized.budget
     reasons, pending = [*sized.reasons], [*sized.pending]
+    image = catalogue.installs[engine.key]
+    refuse_container(request, instance, image, runtime)
+    own, own_reasons = own_environment(instance)
+    env = {**own, **sized.env}
+    reasons += [reason for reason in own_reasons if env[reason.setting.rpartition(".")[2]] == reason.value]
     needs, lowered = _host_needs(request, instance, model, sized, catalogue, engines=engines)
-    argv, argv_reasons = command_line(instance, engine, model, budget, extra, further=lowered)
+    in_image = image.image_command if contained(instance) else ()
+    argv, argv_reasons = command_line(instance, engine, model, budget, extra, further=lowered, in_image=in_image)
     service, service_reasons = unit.service(request, instance, engine, model, budget=budget, argv=argv)
     install, install_reasons = engine_install(instance, engine, catalogue)
     service = dataclasses.replace(service, install=install)
     reasons += install_reasons
-    dropin, dropin_reasons = unit.dropin(request, instance, service, env, engine, before=_awaited(instance, before))
-    reasons += [*argv_reasons, *service_reasons, *dropin_reasons]
+    awaited, dropin = tuple(_awaited(instance, before)), None
+    files: tuple[File, ...] = ()
+    if contained(instance):
+        service, files, placed_reasons = in_container(
+            request, instance, engine, image, entry=service, environment=env, before=awaited
+        )
+    else:
+        dropin, placed_reasons = unit.dropin(request, instance, service, env, engine, before=awaited)
+    reasons += [*argv_reasons, *service_reasons, *placed_reasons]
     reasons += cache_reason(instance, engine, budget)
     reasons += attention_reason(instance, engine, model, card, argv=argv, catalogue=catalogue)
     pending += _pending(request, instance, engine, extra, catalogue)
@@ -143,7 +165,7 @@ def _part(
         roofline = offload.host_roofline(card, model, budget.placement)
         pending += asked_latencies(instance, None)
     document = {**budget.document(), "host": host_document(request.hardware.memory_mib, needs)}
-    return _Part(instance, engine, service, env, dropin, document, roofline, reasons, pending, needs)
+    return _Part(instance, engine, service, env, dropin, files, document, roofline, reasons, pending, needs)
 
 
 def _host_needs(

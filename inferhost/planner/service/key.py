@@ -7,19 +7,23 @@ that reads a file is told its place, one that reads a variable gets it from a sh
 from __future__ import annotations
 
 from inferhost.catalogue.rows import EngineRow
-from inferhost.planner.launch import quoting
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import Instance
+from inferhost.planner.service.surroundings import ON_HOST, RESTART
 from inferhost.schema.plan import Reason
 
 OPTION = "api_key_file"
 CREDENTIAL = "api-key"
-RESTART = "engine restart"
 GAIN = "none: strangers are kept out"
 
 
-def credential_path(unit: str) -> str:
-    """Where systemd puts the credential of a unit. Source: systemd.exec(5), LoadCredential=."""
+def credential_path(instance: Instance, unit: str) -> str:
+    """Where the engine finds the key: where systemd puts the credential of a unit, or a mount of its container.
+
+    Source: systemd.exec(5), LoadCredential=.
+    """
+    if instance.text("mode") != ON_HOST:
+        return f"/run/secrets/{CREDENTIAL}"
     return f"/run/credentials/{unit}/{CREDENTIAL}"
 
 
@@ -34,7 +38,7 @@ def key_words(engine: EngineRow, instance: Instance, unit: str) -> tuple[str, ..
     """The arguments that name the key's place."""
     if not instance.text(OPTION) or engine.api_key.how != "file":
         return ()
-    return engine.api_key.name, credential_path(unit)
+    return engine.api_key.name, credential_path(instance, unit)
 
 
 def key_file(engine: EngineRow, instance: Instance) -> str | None:
@@ -44,12 +48,14 @@ def key_file(engine: EngineRow, instance: Instance) -> str | None:
     return instance.text(OPTION) or None
 
 
-def exec_start(engine: EngineRow, instance: Instance, argv: tuple[str, ...]) -> str:
-    """The command line of the unit: the engine's own, or a shell that gives it the variable and becomes it."""
+def command(engine: EngineRow, instance: Instance, argv: tuple[str, ...]) -> tuple[str, ...]:
+    """What is started: the engine's own words, or a shell that gives it the variable and becomes it."""
     if not instance.text(OPTION) or engine.api_key.how != "environment":
-        return quoting.exec_start(argv)
-    script = f'{engine.api_key.name}=$(cat "$CREDENTIALS_DIRECTORY/{CREDENTIAL}") exec "$@"'
-    return quoting.exec_start(("/bin/sh", "-c", script, "sh", *argv))
+        return argv
+    contained = instance.text("mode") != ON_HOST
+    place = credential_path(instance, "") if contained else f"$CREDENTIALS_DIRECTORY/{CREDENTIAL}"
+    script = f'{engine.api_key.name}=$(cat "{place}") exec "$@"'
+    return ("/bin/sh", "-c", script, "sh", *argv)
 
 
 def credential_entries(instance: Instance, unit: str) -> tuple[list[tuple[str, str, str]], list[Reason]]:

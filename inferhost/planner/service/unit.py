@@ -12,17 +12,26 @@ from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner.launch import quoting
 from inferhost.planner.machine import cpu
 from inferhost.planner.machine.gpu import selector
-from inferhost.planner.machine.mps import MPS_UNIT, MPS_WISH, with_mps
 from inferhost.planner.memory.budget import Budget
 from inferhost.planner.reasons import reason
-from inferhost.planner.request import HARDWARE, Instance, Request
+from inferhost.planner.request import Instance, Request
 from inferhost.planner.service import key
+from inferhost.planner.service.surroundings import (
+    CONTAINER_USER,
+    ON_HOST,
+    RESTART,
+    START_S,
+    UNIT_FILE,
+    Entries,
+    bound,
+    needs,
+    stop,
+    unit_name,
+    wall,
+)
 from inferhost.schema.plan import UNIT_DIRECTORY, Drain, Dropin, File, Probe, Reason, Service, Slice
 
-UNIT_FILE, WARM_FILE = "inferhost-serve@.service", "inferhost-warm@.service"
-RESTART = "engine restart"
-PROGRAM = "/usr/local/bin/inferhost"
-START_S = 300
+WARM_FILE = "inferhost-warm@.service"
 SLOW_DISK_BYTES_S = 200_000_000
 WARM_UP_WORDS = (16, 64, 256, 1024, 4096)
 """Prompt lengths of the warm-up, as far as they fill half of the context. Source: formula `gate.warm_up`."""
@@ -46,10 +55,13 @@ def service(
         gpu_memory_mib=_least_memory_mib(request, instance, budget),
     )
     unit = unit_name(instance)
+    user, whose = instance.text("user"), (instance.origin("user"), instance.source("user"))
+    if instance.text("mode") != ON_HOST:
+        user, whose = str(CONTAINER_USER), ("a number without an account", "formula:container.user")
     entry = Service(
         instance=instance.name,
         unit=unit,
-        user=instance.text("user"),
+        user=user,
         engine=engine.engine,
         engine_version=engine.version,
         model=model.key,
@@ -73,8 +85,7 @@ def service(
         (
             "user",
             entry.user,
-            instance.origin("user"),
-            instance.source("user"),
+            *whose,
             "none: it runs without root",
         ),
         (
@@ -105,11 +116,6 @@ def start_wait_s(weights_bytes: int) -> int:
     Source: formula `unit.start_wait`.
     """
     return START_S + weights_bytes // SLOW_DISK_BYTES_S
-
-
-def unit_name(instance: Instance) -> str:
-    """The unit of an instance."""
-    return UNIT_FILE.replace("@.", f"@{instance.name}.")
 
 
 def _drain(engine: EngineRow, address: str) -> Drain | None:
@@ -164,116 +170,39 @@ def dropin(
 ) -> tuple[Dropin, list[Reason]]:
     """What was decided for this host, as ordered entries, with the reasons of what stands only here."""
     where = f"dropins.{entry.unit}"
-    entries, reasons = _turn(instance, entry.unit, before)
-    if with_mps(request):
-        entries.insert(0, ("Unit", "Requires", MPS_UNIT))
-        because = "without the daemon the engine would run outside of it and say nothing"
-        reasons.append(reason(f"{where}.Requires", MPS_UNIT, because, f"wish:{MPS_WISH}", disruption=RESTART))
-    entries += [("Service", "ExecStart", ""), ("Service", "ExecStart", key.exec_start(engine, instance, entry.argv))]
+    entries, reasons = needs(request, instance, where, before)
+    command = quoting.exec_start(key.command(engine, instance, entry.argv))
+    entries += [("Service", "ExecStart", ""), ("Service", "ExecStart", command)]
     credential, credential_reasons = key.credential_entries(instance, entry.unit)
     entries += credential
     reasons += credential_reasons
     entries.append(("Service", "User", entry.user))
     for name, value in sorted(environment.items()):
         entries.append(("Service", "Environment", quoting.environment_assignment(name, value)))
-    if engine_is_bound(request, instance):
-        node = str(request.hardware.gpus[instance.gpus[0]].numa_node)
-        because = f"the card hangs on node {node}: the engine's threads and host buffers stay there"
-        bound = (("NUMAPolicy", "preferred"), ("NUMAMask", node), ("CPUAffinity", "numa"))
-        entries += [("Service", key, value) for key, value in bound]
-        reasons += [
-            reason(f"{where}.{key}", value, because, f"wish:{HARDWARE}", disruption=RESTART) for key, value in bound
-        ]
-    if instance.slice is not None:
-        part, path = instance.slice, entry.slice_file
-        entries.append(("Service", "EnvironmentFile", path))
-        because = (
-            f"slice {instance.gpus[0]}/{part.number} ({part.profile}): the host writes its UUID there once it has "
-            "made it; without the file the engine does not start, rather than start on another card"
-        )
-        gain = "no speed: the right slice"
-        reasons.append(
-            reason(f"{where}.EnvironmentFile", path, because, "formula:gpu.mig", gain=gain, disruption=RESTART)
-        )
-    walled, wall_reasons = _wall(instance, entry)
-    entries += walled
-    reasons += wall_reasons
+    for found, why in (
+        bound(request, instance, where),
+        _slice(instance, entry, where),
+        wall(instance, entry, where),
+    ):
+        entries += found
+        reasons += why
     entries.append(("Service", "LimitNOFILE", str(entry.limit_nofile)))
     entries.append(("Service", "LimitMEMLOCK", entry.limit_memlock))
-    stop_s = engine.stop_timeout_s
-    if entry.drain is not None:
-        # systemd gives this time to ExecStop and then once more to the process.
-        stop_s += entry.drain.limit_s
-        command = f"-+{PROGRAM} drain --instance {instance.name}"
-        entries.append(("Service", "ExecStop", command))
-        reasons.append(
-            reason(
-                f"{where}.ExecStop", command, "streams in flight end before the signal that would cut them",
-                f"catalogue:engines/{engine.key}#drain_s", gain="no stream is cut by a stop", disruption=RESTART,
-            )
-        )  # fmt: skip
-    entries.append(("Service", "TimeoutStopSec", str(stop_s)))
-    reasons.append(
-        reason(
-            f"{where}.TimeoutStopSec", stop_s, engine.stop_because,
-            f"catalogue:engines/{engine.key}#stop_timeout_s", gain="none: a stop ends", disruption=RESTART,
-        )
-    )  # fmt: skip
-    return Dropin(entry.unit, "service", tuple(entries), RESTART), reasons
+    found, why = stop(instance, entry, engine, where)
+    return Dropin(entry.unit, "service", tuple(entries + found), RESTART), reasons + why
 
 
-def _wall(instance: Instance, entry: Service) -> tuple[list[tuple[str, str, str]], list[Reason]]:
-    """Which addresses the engine's processes may talk to; none of it where the cards of one engine talk over the
-    host's own address, which the plan does not know.
-
-    Source: formula `unit.addresses`.
-    """
-    allowed = instance.wish.words("inferhost_service_allow_from")
-    loopback = _is_loopback(entry.host)
-    if instance.tensor_parallel_size > 1 or not (loopback or allowed):
+def _slice(instance: Instance, entry: Service, where: str) -> tuple[Entries, list[Reason]]:
+    """Where the engine learns which part of a divided card is its own."""
+    if instance.slice is None:
         return [], []
-    words = " ".join(["localhost", *allowed])
-    because = "the engine listens on loopback" if loopback and not allowed else "the wish names who may reach it"
-    rows = [("Service", "IPAddressDeny", "any"), ("Service", "IPAddressAllow", words)]
-    source = "formula:unit.addresses" if loopback and not allowed else instance.source("allow_from")
-    where = f"dropins.{entry.unit}"
-    return rows, [
-        reason(f"{where}.{key}", value, because, source, gain="none: nobody else gets a packet", disruption=RESTART)
-        for _, key, value in rows
-    ]
-
-
-def _is_loopback(host: str) -> bool:
-    return host.startswith("127.") or host in ("::1", "localhost")
-
-
-def _turn(
-    instance: Instance, unit: str, before: Sequence[Service]
-) -> tuple[list[tuple[str, str, str]], list[Reason]]:
-    """What makes an engine wait for those on its cards that start before it: until they serve, not only run.
-
-    Source: formula `memory.shared_card`.
-    """
-    if not instance.after:
-        return [], []
-    units = " ".join(UNIT_FILE.replace("@.", f"@{name}.") for name in instance.after)
-    rows = [("Unit", "After", units)]
-    rows += [("Service", "ExecStartPre", f"+{PROGRAM} gate --wait --instance {other.instance}") for other in before]
-    if before:
-        wait_s = START_S + sum(other.probe.wait_s for other in before)
-        rows.append(("Service", "TimeoutStartSec", str(wait_s)))
+    part, path = instance.slice, entry.slice_file
     because = (
-        "shares its card: an engine measures what is free when it starts, so each waits until those before serve"
+        f"slice {instance.gpus[0]}/{part.number} ({part.profile}): the host writes its UUID there once it has "
+        "made it; without the file the engine does not start, rather than start on another card"
     )
-    source, gain = "formula:memory.shared_card", "none: it starts at all"
-    return rows, [
-        reason(f"dropins.{unit}.{key}", value, because, source, gain=gain, disruption=RESTART)
-        for key, value in {key: value for _, key, value in rows}.items()
-    ]
-
-
-def engine_is_bound(request: Request, instance: Instance) -> bool:
-    """Whether the engine can be kept on the node of its cards: several nodes, and all its cards on one known node."""
-    nodes = {request.hardware.gpus[number].numa_node for number in instance.gpus}
-    node = nodes.pop() if len(nodes) == 1 else None
-    return request.hardware.cpu.numa_nodes > 1 and node is not None and node >= 0
+    why = reason(
+        f"{where}.EnvironmentFile", path, because, "formula:gpu.mig",
+        gain="no speed: the right slice", disruption=RESTART,
+    )  # fmt: skip
+    return [("Service", "EnvironmentFile", path)], [why]

@@ -267,7 +267,7 @@ class FakeHost:
             self.systemctl = active_unit()
         elif verb == "enable":
             self.enabled = "enabled"
-        elif verb == "disable":
+        elif verb in ("disable", "stop"):
             self.enabled, self.systemctl = "disabled", INACTIVE
         return Finished(0, {"show": self.systemctl, "is-enabled": self.enabled}.get(verb, ""), "")
 
