@@ -50,6 +50,8 @@ class Request:
 
     def origin(self, option: str) -> str:
         """How a value came about, for a reason's text."""
+        if option in self.own:
+            return f"the wish sets it for this card: {self.own[option]}"
         return "the wish sets it" if option in self.given else "the default; the wish does not set it"
 
 

@@ -114,9 +114,12 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob
     search = _Search(machine, nvml, context, report, problems)
     cards = nvml.cards()
     found: list[Knob] = []
+    taken: dict[str, int] = {}
     for number, (gpu, card) in enumerate(zip(plan.gpus, which.chosen_cards(plan, nvml, machine, cards))):
         if card is None:
             problems.append(which.missing(gpu, number, cards, nvml))
+        elif taken.setdefault(card.uuid, number) != number:
+            problems.append(which.twice(card, number, taken[card.uuid]))
         else:
             search.context = {**context, **which.numbered(gpu)}
             mine = search.knobs_of(gpu, card)

@@ -54,6 +54,13 @@ def missing(gpu: Gpu, number: int, cards: Sequence[Card], nvml: Nvml) -> Problem
     )
 
 
+def twice(card: Card, number: int, other: int) -> Problem:
+    """Two entries of the plan that mean one card, as can be where one has a UUID and the other has none."""
+    message = f"means {card.name} {card.uuid}, as gpus[{other}] does already"
+    hint = "give each card its uuid, as shown by: inferhost facts"
+    return Problem(f"inferhost_hardware.gpus[{number}]", message, hint, "same-card")
+
+
 def numbered(gpu: Gpu) -> dict[str, str]:
     """What a record's context says of the entry that a card was chosen by; nothing where that was its UUID."""
     if gpu.select.uuid is not None:

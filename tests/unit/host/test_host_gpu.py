@@ -183,6 +183,18 @@ def test_a_setting_without_a_recorded_original_is_not_written(host: FakeHost):
     assert [p["message"] for p in answer.problems] == [untold]
 
 
+def test_two_entries_that_mean_one_card_are_refused_before_it_is_touched(pair: FakeHost):
+    first, second = (dataclasses.replace(plan().gpus[0], power_limit_w=watts) for watts in (300, 400))
+    named = dataclasses.replace(first, select=GpuSelector(SECOND_UUID, "2BB1", 0))
+    numbered = dataclasses.replace(second, select=GpuSelector(None, "2BB1", 1))
+    pair.plan = plan(gpus=(named, numbered))
+    answer = pair.run("install")
+    assert (answer.code, answer.problems[0]["id"]) == (2, "same-card")
+    assert answer.problems[0]["path"] == "inferhost_hardware.gpus[1]"
+    assert SECOND_UUID in answer.problems[0]["message"]
+    assert {card["power_limit_mw"] for card in (pair.card(0), pair.card(1))} == {480000}
+
+
 def test_a_lost_card_is_named_with_the_call_that_told(host: FakeHost):
     host.run("install")
     host.sim("lost", 0)
