@@ -31,7 +31,7 @@ CARD_NOISE = frozenset(
     )
 ) | {"blackwell", "bw", "founders", "fe", "hbm2", "hbm2e", "hbm3", "hbm3e", "gddr6", "gddr6x", "gddr7", "graphics"}
 CARD_NOISE |= {"card", "cards", "vram", "memory", "ampere", "lovelace", "hopper", "turing", "volta", "desktop", "oc"}
-COUNTED = re.compile(r"^\s*\(?\d+\)?\s*[x\u00d7*]\s*(?=[a-z\d])|\s[x\u00d7*]\s?\d+\s*$")
+COUNTED = re.compile(r"^\s*\(?(\d+)\)?\s*[x\u00d7*]\s*(?=[a-z\d])|\s[x\u00d7*]\s?(\d+)\s*$")
 CARD_JOINED = re.compile(r"(?<=\d)(ti|super|d)\b")
 SERIES_JOINED = re.compile(r"\b(rtx|gtx|tesla|quadro)(?=a?\d)")
 MODEL_NOISE = frozenset(
@@ -98,6 +98,12 @@ def chip_named(name: str, catalogue: Catalogue) -> ChipRow | None:
             if wanted <= words and not rest and (best is None or rank > best[0]):
                 best = rank, row
     return best[1] if best else None
+
+
+def cards_counted(name: str) -> int | None:
+    """How many cards a name counts, `2x RTX 3090` or `RTX 3090 x2`; nothing where it counts none."""
+    found = COUNTED.search(name.lower())
+    return int(found[1] or found[2]) or None if found else None
 
 
 def card_bandwidth_gb_s(chip: ChipRow, catalogue: Catalogue) -> float | None:
@@ -207,8 +213,10 @@ def format_named(name: str, catalogue: Catalogue) -> Format | None:
     for candidate in candidates:
         if candidate in known:
             return _format(known[candidate])
-    beginnings = [name for name in known if word.startswith(name)]
-    return _format(known[max(beginnings, key=len)]) if beginnings else None
+    spoken = [name for name in known if word.startswith(name)] or [
+        name for name in known if re.search(rf"(?<![A-Z0-9.]){re.escape(name)}(?![A-Z0-9])", word)
+    ]
+    return _format(known[max(spoken, key=len)]) if spoken else None
 
 
 def gguf_format(words: str, catalogue: Catalogue) -> Format | None:

@@ -207,6 +207,8 @@ def test_every_card_is_found_under_its_own_names():
         ("IQ3_XXS", "3bit", 3.06),
         ("Q5_K - Small", "4bit", 5.53),
         ("q4km", "4bit", 4.89),
+        ("MLX 4bit", "4bit", 4.15625),
+        ("mixed BF16", "16bit", 16),
         ("GPTQ-Int8", "8bit", 8.156),
         ("AWQ-INT4", "4bit", 4.15625),
         ("EXL2 3.0bpw", "4bit", 3.0),

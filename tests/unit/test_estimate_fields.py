@@ -64,8 +64,8 @@ def test_nonsense_is_refused_with_the_field_the_value_and_what_would_work(engine
 
 SAME = [
     ("gpu", "RTX 4090", ("NVIDIA GeForce RTX 4090", "RTX 4090 24GB", "RTX4090", "rtx-4090", "1x RTX 4090", "4090")),
-    ("gpu", "A100-SXM4-80GB", ("NVIDIA A100-SXM4-80GB", "A100 80GB", "A100 80G", "A100-80G", "8\u00d7A100 80GB")),
-    ("gpu", "NVIDIA H100 80GB HBM3", ("H100", "H100 SXM", "H100-SXM5-80GB", "H100 80GB", "8xH100")),
+    ("gpu", "A100-SXM4-80GB", ("NVIDIA A100-SXM4-80GB", "A100 80GB", "A100 80G", "A100-80G")),
+    ("gpu", "NVIDIA H100 80GB HBM3", ("H100", "H100 SXM", "H100-SXM5-80GB", "H100 80GB")),
     ("gpu", "L40S", ("NVIDIA L40S", "NVIDIA L40S-48GB", "L40S 48 GB")),
     (
         "quant",
@@ -276,6 +276,13 @@ DECODE_REFUSED = [
 @pytest.mark.parametrize(("changes", "why"), DECODE_REFUSED, ids=[str(changes) for changes, _ in DECODE_REFUSED])
 def test_a_speed_that_no_cards_give_is_refused(changes, why):
     assert estimate_decode({**DECODE, **changes}, CATALOGUE)["refused"].startswith(why)
+
+
+@pytest.mark.parametrize("gpu", ["2x RTX 4090", "2\u00d7RTX4090", "2 x RTX 4090", "2xRTX 4090", "RTX 4090 x2"])
+def test_a_name_may_count_the_cards(gpu):
+    assert estimate_decode({**DECODE, "gpu": gpu}, CATALOGUE) == estimate_decode({**DECODE, "gpus": 2}, CATALOGUE)
+    assert estimate_kv({**KV, "gpu": gpu}, CATALOGUE) == estimate_kv({**KV, "gpu_count": 2}, CATALOGUE)
+    assert estimate_kv({**KV, "gpu": gpu, "gpu_count": 1}, CATALOGUE) == estimate_kv(KV, CATALOGUE)
 
 
 @pytest.mark.parametrize("split", ["tp", "TP", "tensor-parallel", "tensor_parallel", "tp2", "TP=2", "row", ""])

@@ -17,7 +17,7 @@ from inferhost.planner.card_names import GIB, Card, named_card
 from inferhost.planner.estimate.checks import check_numbers, check_split
 from inferhost.planner.estimate.fields import Refused, number, switch, text, whole
 from inferhost.planner.memory.weights import linear_parameters
-from inferhost.planner.names import chip_named, gguf_format, model_named, name_quantisation
+from inferhost.planner.names import cards_counted, chip_named, gguf_format, model_named, name_quantisation
 from inferhost.planner.versions import Version, version
 
 ENGINES = (
@@ -32,9 +32,9 @@ LINEAR_BITS: tuple[tuple[str, float], ...] = (
     (r"bnb|nf4|bitsandbytes", 4.128),  # 4 bit and doubly quantised scales per 64: 0.516 bytes printed
     (r"mxfp4", 4.25),
     (r"nvfp4|fp4", 4.5),
-    (r"awq|gptq|int4|w4a|4-?bit|autoround", 4.15625),
+    (r"awq|gptq|int4|w4a|(?<![\d.])4-?bit|autoround", 4.15625),
     (r"mxfp8", 8.25),
-    (r"fp8|float8|int8|w8a|8-?bit|q8|smoothquant|eetq", 8.0),
+    (r"fp8|float8|int8|w8a|(?<![\d.])8-?bit|q8|smoothquant|eetq", 8.0),
     (r"fp32|f32", 32.0),
     (r"bf16|fp16|f16|none|auto|half|16|^no$|unquanti|original|^full", 16.0),
 )
@@ -105,6 +105,9 @@ def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
         raise Refused(f"engine: found {asked[:40]!r}, wanted one of {known}")
     if engine == "vllm" and text(fields, "max_model_len").lower() in AUTOMATIC:
         fields = {**fields, "max_model_len": None}
+    counted = cards_counted(text(fields, "gpu"))
+    if counted is not None and not text(fields, "gpu_count"):
+        fields = {**fields, "gpu_count": counted}
     check_numbers(fields)
     quant = text(fields, "quant").lower()
     if quant in NOT_SAID:

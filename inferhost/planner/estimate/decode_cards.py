@@ -10,7 +10,7 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import ModelRow
 from inferhost.planner.card_names import LABEL
 from inferhost.planner.estimate.fields import Refused, number, text, whole
-from inferhost.planner.names import card_bandwidth_gb_s, card_memory_gb, chip_named
+from inferhost.planner.names import card_bandwidth_gb_s, card_memory_gb, cards_counted, chip_named
 from inferhost.planner.speed.decode import Cards
 
 GIB = 2**30
@@ -39,7 +39,7 @@ def read_cards(case: Mapping[str, Any], engine: str, catalogue: Catalogue) -> tu
     """The cards that read a step together, and the memory of all in bytes, where it is known."""
     name = text(case, "gpu")
     kind, counted = _split(text(case, "split"))
-    count = whole(case, "gpus") or counted or 1
+    count = whole(case, "gpus") or counted or cards_counted(name) or 1
     if counted and count % counted:
         raise Refused(f"split: found {text(case, 'split')!r}, and gpus says {count}; wanted the same number in both")
     if count > MOST_CARDS:
