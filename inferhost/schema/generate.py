@@ -96,6 +96,11 @@ its source where that lies in `~/.cache/inferhost/engine-sources/ENGINE-VERSION`
 `help.txt`), and say so where it does not."""
 
 
+FORMULAS = """\
+What the planner computes with. A reason of a plan cites one as `formula:ID`, and `inferhost explain` tells it beside
+the value. How far predictions were from published figures: [accuracy.md](accuracy.md)."""
+
+
 def _catalogue(known: Catalogue) -> str:
     """What can be named in a wish, so that nobody has to read JSON for it."""
     lines = ["# Catalogue", "", "Generated from inferhost/catalogue/*.json by `make generate`; do not edit.", ""]
@@ -126,7 +131,14 @@ def _catalogue(known: Catalogue) -> str:
             f"| `{row.engine}` | {row.version} | {', '.join(row.quantisations)} | {row.min_compute_capability} "
             f"| {len(table.flag_rows)} | {len({*table.variables, *table.flags_by_variable})} |"
         )
+    lines += ["", "## Formulas", "", FORMULAS, "", "| formula | says | source |", "|---|---|---|"]
+    for law in known.formulas.values():
+        lines.append(f"| `{law.key}` | {_cell(law.statement)} | {_cell(law.source)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _known(number: float | None, unit: str) -> str:

@@ -34,8 +34,9 @@ HUBER = 1.5
 LEAST_SAMPLES, LEAST_CARDS = 12, 3
 """Fewer figures, or of fewer cards, say little about a band of their own."""
 
-OF_MIXTURES = ("constant experts.", "constant mixture.", "constant recurrent.")
+OF_MIXTURES = ("constant experts.", "constant mixture.", "constant recurrent.", "constant latent.")
 SOURCE = "tests/reality/decode_cases.csv, fitted by tests.reality.fit_decode"
+BAND = "of mixtures of experts: what nine figures in ten are to the expectation, their cards left out"
 GROUPS: dict[str, Callable[[Mapping[str, str]], str]] = {
     "figure": lambda case: case["id"],
     "card": lambda case: case["gpu"],
@@ -216,13 +217,17 @@ def rows_of(values: Mapping[str, float], found: Sequence[Figure], unseen: np.nda
         )
         for r in CONSTANTS
     ]
-    mixtures = [n for n, figure in enumerate(found) if figure.case.step.mixture_layers]
-    bounds = np.percentile(np.exp(-unseen[mixtures]), (5, 95))
-    for side, ratio in zip(("low", "high"), bounds, strict=True):
-        note = "of mixtures of experts: what nine figures in ten are to the expectation, their cards left out"
-        row = DecodeRow(f"mixture_band.{side}", _rounded(float(ratio)), "ratio", len(mixtures), note, SOURCE)
-        constants.append(dataclasses.asdict(row))
+    for engine in ("llama.cpp", "any"):
+        mixtures = [n for n, one in enumerate(found) if one.case.step.mixture_layers and _is_of(engine, one.case)]
+        bounds = np.percentile(np.exp(-unseen[mixtures]), (5, 95))
+        for side, ratio in zip(("low", "high"), bounds, strict=True):
+            key, value = f"mixture_band.{side}.{engine}", _rounded(float(ratio))
+            constants.append(dataclasses.asdict(DecodeRow(key, value, "ratio", len(mixtures), BAND, SOURCE)))
     return {"speeds": speeds, "decode": constants}
+
+
+def _is_of(engine: str, case: Case) -> bool:
+    return (case.speed.key == "llama.cpp") == (engine == "llama.cpp")
 
 
 def _seen(constant: str, found: Sequence[Figure]) -> int:
@@ -237,8 +242,10 @@ def _has_part(kind: str, what: str, case: Case) -> bool:
         return case.client_average
     if kind == "overhead":
         return case.windows
-    if kind in ("experts", "mixture", "recurrent"):
-        layers = case.step.recurrent_layers if kind == "recurrent" else case.step.mixture_layers
+    if kind in ("experts", "mixture", "recurrent", "latent"):
+        layers = {"recurrent": case.step.recurrent_layers, "latent": case.step.latent_layers}.get(
+            kind, case.step.mixture_layers
+        )
         own = {row.key.removeprefix(f"{kind}.") for row in CONSTANTS if row.key.startswith(f"{kind}.")}
         return bool(layers) and what == (case.speed.key if case.speed.key in own else "any")
     if chip is None:

@@ -45,6 +45,7 @@ class Row:
 EXPERTS = "on top: how fast the small matrices of chosen experts are read"
 MIXTURE = "more in layers with experts: choosing them, gathering, summing up"
 RECURRENT = "more in layers of linear attention"
+LATENT = "more in layers of compressed attention: the way into and out of the latent vectors"
 
 CONSTANTS = (
     Constant("efficiency.gddr", Prior(0.93, 0.04), "ratio", "of the data sheet's bandwidth, GDDR5 to GDDR7"),
@@ -59,6 +60,8 @@ CONSTANTS = (
     Constant("mixture.any", Prior(10.0, 0.7), "us per layer", MIXTURE),
     Constant("recurrent.llama.cpp", Prior(20.0, 0.7), "us per layer", RECURRENT),
     Constant("recurrent.any", Prior(20.0, 0.7), "us per layer", RECURRENT),
+    Constant("latent.llama.cpp", Prior(20.0, 0.7), "us per layer", LATENT),
+    Constant("latent.any", Prior(20.0, 0.7), "us per layer", LATENT),
     Constant("all_reduce.nvlink", Prior(3.5, 0.4), "us per doubling of cards", "one join of a split layer's parts"),
     Constant("all_reduce.pcie", Prior(12.0, 0.4), "us per doubling of cards", "one join of a split layer's parts"),
     Constant("client_average", Prior(0.02, 0.7), "ratio", "more time per token averaged over whole requests"),

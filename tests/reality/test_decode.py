@@ -96,6 +96,7 @@ def test_every_figure_was_left_out_once(judged):
     assert len(judged) == len(figures(load()))
 
 
-def test_what_cannot_be_a_measurement_is_flagged_and_not_fitted():
+def test_what_cannot_be_a_measurement_or_of_a_plain_start_is_flagged_and_not_fitted():
+    # m1 was taken with GGML_CUDA_GRAPH_OPT=1, which is off by default (ggml-org/llama.cpp#16991).
     flagged = {figure.raw["id"] for figure in figures(load(), "flag")}
-    assert flagged == {"162", "191"}
+    assert flagged == {"162", "191", "m1"}

@@ -365,3 +365,19 @@ def test_vllm_left_volta_behind_at_a_version(version, runs):
     case = {**CASE, "gpu": "Tesla V100 SXM2", "engine": "vLLM", "engine_version": version}
     why = estimate_decode(case, CATALOGUE).get("refused", "runs")
     assert ("runs from compute capability 7.5, and Tesla V100 SXM2 has 7.0" in why) == (not runs)
+
+
+def test_what_experts_and_compressed_attention_launch_costs_as_much_more_without_graphs():
+    speed = CATALOGUE.speeds["llama.cpp"]
+    pascal, ampere = CATALOGUE.chips["tesla-p4"], CATALOGUE.chips["rtx-3090"]
+    plain, more = Step(1e9, 1e9, "4bit", 32), Step(1e9, 1e9, "4bit", 32, 0.0, 32, 0, 32)
+
+    def added_s(chip):
+        parts = [step_parts(step, Cards(1e12, chip), speed, CATALOGUE.decode) for step in (plain, more)]
+        return parts[1].launching_s - parts[0].launching_s
+
+    each_us = CATALOGUE.decode["mixture.llama.cpp"].value + CATALOGUE.decode["latent.llama.cpp"].value
+    assert added_s(ampere) == pytest.approx(32e-6 * each_us)
+    ratio = speed.overhead_without_graphs_us_per_layer / speed.overhead_us_per_layer
+    assert added_s(pascal) == pytest.approx(ratio * added_s(ampere))
+    assert ratio > 1.5

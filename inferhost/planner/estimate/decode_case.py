@@ -142,6 +142,7 @@ def read_case(case: Mapping[str, Any], catalogue: Catalogue) -> Case:
             read.expert_bytes,
             max(0, round(layers) - dense_layers) if mixture else 0,
             shape.row.state.layers if shape and shape.row and shape.row.state else 0,
+            round(layers) if shape and shape.row and shape.row.mla else 0,
         ),
         cards,
         speed_row(engine, version, catalogue.speeds.values()),

@@ -37,6 +37,7 @@ class Step:
     expert_bytes: float = 0.0  # of the bytes read: experts that a router chose, matrix by small matrix
     mixture_layers: int = 0
     recurrent_layers: int = 0  # of linear attention
+    latent_layers: int = 0  # of compressed attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +105,10 @@ def step_parts(step: Step, cards: Cards, speed: SpeedRow, constants: Mapping[str
     if chip:
         per_second = chip.sm_count * chip.graphics_clock_mhz * 1e6 * speed.weights_per_clock[step.family]
         computing_s = step.weights / (shares * per_second)
-    launching_us = step.layers * overhead_us_per_layer(speed, chip)
-    launching_us += step.mixture_layers * _own(constants, "mixture", speed)
-    launching_us += step.recurrent_layers * _own(constants, "recurrent", speed)
-    launching_s = launching_us * 1e-6
+    more = {"mixture": step.mixture_layers, "recurrent": step.recurrent_layers, "latent": step.latent_layers}
+    more_us = sum(layers * _own(constants, kind, speed) for kind, layers in more.items() if layers)
+    each_us, usual_us = overhead_us_per_layer(speed, chip), speed.overhead_us_per_layer
+    launching_s = (step.layers * each_us + more_us * (each_us / usual_us if usual_us else 1)) * 1e-6
     if shares > 1:
         link = "nvlink" if chip and chip.nvlink else "pcie"
         joins = ALL_REDUCES_PER_LAYER * step.layers * math.log2(shares)
@@ -121,10 +122,13 @@ def _own(constants: Mapping[str, DecodeRow], kind: str, speed: SpeedRow) -> floa
 
 
 def band(step: Step, speed: SpeedRow, constants: Mapping[str, DecodeRow]) -> tuple[float, float]:
-    """The ratios to the expectation between which about nine figures in ten lie: wider for mixtures of experts."""
+    """The ratios to the expectation between which about nine figures in ten lie: wider for mixtures of experts.
+
+    Widest where the kernels of experts differ by version and card, which is so for all engines but llama.cpp.
+    """
     if not step.mixture_layers:
         return speed.low_ratio, speed.high_ratio
-    return constants["mixture_band.low"].value, constants["mixture_band.high"].value
+    return _own(constants, "mixture_band.low", speed), _own(constants, "mixture_band.high", speed)
 
 
 def overhead_us_per_layer(speed: SpeedRow, chip: ChipRow | None) -> float:

@@ -169,16 +169,17 @@ class Speed:
         family = self._family if linear_bits is None else weight_family(model, linear_bits, self.catalogue)
         cached = sequences * (context_tokens * self.kv_bytes_per_token + STATE_PASSES * self._state_bytes)
         recurrent = 0 if model.state is None else model.state.layers
+        latent = 0 if model.mla is None else model.layers
         always, routed = self._read_bytes
         if linear_bits is not None:
             always, routed = rest_bytes(model, linear_bits), routed_bytes(model, linear_bits)
         if model.moe is None:
-            return Step(always + cached, self._weights, family, model.layers, recurrent_layers=recurrent)
+            return Step(always + cached, self._weights, family, model.layers, 0, 0, recurrent, latent)
         moe = model.moe
         routed *= distinct_experts(moe.experts, moe.experts_per_token, sequences) / moe.experts
         read = always + routed + cached
         mixed = model.layers - moe.dense_layers
-        return Step(read, self._weights, family, model.layers, routed, mixed, recurrent)
+        return Step(read, self._weights, family, model.layers, routed, mixed, recurrent, latent)
 
 
 def memory_bandwidth(card: GpuRow) -> Bandwidth | None:
