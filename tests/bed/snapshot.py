@@ -68,7 +68,8 @@ def command(*argv: str) -> str:
 
 
 def snapshot() -> dict:
-    enabled = command("systemctl", "list-unit-files", "--state=enabled", "--no-legend", "--plain", "--no-pager")
+    # With --root it reads the links themselves: a busy host answers late on its bus.
+    enabled = command("systemctl", "--root=/", "list-unit-files", "--state=enabled", "--no-legend", "--plain")
     simulator = json.loads(command("/usr/local/bin/inferhost-sim", "dump"))
     return {"paths": paths(), "enabled": sorted(enabled.split("\n")), "simulator": simulator}
 

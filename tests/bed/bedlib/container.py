@@ -113,7 +113,8 @@ def ssh_options() -> dict[str, str]:
         "UserKnownHostsFile": "/dev/null",
         "LogLevel": "ERROR",
         "BatchMode": "yes",
-        "ConnectTimeout": "5",
+        # An emulated host beside other work takes long to its banner.
+        "ConnectTimeout": "30",
     }
 
 
