@@ -56,6 +56,7 @@ def read_compose(text: str, name: str, read: Callable[[str], str | None]) -> Sou
                 env=env,
                 ports=[str(p) for p in _list(content.get("ports"))],
                 volumes=[str(v) for v in _list(content.get("volumes"))],
+                devices=",".join(_device_ids(content)),
             )
     return Source(tuple(launches), tuple(mistakes))
 
@@ -118,11 +119,21 @@ def read_docker_run(words: Sequence[str], place: str) -> Launch | None:
     volumes = [v for o in ("-v", "--volume") for v in options.get(o, [])]
     ports = [v for o in ("-p", "--publish") for v in options.get(o, [])]
     command = [*options.get("--entrypoint", []), *rest[1:]]
-    return next(iter(_contained(command, rest[0], place, env=env, ports=ports, volumes=volumes)), None)
+    asked = "".join(options.get("--gpus", [])[-1:]).strip("\"'")
+    devices = asked.removeprefix("device=") if asked.startswith("device=") else ""
+    found = _contained(command, rest[0], place, env=env, ports=ports, volumes=volumes, devices=devices)
+    return next(iter(found), None)
 
 
 def _contained(
-    words: Sequence[str], image: str, place: str, *, env: dict[str, str], ports: Sequence[str], volumes: Sequence[str]
+    words: Sequence[str],
+    image: str,
+    place: str,
+    *,
+    env: dict[str, str],
+    ports: Sequence[str],
+    volumes: Sequence[str],
+    devices: str = "",
 ) -> list[Launch]:
     """The launch in a container: by its program, else by what the image or the service is called."""
     found = recognised(words, place) if words else None
@@ -143,6 +154,7 @@ def _contained(
             published_on=address,
             volumes=mapped,
             contained=True,
+            devices=devices,
         )
     ]
 
@@ -172,11 +184,21 @@ def _compose_environment(content: Mapping[str, Any], place: str, mistakes: list[
     return found
 
 
+def _devices(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a service asks of the device driver."""
+    resources = (content.get("deploy") or {}).get("resources") or {}
+    return [d for d in _list((resources.get("reservations") or {}).get("devices")) if isinstance(d, dict)]
+
+
+def _device_ids(content: Mapping[str, Any]) -> list[str]:
+    """The cards that a service names; none where it asks for all or for a number of them."""
+    return [str(one) for device in _devices(content) for one in _list(device.get("device_ids"))]
+
+
 def _device_mistakes(content: Mapping[str, Any], place: str) -> Iterator[Mistake]:
     """Requests to the device driver that it does not know."""
-    resources = (content.get("deploy") or {}).get("resources") or {}
-    for device in _list((resources.get("reservations") or {}).get("devices")):
-        for option in _list(device.get("options")) if isinstance(device, dict) else []:
+    for device in _devices(content):
+        for option in _list(device.get("options")):
             because = "the nvidia device driver has no such option; the compute mode is a setting of the card"
             yield Mistake(place, "placebo", f"options: {option}", because, "nvidia-smi -c on the host, if at all")
 

@@ -82,8 +82,13 @@ def judged(launch: Launch, engine: EngineRow, catalogue: Catalogue) -> tuple[lis
             findings.append(Finding(one.name, " ".join(one.values), "harmful", because, "remove it"))
         else:
             findings.append(_flag(one, engine, instance, catalogue, kept=kept, pair=pair, names=translated))
+    if launch.devices:
+        findings.append(_cards("devices of the container", launch.devices, engine, kept))
     for name, value in env.items():
-        if name not in SURROUNDINGS:
+        if launch.devices and name == "CUDA_VISIBLE_DEVICES":
+            because = "counts inside the container, whose devices are named"
+            findings.append(Finding(name, value, "placebo", because, "inferhost_service_gpus"))
+        elif name not in SURROUNDINGS:
             findings.append(_variable(name, value, engine, request, instance, catalogue=catalogue, kept=kept))
     return findings, kept
 
@@ -257,7 +262,7 @@ def _variable(
     if said is not None:
         return _of_value(name, value, said, kept)
     if name == "CUDA_VISIBLE_DEVICES":
-        return _cards(value, engine, kept, source=source)
+        return _cards(name, value, engine, kept, source=source)
     default = next((d for d in engine.environment if d.name == name), None)
     if default is not None and default.value == value:
         return Finding(name, value, "kept", "the plan sets it too", "", source)
@@ -288,9 +293,9 @@ def _variable(
     return Finding(name, value, "kept", because, "inferhost_service_env", source)
 
 
-def _cards(value: str, engine: EngineRow, kept: Kept, *, source: str) -> Finding:
+def _cards(name: str, value: str, engine: EngineRow, kept: Kept, *, source: str = "") -> Finding:
     """The cards of a launch, as many of the first as the engine uses."""
-    name, option = "CUDA_VISIBLE_DEVICES", "inferhost_service_gpus"
+    option = "inferhost_service_gpus"
     entries = [entry.strip() for entry in value.split(",")]
     if value in ("", "0", "all"):
         return Finding(

@@ -73,6 +73,7 @@ class Launch:
     volumes: dict[str, str] = dataclasses.field(default_factory=dict)  # path in the container -> path on the host
     published_on: str = ""  # the address at which a container's port is published
     contained: bool = False
+    devices: str = ""  # the cards that a container is given, as numbers or UUIDs with commas
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from inferhost.imports.containers import read_compose, read_docker_run
 from inferhost.imports.launch import Launch
 from inferhost.imports.shell import read_script
 from inferhost.imports.wish import pinned, wished
@@ -182,3 +183,35 @@ def test_what_stands_behind_an_engine_in_the_foreground_sets_no_card():
     ]
     behind = read_script(text.replace("Qwen3-8B", "Qwen3-8B &"), "s.sh")
     assert behind.gpu == {"power_limit": 300, "persistence_mode": True, "memory_clock_lock": "5001"}
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "verdict"),
+    [
+        ("device=1", ["1"], "kept"),
+        ("all", None, None),
+        ('"device=0,1"', ["0"], "kept"),
+        ("device=GPU-1a", None, "harmful"),
+    ],
+)
+def test_the_cards_that_a_container_is_given_are_the_wishs(device, gpus, verdict):
+    words = f"--gpus {device} vllm/vllm-openai:v0.33.0 --model /m/Qwen3-8B".split()
+    findings, wish = wished(read_docker_run(words, "here"), CATALOGUE)
+    assert wish.get("gpus") == gpus
+    assert [f.verdict for f in findings if f.name == "devices of the container"] == ([verdict] if verdict else [])
+
+
+def test_the_cards_of_a_compose_service_are_the_wishs():
+    devices = "{driver: nvidia, device_ids: ['1', '0'], capabilities: [gpu]}"
+    text = f"""
+services:
+  chat:
+    image: vllm/vllm-openai
+    command: --model /m/Qwen3-8B --tensor-parallel-size 2
+    environment: {{CUDA_VISIBLE_DEVICES: "0,1"}}
+    deploy: {{resources: {{reservations: {{devices: [{devices}]}}}}}}
+"""
+    (launch,) = read_compose(text, "c.yml", lambda path: None).launches
+    findings, wish = wished(launch, CATALOGUE)
+    assert (wish["gpus"], wish["tensor_parallel_size"], "env" in wish) == (["1", "0"], 2, False)
+    assert [f.verdict for f in findings if f.name == "CUDA_VISIBLE_DEVICES"] == ["placebo"]
