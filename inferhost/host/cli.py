@@ -192,7 +192,8 @@ def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
     elif options.verb == "status":
         verbs.status(machine, _installed_plan(options, machine, report), report)
     elif options.verb == "revert":
-        revert.revert(machine, options.section or SECTIONS, report, options.purge)
+        plan = _installed_plan(options, machine, Report(options.check))  # it may be gone, and that is no news
+        revert.revert(machine, options.section or SECTIONS, report, options.purge, plan=plan)
     else:
         content = _plan_content(options, machine)
         FOLLOWERS[options.verb](options, machine, _read(content, options.plan or PLAN), content, report)

@@ -30,6 +30,7 @@ from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.record.lock import locked
 from inferhost.host.report import HostError, Report
+from inferhost.host.runtime import containers
 from inferhost.host.runtime import state as runtime
 from inferhost.host.service import account, adopt, container, engine, exercise, key, processes, slices
 from inferhost.host.service import install as engine_install
@@ -257,6 +258,7 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
             "driver": state.driver_revert(baseline, machine, report),
             "balancer": placed_unit.balancer_revert(machine, baseline, report),
             "runtime": runtime.runtime_revert(machine, baseline, report),
+            "endangered": containers.hurt_by_revert(machine, baseline, plan, report),
             "unit_states": {
                 unit: processes.unit_state(machine, unit).get("ActiveState", "unknown") for unit in units
             },

@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 
 from inferhost.schema import document
+from inferhost.schema.container import Container
 from inferhost.schema.plan import Balancer, DriverPackages, Runtime
 
 PLACED = "placed"
@@ -24,10 +25,14 @@ FETCHED = "sudo inferhost fetch brings it on NixOS too; a store path is no place
 NO_PACKAGES = "NixOS installs its own driver, see driver.kernel_module: there the plan names no packages"
 RESTART = "NixOS restarts what changed; the roles leave that to the host program"
 
+NO_CONTAINER = "the planner refuses containers on NixOS, which has no folder for Quadlet or Compose files of ours"
 NO_ENGINE = "NixOS has its own options for engine and toolkit: there the plan names neither"
 
 SOME_PACKAGES = DriverPackages("apt", "535", None, "proprietary", ("x",), ("x",), None, "x", "x", None, False)
 SOME_BALANCER = Balancer("haproxy", "x", "x", "x", "x", "x", 1, None, None, 1, ())
+SOME_CONTAINER = Container(
+    "quadlet", "podman", "x", "/x", "x", ("x",), 1, ("x",), (("x", "x", "ro"),), "/x", None, False, ("x",), 1, 1
+)
 SOME_RUNTIME = Runtime("podman", "5.4.2", "apt", ("x",), ("x",), None, None, "/run/cdi/x", {})
 
 KEYS: dict[str, tuple[str, str]] = {
@@ -96,6 +101,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "service[].probe.gpu_memory_mib": (HOST, HOST),
     "service[].probe.key_file": (HOST, HOST),
     "service[].slice": (HOST, HOST),
+    "service[].container": (HOST, NO_CONTAINER),
     "service[].drain": (HOST, HOST),
     "service[].disruption": (PEOPLE, RESTART),
     "service[].install": (HOST, "NixOS takes the engine from services.inferhost.instances.NAME.package"),
@@ -194,6 +200,7 @@ def others(value: Any, schema: Mapping[str, Any]) -> list[Any]:
         document.plain(SOME_PACKAGES),
         document.plain(SOME_BALANCER),
         document.plain(SOME_RUNTIME),
+        document.plain(SOME_CONTAINER),
     ]
     check = jsonschema.Draft202012Validator(schema)
     return [c for c in candidates if check.is_valid(c) and (c, type(c)) != (value, type(value))]

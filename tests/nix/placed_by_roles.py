@@ -27,6 +27,7 @@ HARMLESS = {
 }  # fmt: skip
 PACKAGES = ("inferhost_driver", "inferhost_runtime", "inferhost_balancer")
 """Roles of a distribution's packages, with the files that go with them; NixOS has these on its own."""
+OMIT = "as if it were not written"
 REVERT = "revert.yml"  # NixOS goes back by generation, and by the stop of inferhost-apply
 
 
@@ -90,10 +91,11 @@ def _opened(listed: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _copies(role: pathlib.Path, task: dict[str, Any], plan: dict[str, Any]) -> Iterator[File]:
     filter_loader.add_directory(str(ROOT / "filter_plugins"))
-    variables: dict[str, Any] = {"__inferhost_plan": plan, "role_path": str(role)}
+    variables: dict[str, Any] = {"__inferhost_plan": plan, "role_path": str(role), "omit": OMIT}
     for item in _rendered(task["loop"], variables):
         own = {**variables, task["loop_control"]["loop_var"]: item}
-        given = {key: _rendered(value, own) for key, value in task[COPY].items()}
+        whole = {key: _rendered(value, own) for key, value in task[COPY].items()}
+        given = {key: value for key, value in whole.items() if value != OMIT}
         text = given["content"] if "content" in given else pathlib.Path(given["src"]).read_text()
         yield File(given["dest"], given["mode"], text)
 

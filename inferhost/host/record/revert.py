@@ -29,14 +29,15 @@ from inferhost.host.models.state import restore_models
 from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
 from inferhost.host.record.lock import FETCH_LOCK, locked
-from inferhost.host.report import Report
+from inferhost.host.report import NothingTouched, Report
+from inferhost.host.runtime.containers import OPTION, WAYS_OUT, hurt_by_revert
 from inferhost.host.runtime.state import restore_runtime
 from inferhost.host.service import account, adopt, slices
 from inferhost.host.service.gate import WARM
 from inferhost.host.service.rollback import BEFORE, SERVED
 from inferhost.host.verbs import lock_unless_check
 from inferhost.host.watch.watched import WATCHED
-from inferhost.schema.plan import BASE, SECTIONS
+from inferhost.schema.plan import BASE, SECTIONS, Plan
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
@@ -52,10 +53,18 @@ GPU_ORDER = (
 )
 
 
-def revert(machine: Machine, sections: Sequence[str], report: Report, purge: bool = False) -> None:
-    """Restores the sections; a revert of every section removes Inferhost as well. Models go only with `purge`."""
+def revert(
+    machine: Machine, sections: Sequence[str], report: Report, purge: bool = False, *, plan: Plan | None = None
+) -> None:
+    """Restores the sections; a revert of every section removes Inferhost as well. Models go only with `purge`.
+
+    The installed `plan`, where it can be read, says only whether containers may lose their cards by it.
+    """
     with _no_fetch(machine, sections, report), lock_unless_check(machine, report):
         baseline = read_baseline(machine)
+        hurt = hurt_by_revert(machine, baseline, plan, report)
+        if hurt:
+            raise NothingTouched(Problem(OPTION, hurt, WAYS_OUT, "containers"))
         everything = set(sections) >= set(SECTIONS)
         base_units.remember_reverts(sections, baseline, report)
         if "gpu" in sections:

@@ -12,14 +12,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from inferhost.host.machine import Machine
+from inferhost.host.record.baseline import Baseline
 from inferhost.host.record.placed import placed_files
 from inferhost.host.report import Report
-from inferhost.schema.plan import BASE, UNIT_DIRECTORY, Plan
+from inferhost.schema.plan import BASE, SECTIONS, UNIT_DIRECTORY, Plan
 from inferhost.schema.problems import Problem
 from inferhost.schema.units import CONTAINED
 
 ENGINES = ("docker", "podman")
 OPTION = "inferhost_runtime_spare_containers"
+WAYS_OUT = f"stop them first, or start them with --device nvidia.com/gpu=all; {OPTION}: false goes on all the same"
 WARNING = "containers:"
 """How a remark begins that a playbook shows as a warning."""
 UNIT_FOLDERS = (UNIT_DIRECTORY, "/etc/containers/systemd")
@@ -90,8 +92,21 @@ def reload_problems(machine: Machine, plan: Plan, report: Report) -> list[Proble
     if not plan.spare_containers:
         report.note(f"{WARNING} {message}")
         return []
-    hint = f"stop them first, or start them with --device nvidia.com/gpu=all; {OPTION}: false goes on all the same"
-    return [Problem(OPTION, message, hint, "containers")]
+    return [Problem(OPTION, message, WAYS_OUT, "containers")]
+
+
+def hurt_by_revert(machine: Machine, baseline: Baseline, plan: Plan | None, report: Report) -> str:
+    """Which containers a revert would take the cards from, by the units that go with it; empty where none, or where
+    the installed plan consents."""
+    ours = [path for path in baseline.of("file", [*SECTIONS, BASE]) if path.startswith(UNIT_FOLDERS)]
+    hurt = endangered(machine) if any(machine.exists(path) for path in ours) else []
+    if not hurt:
+        return ""
+    message = f"{named(hurt)} would lose the cards: systemd has to read its units again without ours"
+    if plan is not None and not plan.spare_containers:
+        report.note(f"{WARNING} {message}")
+        return ""
+    return message
 
 
 def named(found: list[Container]) -> str:

@@ -206,6 +206,40 @@ def test_a_run_that_changes_no_unit_hurts_nobody(host: FakeHost):
     assert host.run("install").code == 0
 
 
+def test_a_revert_that_would_take_the_cards_from_a_container_is_refused_before_anything_is_touched(host: FakeHost):
+    host.converge()
+    host.tools = {"docker": docker(LEGACY)}
+    before = host.snapshot()
+    facts = host.run("status").document["facts"]
+    assert facts["endangered"].startswith("container old (docker) would lose the cards: ")
+    (problem,) = host.run("revert").problems
+    assert (problem["path"], host.snapshot()) == ("inferhost_runtime_spare_containers", before)
+    host.at("/etc/inferhost/plan.json").unlink()  # a plan that is gone consents to nothing
+    assert host.run("revert").problems
+    host.tools = {"docker": docker(BY_CDI)}
+    host.stop_engine()
+    assert host.run("status").document["facts"]["endangered"] == ""
+    assert host.run("revert").code == 0
+
+
+def test_with_the_installed_plans_consent_the_revert_goes_on_and_warns(host: FakeHost):
+    host.plan = plan(spare_containers=False)
+    host.converge()
+    host.tools = {"docker": docker(LEGACY)}
+    host.stop_engine()
+    assert host.run("status").document["facts"]["endangered"] == ""
+    answer = host.run("revert")
+    assert answer.code == 0
+    assert any(note.startswith("containers: container old (docker)") for note in answer.document["notes"])
+
+
+def test_a_revert_without_units_of_ours_asks_nobody(host: FakeHost):
+    host.plan = plan(manage=("gpu",), service=(), dropins=(), files=())
+    host.converge()
+    host.tools = {"docker": docker(LEGACY)}
+    assert host.run("revert").code == 0
+
+
 def test_podmans_hook_counts_where_it_is_installed(host: FakeHost):
     container = {
         "Name": "old",
