@@ -86,6 +86,9 @@ SAME = [
     ("eager", 1, ("1", True, "true", "True", "yes", 1.0)),
     ("eager", 0, ("0", False, "false", "no", None, "")),
     ("max_model_len", None, ("auto", -1, "")),
+    ("vram_gib", 23.5, ("23.5", "23.5 GiB", "23.5GB", " 23.5 ")),
+    ("mem_fraction", 0.9, ("0.9", "90%", "90 %")),
+    ("tp", 2, ("2", 2.0, "2.0")),
     ("arch_model", "Qwen3-8B", ("Qwen/Qwen3-8B", "qwen/qwen3-8b", "unsloth/Qwen3-8B", "Qwen3-8B-FP8")),
 ]
 SPELLINGS = [pytest.param(*one, id=f"{one[0]}={one[1]}") for one in SAME]
@@ -118,6 +121,22 @@ def test_engines_are_known_by_what_people_call_them(engine, usual):
 def test_an_engine_may_be_named_with_its_version():
     named = {**KV, "engine": "vLLM 0.8.5 (V1)", "engine_version": None}
     assert estimate_kv(named, CATALOGUE) == estimate_kv({**KV, "engine_version": "0.8.5"}, CATALOGUE)
+
+
+@pytest.mark.parametrize("tied", [1, "1", True, "true", "True"])
+def test_switches_of_a_shape_are_read_as_those_of_a_case(tied):
+    arch = {
+        "num_hidden_layers": "28",
+        "num_key_value_heads": "8",
+        "head_dim": "128",
+        "hidden_size": "3072",
+        "intermediate_size": "8192",
+        "vocab_size": "128256",
+        "params_b": "3.213",
+        "tie_word_embeddings": tied,
+    }
+    found = estimate_kv({**KV, "arch_model": None, "arch": arch}, CATALOGUE)
+    assert found == estimate_kv({**KV, "arch_model": "Llama-3.2-3B"}, CATALOGUE)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def inline_model(arch: Mapping[str, Any], known: ModelRow | None) -> ModelRow:
         "hidden_size": hidden,
         "intermediate_size": int(intermediate) if intermediate else None,
         "vocabulary_size": vocabulary,
-        "tied_embeddings": bool(number(arch, "tie_word_embeddings") or 0),
+        "tied_embeddings": bool(switch(arch, "tie_word_embeddings")),
         "parameters": round(need("params_b") * 1e9),
         "mla": mla,
     }

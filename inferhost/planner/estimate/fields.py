@@ -6,10 +6,12 @@ Anything may be absent. What is there and cannot be meant is refused with the fi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+UNIT = re.compile(r"\s*gi?b\s*$")
 LARGEST_COUNT = 2**40
 
 
@@ -23,14 +25,19 @@ def text(fields: Mapping[str, Any], name: str) -> str:
 
 
 def number(fields: Mapping[str, Any], name: str) -> float | None:
-    """A finite number, from a number or from text; nothing where it is absent."""
+    """A finite number, from a number or from text; nothing where it is absent.
+
+    A size may say its unit again, `24 GiB`, and a share be one of a hundred, `90 %`.
+    """
     value = fields.get(name)
     if value is None or value == "":
         return None
     if isinstance(value, bool):
         return float(value)
     try:
-        found = float(value)
+        plain = UNIT.sub("", value.lower()) if isinstance(value, str) and name.endswith("_gib") else value
+        percent = isinstance(value, str) and name == "mem_fraction" and value.strip().endswith("%")
+        found = float(value.strip().rstrip("%")) / 100 if percent else float(plain)
     except (TypeError, ValueError, OverflowError):
         raise Refused(f"{name}: found {str(value)[:40]!r}, wanted a number") from None
     if not math.isfinite(found) or found < 0:
