@@ -7,6 +7,7 @@ numbers of their own are asked; where no such page answers, or it wants a key, o
 
 from __future__ import annotations
 
+import http.client
 import re
 import urllib.error
 import urllib.request
@@ -62,7 +63,7 @@ def in_flight(machine: Machine, service: Service, wanted: Drain) -> int:
         except urllib.error.URLError as error:
             if isinstance(error.reason, ConnectionRefusedError):
                 return GONE
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             pass
     return _connections(machine, service.port)
 

@@ -53,9 +53,12 @@ class _Exercise:
     def _keep_asking(self, ask: Asked) -> tuple[int, str]:
         """How many answers came, and why no further one did where that was not the end of the block."""
         answers, failure = 0, ""
-        while not failure and not self.over.is_set():
-            failure = ask(self.service.probe.url, self.service.probe.body)
-            answers += not failure
+        try:
+            while not failure and not self.over.is_set():
+                failure = ask(self.service.probe.url, self.service.probe.body)
+                answers += not failure
+                self.begun.set()
+        finally:
             self.begun.set()
         return answers, failure
 

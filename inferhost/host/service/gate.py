@@ -8,6 +8,7 @@ go first, so that no person waits for kernels to be compiled. Nobody calls this 
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -49,7 +50,7 @@ def ask(url: str, body: dict[str, Any], key: str | None = None) -> str:
             answer = json.load(response)
     except urllib.error.HTTPError as error:
         return f"HTTP status {error.code}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # the last: it speaks no HTTP, or breaks off
         return str(getattr(error, "reason", error)) or type(error).__name__
     tokens = (answer.get("usage") or {}).get("completion_tokens") if isinstance(answer, dict) else None
     return "" if tokens else "the answer holds no token"

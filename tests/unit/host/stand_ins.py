@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import http.server
 import json
+import socketserver
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -90,3 +91,18 @@ def passes_time(engine: Engine) -> None:
         engine.loading -= 1
         if engine.loading == 0:
             engine.server.socket.listen()
+
+
+@contextlib.contextmanager
+def no_http() -> Iterator[int]:
+    """The port of a program that answers, and speaks no HTTP."""
+
+    class Greets(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(b"SSH-2.0-somebody\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greets) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()

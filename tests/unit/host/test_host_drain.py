@@ -15,6 +15,7 @@ from inferhost.host.report import Report
 from inferhost.host.service import drain
 from inferhost.schema.plan import Drain, Plan
 from tests.unit.host.fake_host import plan
+from tests.unit.host.stand_ins import no_http
 
 NAMES = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
 
@@ -106,6 +107,15 @@ def test_without_its_numbers_open_connections_count(tmp_path, names):
         other = f"2: 0100007F:9999 {local} 01"
         (tmp_path / "proc/net/tcp").write_text(rows(listening, open_one, other))
         report, _, _ = waited(tmp_path, planned(port, names), limit_s=2)
+    assert report.facts["in_flight"] == {"main": 1}
+
+
+def test_a_port_that_speaks_no_http_is_judged_by_its_connections(tmp_path):
+    with no_http() as port:
+        wanted = planned(port)
+        (tmp_path / "proc/net").mkdir(parents=True)
+        (tmp_path / "proc/net/tcp").write_text(rows(f"1: 0100007F:{port:04X} 0100007F:9999 01"))
+        report, _, _ = waited(tmp_path, wanted, limit_s=2)
     assert report.facts["in_flight"] == {"main": 1}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from inferhost.host.report import Report
 from inferhost.host.service import exercise
 from inferhost.schema.plan import Plan
 from tests.unit.host.fake_host import UUID, FakeHost, plan
@@ -102,8 +103,20 @@ def test_load_goes_with_samples_alone(host: FakeHost, words: list[str]):
     assert (answer.code, answer.problems[0]["path"]) == (2, "--load")
 
 
+def test_a_load_that_cannot_even_ask_is_not_waited_for(
+    host: FakeHost, served: Served, monkeypatch: pytest.MonkeyPatch
+):
+    def unreadable(*_: Any) -> str:
+        raise PermissionError("the key")
+
+    monkeypatch.setattr(exercise, "with_key", lambda *_: unreadable)
+    report = Report(check=False)
+    with pytest.raises(PermissionError), exercise.exercised(host.machine(str(host.root)), host.plan, report):
+        pass
+
+
 def test_the_requests_end_with_the_look_even_where_that_fails(host: FakeHost, served: Served):
-    with pytest.raises(KeyError), exercise.exercised(host.machine(str(host.root)), host.plan, None):  # type: ignore[arg-type]
+    with pytest.raises(KeyError), exercise.exercised(host.machine(str(host.root)), host.plan, Report(False)):
         raise KeyError
     count = len(served.asked)
     assert len(served.asked) == count

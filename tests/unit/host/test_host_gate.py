@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from inferhost.host.report import Report
-from inferhost.host.service.gate import WARM, prove_tokens
+from inferhost.host.service.gate import WARM, ask, prove_tokens
 from inferhost.host.waiting import EVERY_S, told
 from tests.unit.host.fake_host import ENGINE, UNIT, FakeHost, plan
+from tests.unit.host.stand_ins import no_http
 
 DEAD = "LoadState=loaded\nActiveState=failed\nSubState=failed\nMainPID=0\nResult=exit-code\n"
 
@@ -41,6 +42,11 @@ def test_the_wait_is_the_plans(host: FakeHost):
     verdict, asked, _, report = proven(host, ["connection refused"] * 99)
     assert (verdict, asked) == ("refused", 1 + host.plan.service[0].probe.wait_s // 2)
     assert report.exit_code() == 3
+
+
+def test_a_port_that_speaks_no_http_is_no_token_and_no_bug():
+    with no_http() as port:
+        assert "SSH-2.0-somebody" in ask(f"http://127.0.0.1:{port}/v1/completions", {})
 
 
 def test_without_waiting_one_question_decides(host: FakeHost):
