@@ -189,6 +189,8 @@ def test_a_quantised_name_counts_where_no_quantisation_is_given():
     said = estimate_kv({**KV, "quant": "awq"}, CATALOGUE)
     assert estimate_kv({**named, "quant": ""}, CATALOGUE) == said
     assert estimate_kv({**named, "quant": "bf16"}, CATALOGUE) == estimate_kv(KV, CATALOGUE)
+    # A row of published cases names the shape beside the checkpoint.
+    assert estimate_kv({**KV, "model": "Qwen/Qwen3-8B-AWQ", "quant": ""}, CATALOGUE) == said
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
     check_numbers(fields)
     quant = text(fields, "quant").lower()
     if quant in NOT_SAID:
-        quant = name_quantisation(text(fields, "arch_model") or text(fields, "model"))
+        quant = name_quantisation(text(fields, "arch_model")) or name_quantisation(text(fields, "model"))
     model = quantised(case_model(fields, catalogue), quant, catalogue)
     found = version(engine, text(fields, "engine_version") or asked)
     name = text(fields, "gpu")
