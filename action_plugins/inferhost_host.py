@@ -35,7 +35,7 @@ options:
     description: What to do.
     type: str
     required: true
-    choices: [install, engines, fetch, apply, verify, gate, measure, rollback, balancer, revert, status, facts]
+    choices: [install, engines, fetch, apply, verify, gate, stop, measure, rollback, balancer, revert, status, facts]
   sections: {description: Only these sections of the plan., type: list, elements: str, default: []}
   wait: {description: Give a starting engine the time that its plan grants., type: bool, default: false}
   before: {description: What served before the one that serves now; for C(rollback)., type: bool, default: false}
@@ -47,7 +47,7 @@ options:
 """
 
 PROGRAM = "/usr/local/bin/inferhost"
-LONG = ("engines", "fetch", "apply", "gate", "measure", "rollback")
+LONG = ("engines", "fetch", "apply", "gate", "stop", "measure", "rollback")
 """Verbs that may take long. They go on where the connection is lost, and end by themselves."""
 PROGRESS, MARK = "progress: ", "--- document ---"
 LONG_ANSWER = """

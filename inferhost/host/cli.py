@@ -26,7 +26,7 @@ from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.models import fetch
 from inferhost.host.record import revert
 from inferhost.host.report import HostError, NothingTouched, Report, reason
-from inferhost.host.service import drain, gate, measure, rollback
+from inferhost.host.service import drain, engine, gate, measure, rollback
 from inferhost.host.service import install as engine_install
 from inferhost.host.signals import stopping
 from inferhost.host.watch import boot, drift, journal
@@ -57,6 +57,7 @@ VERBS = {
     "watch": "look for drift, and apply again what a driver reload took; what the timer runs",
     "verify": "compare this host with its plan, setting by setting",
     "gate": "ask every engine of the plan for a token",
+    "stop": "stop the engines of the plan, once what they send has ended",
     "measure": "ask every engine of the plan a few times and say how long an answer takes",
     "rollback": "put back the service files that served last, and start them",
     "sample": "show what the GPUs do over some seconds; creates no load",
@@ -255,6 +256,10 @@ def _rollback(options: argparse.Namespace, machine: Machine, plan: Plan, _conten
         (rollback.go_back if options.before else rollback.roll_back)(machine, plan, report)
 
 
+def _stop(_options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
+    engine.stop_engines(machine, plan, report)
+
+
 def _measure(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
     if not options.check:
         measure.measure(machine, plan, report)
@@ -278,6 +283,7 @@ FOLLOWERS = {
     "watch": _watch,
     "verify": _verify,
     "gate": _gate,
+    "stop": _stop,
     "measure": _measure,
     "rollback": _rollback,
     "guard": _guard,

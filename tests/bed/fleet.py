@@ -82,6 +82,8 @@ class Fleet:
             if host in self.engines:
                 hosts[host] |= {**twin, "inferhost_manage": ["service"]}
                 hosts[host] |= {"inferhost_service_host": self.addresses[host]}
+                # Two engines on the cores of one machine: two threads of one that wait for each other cost the most.
+                hosts[host] |= {"inferhost_service_extra_args": ["--threads", "1"]}
         hosts[BALANCER] |= {
             "inferhost_manage": ["balancer"],
             "inferhost_simulated": True,
@@ -144,7 +146,7 @@ class Fleet:
             time.sleep(0.2)
 
     @contextmanager
-    def load(self, least: int, streams: int, *, tokens: int = 64, to: str | None = None) -> Iterator[LoadRun]:
+    def load(self, least: int, streams: int, *, tokens: int = 16, to: str | None = None) -> Iterator[LoadRun]:
         """Streaming load while the block runs; it ends once the block is left and `least` requests are done.
 
         `to` names an engine that is asked without the balancer, and then each stream asks `least` times at most.

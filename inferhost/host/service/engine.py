@@ -42,6 +42,21 @@ def apply_engines(machine: Machine, plan: Plan, report: Report) -> None:
         _start(machine, service.instance, service.unit, mine, report)
 
 
+def stop_engines(machine: Machine, plan: Plan, report: Report) -> None:
+    """No engine of the plan runs; each ends what it sends first, as far as its unit waits for that."""
+    for service in plan.service:
+        setting, state = (
+            f"service.{service.instance}.active",
+            unit_state(machine, service.unit).get("ActiveState", ""),
+        )
+        if state in ("", "inactive", "failed"):
+            continue
+        report.change(setting, state, "stopped")
+        if not report.check:
+            with told(report.progress, f"{setting}: systemctl stop {service.unit}"):
+                _systemctl(machine, setting, ["stop", service.unit], report)
+
+
 def argument_problems(machine: Machine, service: Service, report: Report) -> list[Problem]:
     """What the engine itself says against its new arguments, while the old ones still serve.
 

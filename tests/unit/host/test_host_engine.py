@@ -107,3 +107,22 @@ def test_a_systemctl_that_fails_is_told_in_its_own_words(placed: FakeHost):
     answer = placed.run(*SERVICE)
     assert answer.code == 3
     assert "error: service.main.active: systemctl restart inferhost-serve@main.service: Job failed." in answer.prose
+
+
+def test_a_stop_ends_what_runs_and_nothing_else(placed: FakeHost):
+    said: list[list[str]] = []
+    own = placed.command
+
+    def command(argv):
+        said.append(list(argv))
+        return own(argv)
+
+    placed.command = command  # type: ignore[method-assign]
+    placed.start_engine()
+    assert placed.run("stop", "--check").said[1] != []
+    assert not any(words[:2] == ["systemctl", "stop"] for words in said)
+    assert placed.run("stop").code == 0
+    assert said.count(["systemctl", "stop", "inferhost-serve@main.service"]) == 1
+    placed.stop_engine()
+    assert placed.run("stop").said == (False, [])
+    assert said.count(["systemctl", "stop", "inferhost-serve@main.service"]) == 1
