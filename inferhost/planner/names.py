@@ -8,6 +8,7 @@ the wrong card is worse than none.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import re
 
@@ -61,6 +62,8 @@ OTHER_PARTS = frozenset(("vl", "omni", "vision", "audio", "embedding", "reranker
 """Words of a name that say: not only the language model of that size."""
 EXL_HEAD_BITS = 6.0
 GGUF_SPELLED = re.compile(r"^(I?Q\d)_?K[-_]?(S|M|L|SMALL|MEDIUM|LARGE)$")
+remembered = functools.lru_cache(maxsize=8192)
+"""The catalogue's own names are asked about with every case."""
 GROUPED = re.compile(r"-?G(?:64|128)$")
 
 
@@ -159,15 +162,18 @@ def _tuned(row: ModelRow, own: frozenset[str], words: frozenset[str], parts_matt
     return sized and fits and alike and row.weights_bytes is None and not row.random
 
 
+@remembered
 def plain_name(name: str) -> str:
     return re.sub(r"[\s_:]+", "-", name.strip().lower().rpartition("/")[2])
 
 
+@remembered
 def bare_name(name: str) -> str:
     """A name without organisation, case and what says only how it is quantised."""
     return _without(QUANT_SUFFIX, plain_name(name))
 
 
+@remembered
 def base_name(name: str) -> str:
     """A name without what says how it was tuned: that changes no shape."""
     return _without(TUNED_SUFFIX, bare_name(name))
@@ -241,6 +247,7 @@ def _format(row: FormatRow) -> Format:
     return Format(row.family, row.bits_per_weight, row.embedding_bits, row.head_bits, row.rest_bits)
 
 
+@remembered
 def _card_words(name: str) -> frozenset[str]:
     text = COUNTED.sub("", name.lower()).replace("max-q", "maxq")
     text = SERIES_JOINED.sub(r"\1 ", text)
@@ -250,10 +257,12 @@ def _card_words(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"[a-z0-9]+", text)) - CARD_NOISE
 
 
+@remembered
 def model_words(name: str) -> frozenset[str]:
     return frozenset(_ordered_words(name)) - MODEL_NOISE
 
 
-def _ordered_words(name: str) -> list[str]:
+@remembered
+def _ordered_words(name: str) -> tuple[str, ...]:
     """The words of a name; a version is a word of its own, as in `llama3.1` and `Llama-3.1`."""
-    return re.findall(r"[a-z0-9.]+", FAMILY_JOINED.sub(r"\1 ", name.lower().rpartition("/")[2]))
+    return tuple(re.findall(r"[a-z0-9.]+", FAMILY_JOINED.sub(r"\1 ", name.lower().rpartition("/")[2])))
