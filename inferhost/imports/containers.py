@@ -26,8 +26,8 @@ from inferhost.imports.launch import (
 from inferhost.schema.problems import InputError, Problem
 
 INTERPOLATED = re.compile(r"\$\{([A-Za-z_]\w*)(?::?-([^}]*))?\}")
-RUN_SWITCHES = frozenset(
-    {"-d", "--detach", "--rm", "-i", "-t", "-it", "-ti", "--interactive", "--tty", "--privileged"}
+RUN_SWITCHES = re.compile(
+    r"-[ditP]+|--(detach|rm|interactive|tty|privileged|init|read-only|publish-all|no-healthcheck|oom-kill-disable|quiet)"
 )
 """Options of `docker run` that take no value. Source: docker run reference."""
 CAPABILITIES = frozenset({"gpu", "nvidia", "compute", "utility", "graphics", "video", "display"})
@@ -110,7 +110,7 @@ def read_docker_run(words: Sequence[str], place: str) -> Launch | None:
     rest = list(words)
     while rest and rest[0].startswith("-"):
         option, joined, value = rest.pop(0).partition("=")
-        if not joined and option not in RUN_SWITCHES and rest:
+        if not joined and not RUN_SWITCHES.fullmatch(option) and rest:
             value = rest.pop(0)
         options.setdefault(option, []).append(value)
     if not rest:

@@ -205,8 +205,17 @@ def _run(words: list[str], background: bool, number: int, reader: _Reader) -> No
     reader.open_launch = launch is not None
     if launch is not None:
         reader.launches.append(launch)
-        reader.foreground = reader.foreground if background else launch
+        reader.foreground = reader.foreground if background or _detaches(words) else launch
         reader.told = False
+
+
+def _detaches(words: Sequence[str]) -> bool:
+    """Whether a command returns while the engine starts: a detached container, or a unit of systemd-run's own."""
+    names = [word.rpartition("/")[2] for word in words[:3]]
+    if "systemd-run" in names:
+        return not {"--scope", "--wait", "--pty", "-t", "--pipe", "-P"} & set(words)
+    contained = any(name in CONTAINERS for name in names)
+    return contained and any(re.fullmatch(r"--detach(=true)?|-[it]*d[it]*", word) for word in words)
 
 
 def _orphan(words: list[str], number: int, reader: _Reader) -> None:

@@ -181,8 +181,22 @@ def test_what_stands_behind_an_engine_in_the_foreground_sets_no_card():
         ("s.sh:4", "inferhost_gpu_persistence_mode: true"),
         ("s.sh:5", "inferhost_gpu_memory_clock_lock: 5001"),
     ]
-    behind = read_script(text.replace("Qwen3-8B", "Qwen3-8B &"), "s.sh")
-    assert behind.gpu == {"power_limit": 300, "persistence_mode": True, "memory_clock_lock": "5001"}
+
+
+@pytest.mark.parametrize(
+    ("launch", "returns"),
+    [
+        ("vllm serve /m/Qwen3-8B &", True),
+        ("docker run -d --gpus all vllm/vllm-openai --model /m/Qwen3-8B", True),
+        ("docker run --rm -itd --gpus all vllm/vllm-openai --model /m/Qwen3-8B", True),
+        ("docker run --rm -it --gpus all vllm/vllm-openai --model /m/Qwen3-8B", False),
+        ("systemd-run --unit=chat vllm serve /m/Qwen3-8B", True),
+        ("systemd-run --scope vllm serve /m/Qwen3-8B", False),
+    ],
+)
+def test_what_stands_behind_an_engine_that_was_sent_away_runs(launch, returns):
+    found = read_script(f"{launch}\nnvidia-smi -pm 1\n", "s.sh")
+    assert (found.gpu == {"persistence_mode": True}, len(found.launches)) == (returns, 1)
 
 
 @pytest.mark.parametrize(
