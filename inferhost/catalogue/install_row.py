@@ -23,6 +23,9 @@ class InstallRow:
     image: Optional[str]  # of the container that the engine's authors publish
     image_command: Tuple[str, ...]  # what starts the engine in it, the executable first
     image_shared_memory_mib: Optional[int]  # what its processes pass to each other; none: it is one process
+    build_argument: Tuple[
+        str, ...
+    ]  # of our Containerfile: its name and form, {digits} of the card; none: no such file
     package: Optional[str]  # of a distribution
     notes: str
     source: str

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from inferhost import planner
+from inferhost.planner.service.container import build_command
 from inferhost.schema.plan import Plan
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal, wish
 from tests.unit.test_planner_unit import AWKWARD, read_back
@@ -162,7 +163,7 @@ def test_an_image_without_its_whole_digest_is_refused_with_what_would_work(image
     assert refusal(given) == (
         f"error: inferhost_service_image: {found}\n"
         "hint: ghcr.io/ggml-org/llama.cpp@sha256:DIGEST; podman image inspect --format '{{.Digest}}' says it of what "
-        "was pulled"
+        f"was pulled; or {build_command(CATALOGUE.installs['llama.cpp'], CATALOGUE.gpus['rtx-5090'])}"
     )
 
 

@@ -12,7 +12,7 @@ import posixpath
 import re
 
 from inferhost.catalogue.install_row import InstallRow
-from inferhost.catalogue.rows import EngineRow
+from inferhost.catalogue.rows import EngineRow, GpuRow
 from inferhost.planner.machine.mps import PIPE_DIRECTORY, with_mps
 from inferhost.planner.machine.runtime import FIRST_WITH_CDI, QUADLET, present_engines, version_numbers
 from inferhost.planner.reasons import reason
@@ -46,8 +46,21 @@ def contained(instance: Instance) -> bool:
     return instance.text("mode") != ON_HOST
 
 
+def build_command(row: InstallRow, card: GpuRow) -> str:
+    """What builds the image of an engine for this card, up to the base images, which a person picks by digest.
+
+    Source: formula `container.build`.
+    """
+    name, form = row.build_argument
+    digits = card.compute_capability.replace(".", "")
+    value = form.format(digits=digits, variant="a" if int(digits) >= 120 else "")
+    words = [f"--build-arg {name}={value}", f"--build-arg REVISION={row.commit or 'COMMIT'}"]
+    bases = "--build-arg BUILD_IMAGE=CUDA-DEVEL@sha256:... --build-arg RUN_IMAGE=CUDA-RUNTIME@sha256:..."
+    return f"podman build --format docker -f containers/{row.key}.Containerfile {' '.join(words)} {bases} ."
+
+
 def container_problems(
-    request: Request, instance: Instance, row: InstallRow, runtime: Runtime | None
+    request: Request, instance: Instance, row: InstallRow, runtime: Runtime | None, card: GpuRow
 ) -> list[Problem]:
     """What is wrong with mode and image together, and with what a container cannot have."""
     mode, image, path = instance.text("mode"), instance.text("image"), instance.path
@@ -57,9 +70,10 @@ def container_problems(
         return [Problem(path("image"), found, hint, "container")] if image else []
     problems = []
     if not IMAGE.fullmatch(image):
-        named = (row.image or "REPOSITORY").partition(":")[0]
+        named = (row.image or f"localhost/{row.key}").partition(":")[0]
         found = f'found "{image}", wanted an image by digest' if image else "is required in a container"
         hint = f"{named}@sha256:DIGEST; podman image inspect --format '{{{{.Digest}}}}' says it of what was pulled"
+        hint += f"; or {build_command(row, card)}" if row.build_argument else ""
         problems.append(Problem(path("image"), found, hint, "no-digest"))
     if request.hardware.os.startswith("nixos"):
         problems.append(Problem(path("mode"), f'found "{mode}", which NixOS is not given here', "unit", "container"))
@@ -236,8 +250,10 @@ def _reasons(instance: Instance, engine: EngineRow, row: InstallRow, container: 
     ]
 
 
-def refuse_container(request: Request, instance: Instance, row: InstallRow, runtime: Runtime | None) -> None:
+def refuse_container(
+    request: Request, instance: Instance, row: InstallRow, runtime: Runtime | None, card: GpuRow
+) -> None:
     """`InputError` with everything that keeps the instance from running as it is asked to."""
-    problems = container_problems(request, instance, row, runtime)
+    problems = container_problems(request, instance, row, runtime, card)
     if problems:
         raise InputError(problems)

@@ -134,7 +134,7 @@ def _part(
     engine, extra, budget = sized.engine, sized.extra, sized.budget
     reasons, pending = [*sized.reasons], [*sized.pending]
     image = catalogue.installs[engine.key]
-    refuse_container(request, instance, image, runtime)
+    refuse_container(request, instance, image, runtime, card)
     own, own_reasons = own_environment(instance)
     env = {**own, **sized.env}
     reasons += [reason for reason in own_reasons if env[reason.setting.rpartition(".")[2]] == reason.value]
