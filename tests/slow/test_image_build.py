@@ -1,7 +1,7 @@
 """llama.cpp's Containerfile really built, in both stages, with a stand-in of its source and without the toolkit.
 
-What podman does is real: packages, the fetch of one commit, CMake with the card's architecture, the copy, the user and
-the health check. What is compiled is a program of sixty lines; the real one wants NVIDIA's images, which are not here.
+What podman does is real: packages, the fetch of one commit, CMake with the card's architecture, the copy, the user
+and the health check. What is compiled is a program of thirty lines; the real one wants NVIDIA's images.
 """
 
 import json
@@ -13,9 +13,9 @@ import pytest
 from tests.bed.playbook import NAME, ROOT
 
 sys.path.insert(0, str(ROOT / "tests/bed"))
-from bedlib.image import base_image  # noqa: E402
-from bedlib.machine import suite  # noqa: E402
-from bedlib.podman import Podman  # noqa: E402
+from bedlib.image import base_image
+from bedlib.machine import suite
+from bedlib.podman import Podman
 
 TAG, ENGINE = "localhost/inferhost/standin-llama.cpp:test", f"{NAME}-image"
 
