@@ -40,9 +40,9 @@ class Request:
 
     def of_card(self, number: int) -> Request:
         """The request as far as it is about one card."""
-        if not self.cards:
+        wish, own = self.cards[number] if self.cards else (self.wish, {})
+        if not own and not self.own and wish is self.wish:
             return self
-        wish, own = self.cards[number]
         return dataclasses.replace(self, wish=wish, given=self.given | own.keys(), own=own)
 
     def manages(self, section: str) -> bool:

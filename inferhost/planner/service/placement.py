@@ -87,8 +87,11 @@ def _placed(request: Request, instance: Instance, divided: tuple[Layout | None, 
     """The instance on its cards, or on one slice of a divided card; `InputError` for what is not there."""
     words = instance.wish.words("inferhost_service_gpus")
     card, sign, part = (words[0] if len(words) == 1 else "").partition("/")
-    whole = dataclasses.replace(instance.wish, values={**instance.wish.values, "inferhost_service_gpus": [card]})
-    gpus, problems = _gpus(request, dataclasses.replace(instance, wish=whole) if sign else instance)
+    asked = instance
+    if sign:
+        whole = {**instance.wish.values, "inferhost_service_gpus": [card]}
+        asked = dataclasses.replace(instance, wish=dataclasses.replace(instance.wish, values=whole))
+    gpus, problems = _gpus(request, asked)
     if problems:
         raise InputError(problems)
     cut = [number for number in gpus if divided[number]]
