@@ -25,12 +25,12 @@ def card_wishes(wish: Wish, hardware: Hardware) -> tuple[tuple[Wish, Mapping[str
     for card in hardware.gpus:
         values: dict[str, Any] = {}
         paths: dict[str, str] = {}
-        for key in [key for name in names(card) for key in sorted(mappings) if shown(key) == shown(name)]:
+        for key in [key for name in names(card) for key in sorted(mappings) if compared(key) == compared(name)]:
             rest.discard(key)
             own = [GPU_PREFIX + str(option) for option in given[key]]
             values.update({option: mappings[key].values[option] for option in own})
             paths.update({option: f"{CARDS}.{key}.{option.removeprefix(GPU_PREFIX)}" for option in own})
-        found.append((Wish({**wish.values, **values}), paths))
+        found.append((Wish({**wish.values, **values}) if paths else wish, paths))
     known = dict.fromkeys(name for card in hardware.gpus for name in names(card))
     problems = [
         Problem(f"{CARDS}.{key}", "is no card of inferhost_hardware", f"one of: {', '.join(known)}", "no-such-card")
@@ -46,7 +46,7 @@ def names(card: HardwareGpu) -> list[str]:
     return [name for name in (card.model, card.pci_address, card.uuid) if name is not None]
 
 
-def shown(name: str) -> str:
+def compared(name: str) -> str:
     """A name as it is compared: NVML has eight digits of PCI domain where sysfs has four."""
     text = name.lower()
     return text[4:] if text.startswith("0000") and text.count(":") == 2 and len(text.partition(":")[0]) == 8 else text

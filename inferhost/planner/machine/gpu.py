@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import GpuRow
-from inferhost.planner.machine.card_wishes import CARDS, shown
+from inferhost.planner.machine.card_wishes import CARDS, compared
 from inferhost.planner.machine.clock_locks import (
     graphics_clock_lock_mhz,
     lock_pending,
@@ -160,7 +160,7 @@ def selector(request: Request, number: int) -> GpuSelector:
     device = pci_device_id(cards[number].pci_device_id)
     alike = [other for other, card in enumerate(cards) if pci_device_id(card.pci_device_id) == device]
     if all(cards[other].pci_address for other in alike):  # else the file has them in this order
-        alike.sort(key=lambda other: shown(cards[other].pci_address or ""))
+        alike.sort(key=lambda other: compared(cards[other].pci_address or ""))
     return GpuSelector(cards[number].uuid, device, alike.index(number))
 
 
