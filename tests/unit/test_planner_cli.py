@@ -50,11 +50,11 @@ def test_the_table_is_the_default_and_says_what_the_json_says(inventory, capsys)
 
 
 def test_a_wish_that_cannot_work_exits_2_with_error_and_hint_lines_only(inventory, capsys):
-    values = wish(CARD, MODEL, gpu_power_limit=900, service_modle="x")
+    values = wish(CARD, MODEL, gpu_power_limit=900, service_modell="x")
     code, out, err = ran(capsys, "plan", "--inventory", inventory(values), "--host", "box")
     assert (code, out) == (2, "")
     assert err == (
-        "error: box: inferhost_service_modle: is not an option of any inferhost role\n"
+        "error: box: inferhost_service_modell: is not an option of any inferhost role\n"
         'hint: did you mean "inferhost_service_model"?\n'
     )
 
