@@ -1,9 +1,9 @@
 """One host program at a time: `/run/inferhost/lock`, held with flock, which the kernel releases when a holder dies.
 
-A fetch may take hours and has a lock of its own, so that nobody else waits for it. Only verbs that write take it. It
-lives as long as the record does: a run that leaves no record (refused, or the whole revert) removes it. The wait is
-short and bounded, because the caller is a play or a timer that can come again; whoever waits in vain is told which
-process holds the lock.
+A fetch may take hours and has a lock of its own, so that nobody else waits for it; so has a warm-up. Only verbs that
+write take it. It lives as long as the record does: a run that leaves no record (refused, or the whole revert) removes
+it. The wait is short and bounded, because the caller is a play or a timer that can come again; whoever waits in vain
+is told which process holds the lock.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from inferhost.schema.problems import Problem
 
 LOCK = f"{RUN_DIRECTORY}/lock"
 FETCH_LOCK = f"{RUN_DIRECTORY}/fetch.lock"
+WARM_LOCK = f"{RUN_DIRECTORY}/warm.lock"
 WAIT_S = 10.0
 POLL_S = 0.1
 
@@ -43,7 +44,7 @@ def locked(machine: Machine, wait_s: float | None = None, lock: str = LOCK) -> I
         yield
     finally:
         try:
-            if lock == FETCH_LOCK or not machine.exists(STATE_DIRECTORY):
+            if lock != LOCK or not machine.exists(STATE_DIRECTORY):
                 _remove_lock(machine, lock)
         finally:
             os.close(descriptor)

@@ -19,6 +19,7 @@ from typing import Any
 from inferhost.host.gpu.nvml import NvmlError, open_nvml
 from inferhost.host.gpu.occupants import occupant
 from inferhost.host.machine import RUN_DIRECTORY, Machine
+from inferhost.host.record.lock import WARM_LOCK, locked
 from inferhost.host.report import Report
 from inferhost.host.service.container import units_of
 from inferhost.host.service.diagnosis import engine_problem
@@ -162,18 +163,23 @@ def _held_mib(machine: Machine, service: Service) -> tuple[int, int, bool]:
 
 
 def _warm_up(machine: Machine, service: Service, report: Report, asked: Asked) -> None:
-    """Prompts of the planned lengths, once per start; one that fails shows what users would meet."""
-    started = unit_state(machine, service.unit).get("ExecMainStartTimestamp", "")
-    warm = _read_warm(machine)
-    lengths = service.probe.warm_up_words
-    if not lengths or (started and warm.get(service.unit) == started):
+    """Prompts of the planned lengths, once per start: by whoever comes first, and who comes second waits for it."""
+    setting, wait_s = f"service.{service.instance}.warm_up", service.probe.wait_s
+    if not service.probe.warm_up_words:
         return
-    setting = f"service.{service.instance}.warm_up"
+    with told(report.progress, f"{setting}: prompts of several lengths"), locked(machine, wait_s, WARM_LOCK):
+        started = unit_state(machine, service.unit).get("ExecMainStartTimestamp", "")
+        if not started or _read_warm(machine).get(service.unit) != started:
+            _send_prompts(machine, service, started, report, asked)
+
+
+def _send_prompts(machine: Machine, service: Service, started: str, report: Report, asked: Asked) -> None:
+    """One prompt of each length; one that fails shows what users would meet."""
+    setting, lengths = f"service.{service.instance}.warm_up", service.probe.warm_up_words
     wanted = ", ".join(map(str, lengths))
     for words in lengths:
         report.progress(f"{setting}: a prompt of {words} words")
-        with told(report.progress, f"{setting}: a prompt of {words} words"):
-            found = asked(service.probe.url, {**service.probe.body, "prompt": WORD * words})
+        found = asked(service.probe.url, {**service.probe.body, "prompt": WORD * words})
         if found:
             message = f"a prompt of {words} words: {found}"
             report.verdicts.append(Verdict(setting, wanted, words, "refused", "unexplained", message))
@@ -182,7 +188,7 @@ def _warm_up(machine: Machine, service: Service, report: Report, asked: Asked) -
             return
     report.verdicts.append(Verdict(setting, wanted, wanted, "held", "none", "prompts of so many words were answered"))
     machine.make_directories(RUN_DIRECTORY)
-    machine.replace_file(WARM, json.dumps({**warm, service.unit: started}).encode(), 0o644)
+    machine.replace_file(WARM, json.dumps({**_read_warm(machine), service.unit: started}).encode(), 0o644)
 
 
 def _read_warm(machine: Machine) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -144,6 +145,31 @@ def test_each_start_is_warmed_up_once_with_every_length(host: FakeHost):
     host.systemctl = host.systemctl.replace("Timestamp=@", "Timestamp=@1")
     assert "warm_up" in gate(host, answer, wait=True)[1]
     assert "warm_up" not in gate(host, answer)[1], "only who waits for a start warms it up"
+
+
+def test_two_who_warm_up_one_start_send_its_prompts_once(host: FakeHost):
+    """The unit that goes with the engine, and a playbook; the second has its token while the first still sends."""
+    real(host, None, (16, 64))
+    asked: list[int] = []
+    second_has_its_token = threading.Event()
+
+    def second_answer(_url: str, body: dict[str, Any]) -> str:
+        second_has_its_token.set()
+        asked.append(len(str(body.get("prompt", "")).split()))
+        return ""
+
+    second = threading.Thread(target=gate, args=(host, second_answer), kwargs={"wait": True})
+
+    def first_answer(_url: str, body: dict[str, Any]) -> str:
+        asked.append(len(str(body.get("prompt", "")).split()))
+        if asked[-1] == 16:
+            second.start()
+            assert second_has_its_token.wait(60)
+        return ""
+
+    gate(host, first_answer, wait=True)
+    second.join(60)
+    assert sorted(asked) == [0, 0, 16, 64]
 
 
 def test_a_long_prompt_that_fails_fails_the_gate_and_is_tried_again(host: FakeHost):
