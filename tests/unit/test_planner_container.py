@@ -55,8 +55,10 @@ def options(plan: Plan) -> dict[str, str]:
 
 
 def composed(plan: Plan) -> dict[str, Any]:
-    """The service of the Compose file, as Compose reads it: a doubled dollar sign is one."""
-    document = json.loads(text(plan, ".yml").replace("$$", "$").partition("\n")[2])
+    """The service of the Compose file, as Compose reads it: a doubled dollar sign is one, a single one a variable."""
+    raw = text(plan, ".yml")
+    assert "$" not in raw.replace("$$", "")
+    document = json.loads(raw.replace("$$", "$").partition("\n")[2])
     found: dict[str, Any] = document["services"]["engine"]
     return {**found, "all_secrets": document.get("secrets")}
 
@@ -76,6 +78,7 @@ def described(plan: Plan) -> dict[str, Any]:
             "network": one["network_mode"],
             "read_only": one["read_only"],
             "drops": one["cap_drop"][0].lower(),
+            "gains": one["security_opt"] == ["no-new-privileges:true"],
             "devices": one["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"],
             "mounts": mounts,
             "nofile": str(one["ulimits"]["nofile"]["hard"]),
@@ -95,8 +98,9 @@ def described(plan: Plan) -> dict[str, Any]:
         "network": one["Network"][0],
         "read_only": one["ReadOnly"] == ["true"],
         "drops": one["DropCapability"][0],
+        "gains": one["NoNewPrivileges"] == ["true"],
         "devices": one["AddDevice"],
-        "mounts": [tuple(line.split(":")) for line in one["Volume"]],
+        "mounts": [tuple(line.replace("%%", "%").replace("$$", "$").split(":")) for line in one["Volume"]],
         "nofile": options_of(plan, "nofile").partition(":")[2],
         "memlock": options_of(plan, "memlock").partition(":")[2],
         "shared": extra.get("shm-size"),
@@ -135,7 +139,7 @@ def test_both_modes_describe_the_same_container():
     assert quadlet == compose
     assert quadlet["user"] == "65532:65532"
     assert (quadlet["read_only"], quadlet["drops"], quadlet["network"]) == (True, "all", "host")
-    assert quadlet["pull"] == "never"
+    assert (quadlet["pull"], quadlet["gains"]) == ("never", True)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -148,6 +152,14 @@ def test_every_word_and_value_survives_the_file(mode):
         said = described(plan)
         assert said["words"][said["words"].index("--alias") + 1] == f"a{word}b"
         assert said["environment"]["CUDA_CACHE_PATH"] == f"/{word}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_place_with_signs_of_systemd_survives_too(mode):
+    plan = planned(values(mode, service_model_path="/srv/100%/$HOME/m.gguf"))
+    assert described(plan)["mounts"][0] == ("/srv/100%/$HOME",) * 2 + ("ro",)
+    if mode == "quadlet":
+        assert "Volume=/srv/100%%/$$HOME:/srv/100%%/$$HOME:ro" in text(plan, ".container")
 
 
 @pytest.mark.parametrize(

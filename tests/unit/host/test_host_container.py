@@ -195,6 +195,16 @@ def test_a_reload_that_writes_the_generated_unit_anew_is_no_reason_to_restart(ho
     assert host.run("apply", "--section", "service").changed is True
 
 
+def test_a_description_that_is_not_placed_yet_foretells_a_restart(box: FakeHost):
+    box.run("install")
+    box.place()
+    run_inside(box)
+    box.write(FILES[mode(box)], "of an earlier plan")
+    answer = box.run("apply", "--check", "--section", "service")
+    (change,) = [c for c in answer.document["diff"] if c["setting"] == "service.main.active"]
+    assert change["before"] == "running with older files"
+
+
 def test_a_generated_unit_is_stopped_and_a_file_unit_disabled_when_the_plan_drops_it(box: FakeHost):
     box.run("install")
     box.place()
