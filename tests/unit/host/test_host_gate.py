@@ -172,6 +172,20 @@ def test_two_who_warm_up_one_start_send_its_prompts_once(host: FakeHost):
     assert sorted(asked) == [0, 0, 16, 64]
 
 
+def test_a_prompt_of_the_warm_up_has_the_time_of_a_start(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    """Kernels are compiled at the first prompt of a length, which can take minutes."""
+    waits: list[tuple[int, float]] = []
+
+    def asked(_url: str, body: dict[str, Any], _key: str | None, timeout_s: float) -> str:
+        waits.append((len(str(body.get("prompt", "")).split()), timeout_s))
+        return ""
+
+    monkeypatch.setattr("inferhost.host.service.gate.ask", asked)
+    real(host, None, (16,))
+    prove_tokens(host.machine(str(host.root)), host.plan, True, Report(check=False))
+    assert waits == [(0, 60), (16, host.plan.service[0].probe.wait_s)]
+
+
 def test_a_long_prompt_that_fails_fails_the_gate_and_is_tried_again(host: FakeHost):
     real(host, None, (16, 64))
 
