@@ -11,7 +11,8 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
-TASKS = pathlib.Path(__file__).resolve().parents[2] / "roles/inferhost_driver/tasks"
+ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
+TASKS = ROLES / "inferhost_driver/tasks"
 OWN_BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 OTHER_BOOT_ID = "00000000-0000-4000-8000-000000000000"
 
@@ -21,9 +22,9 @@ def _plugins():
     init_plugin_loader()
 
 
-def task(file: str, name: str) -> dict:
+def task(file: str, name: str, folder: pathlib.Path = TASKS) -> dict:
     """The task of that name, wherever in the file's blocks."""
-    waiting = list(DataLoader().load_from_file(str(TASKS / file), trusted_as_template=True))
+    waiting = list(DataLoader().load_from_file(str(folder / file), trusted_as_template=True))
     for one in waiting:
         if one.get("name") == name:
             return one
@@ -51,7 +52,7 @@ def test_a_host_is_restarted_where_that_helps_where_it_is_allowed_and_never_the_
         "__inferhost_driver_applied": {"facts": {"driver": {"boot_id": boot_id}}},
     }
     restarts = task("module.yml", "module | The host runs the installed module")
-    assert "ansible.builtin.reboot" in restarts
+    assert "inferhost_reboot" in restarts
     assert holds(restarts["when"], variables) is (required and consent and boot_id == OTHER_BOOT_ID)
 
 
@@ -89,3 +90,25 @@ def test_check_mode_asks_for_no_package_of_a_source_that_it_has_not_placed(check
     headers = task("apt.yml", "apt | Every kernel of this host can get a module")
     packages = task("apt_packages.yml", "apt_packages | The driver's packages are installed")
     assert holds(headers["when"], variables) is holds(packages["when"], variables) is (not (check and changed))
+
+
+@pytest.mark.parametrize(
+    ("facts", "said", "spared"),
+    [
+        ({"endangered": "", "runtime": {}}, True, True),
+        ({"endangered": "container old (docker) would lose the cards"}, True, False),
+        ({"problems": [{"message": "dpkg-query: no answer in 30 s"}]}, False, None),
+    ],
+)
+def test_every_revert_stops_where_containers_would_suffer_or_the_host_did_not_say(facts, said, spared):
+    shared = ROLES / "inferhost_plan/tasks"
+    variables = {"__inferhost_plan_status": {"facts": facts}}
+    asked = task("spared.yml", "spared | The host has said what came with us", shared)
+    assert holds(asked["ansible.builtin.assert"]["that"], variables) is said
+    name = "spared | Containers that would lose their cards are named before anything is touched"
+    if spared is not None:
+        assert holds(task("spared.yml", name, shared)["ansible.builtin.assert"]["that"], variables) is spared
+    for role in ("balancer", "service", "runtime", "driver"):
+        listed = DataLoader().load_from_file(str(ROLES / f"inferhost_{role}/tasks/revert.yml"))
+        used = [one.get("ansible.builtin.import_role", {}).get("tasks_from") for one in listed[:2]]
+        assert used == [None, "spared"], role
