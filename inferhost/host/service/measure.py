@@ -35,7 +35,7 @@ def measure(machine: Machine, plan: Plan, report: Report, *, asked: Asked | None
                     break
                 took_s.append(machine.clock.now_s() - began_s)
         if len(took_s) == TIMES:
-            found[service.instance] = statistics.median(took_s)
+            found[service.instance] = round(statistics.median(took_s), 4)
         else:
             report.note(f"{setting}: {service.unit} does not answer, so it is not measured")
     report.facts["answer_s"] = found
