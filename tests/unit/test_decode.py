@@ -78,7 +78,7 @@ def test_more_sequences_never_lower_the_total_and_never_raise_the_share_of_each(
     for model in ("Llama-3.1-8B", "Qwen3-30B-A3B", "gpt-oss-20b", "Mixtral-8x7B"):
         each = []
         for batch in (1, 2, 3, 4, 8, 16, 64):
-            case = {**CASE, "gpu": "H100 SXM", "engine": "vLLM", "model": model, "quant": "BF16", "batch": batch}
+            case = {**CASE, "gpu": "H200", "engine": "vLLM", "model": model, "quant": "BF16", "batch": batch}
             each.append((batch, estimate_decode({**case, "context": "1024"}, CATALOGUE)["expected_tok_s"]))
         totals = [batch * rate for batch, rate in each]
         assert totals == sorted(totals), model

@@ -42,7 +42,7 @@ BAD = [
     (
         {"vram_gib": 6},
         "gpu: 5.98 GiB of weights of meta-llama/Llama-3.2-3B-Instruct leave no room for a cache on a card of 6.00 "
-        "GiB; give more cards (tp), a larger one, a smaller quant or a larger mem_fraction",
+        "GiB; give more cards (tp), a larger one or a smaller quant",
     ),
 ]
 

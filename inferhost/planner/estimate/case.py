@@ -15,9 +15,12 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import MlaShape, ModelRow, SlidingShape
 from inferhost.planner.card_names import GIB, Card, named_card
 from inferhost.planner.estimate.checks import check_numbers, check_split
+from inferhost.planner.estimate.engine_runs import check_runs
 from inferhost.planner.estimate.fields import Refused, number, switch, text, whole
+from inferhost.planner.estimate.notes import field_notes, version_notes
 from inferhost.planner.memory.weights import linear_parameters
 from inferhost.planner.names import cards_counted, chip_named, gguf_format, model_named, name_quantisation
+from inferhost.planner.speed.decode import speed_row
 from inferhost.planner.versions import Version, version
 
 ENGINES = (
@@ -56,6 +59,8 @@ KV_BYTES = {
     "iq4_nl": 18 / 32,
 }
 """Bytes per element of llama.cpp's cache types. Source: engines.md 5."""
+FORKS_KV_TYPES = ("q6_0",)
+"""Those of ik_llama.cpp alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Case:
     card: Card | None
     fields: Mapping[str, Any]
     nvlink: bool = False
+    notes: tuple[str, ...] = ()
+    longest_that_fits: bool = False  # vLLM is told to find max_model_len itself
 
     def number(self, name: str) -> float | None:
         return number(self.fields, name)
@@ -103,7 +110,8 @@ def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
     if engine is None:
         known = ", ".join(sorted(name for _, name in ENGINES))
         raise Refused(f"engine: found {asked[:40]!r}, wanted one of {known}")
-    if engine == "vllm" and text(fields, "max_model_len").lower() in AUTOMATIC:
+    automatic = engine == "vllm" and text(fields, "max_model_len").lower() in AUTOMATIC
+    if automatic:
         fields = {**fields, "max_model_len": None}
     counted = cards_counted(text(fields, "gpu"))
     if counted is not None and not text(fields, "gpu_count"):
@@ -116,8 +124,11 @@ def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
     found = version(engine, text(fields, "engine_version") or asked)
     name = text(fields, "gpu")
     chip = chip_named(name, catalogue)
+    said = text(fields, "engine_version") or (asked if re.search(r"\d", asked) else "")
+    check_runs(speed_row(engine, said, catalogue.speeds.values()), said, chip, quant, catalogue)
     card = named_card(name, number(fields, "vram_gib"), catalogue)
-    case = Case(engine, found, model, card, fields, chip is not None and chip.nvlink)
+    notes = (*version_notes(engine, found, catalogue), *field_notes(fields, engine, chip, catalogue))
+    case = Case(engine, found, model, card, fields, chip is not None and chip.nvlink, notes, automatic)
     if engine in ("vllm", "sglang"):
         check_split(fields, engine, model, case.tensor_parallel_size)
     return case

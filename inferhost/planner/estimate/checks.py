@@ -28,7 +28,7 @@ def check_numbers(fields: Mapping[str, Any]) -> None:
             raise Refused(f"{name}: found {tokens}, wanted at most {MOST_CONTEXT_TOKENS} tokens: no model has more")
     vram = number(fields, "vram_gib")
     if vram is not None and not 0 < vram <= MOST_VRAM_GIB:
-        in_gib = f": {vram:g} MiB are {vram / 1024:.2f}" if vram > MOST_VRAM_GIB else ""
+        in_gib = f": {vram:g} MiB are {vram / 1024:.2f}" if 1 < vram / 1024 <= MOST_VRAM_GIB else ""
         raise Refused(f"vram_gib: found {vram:g}, wanted the memory of one card in GiB{in_gib}")
     share = number(fields, "mem_fraction")
     if share is not None and not 0 < share <= 1:
@@ -63,7 +63,10 @@ def check_split(fields: Mapping[str, Any], engine: str, model: ModelRow, tensor_
         name = "tp" if asked is not None else "gpu_count"
         query, cached = model.query_heads, "" if model.mla else f"{model.kv_heads} KV"
         heads = " and ".join(part for part in (f"{query} query" if query else "", cached) if part)
-        fitting = [str(n) for n in range(1, (query or model.kv_heads) + 1) if _divides(model, n)]
+        most = query or model.kv_heads
+        if asked is not None and cards is not None:
+            most = min(most, cards * asked // needed)
+        fitting = [str(n) for n in range(1, most + 1) if _divides(model, n)]
         raise Refused(
             f"{name}: found {tensor_parallel_size}, and {heads} heads of {model.name} cannot be shared out evenly; "
             f"wanted one of {', '.join(fitting[:8])}"

@@ -10,6 +10,7 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import ModelRow
 from inferhost.planner.card_names import LABEL
 from inferhost.planner.estimate.fields import Refused, number, text, whole
+from inferhost.planner.estimate.kv_case import estimate_kv
 from inferhost.planner.names import card_bandwidth_gb_s, card_memory_gb, cards_counted, chip_named
 from inferhost.planner.speed.decode import Cards
 
@@ -86,13 +87,58 @@ def check_heads(engine: str, cards: int, model: ModelRow | None) -> None:
         raise Refused(f"gpus: found {cards}, and {heads} cannot be shared out evenly")
 
 
-def check_fits(case: Mapping[str, Any], memory_bytes: float | None, needed_bytes: float) -> None:
-    """Refuses a model that the cards cannot hold: what is left in host memory is read at another speed."""
-    if memory_bytes is None or needed_bytes <= memory_bytes:
+def check_fits(case: Mapping[str, Any], memory_bytes: float | None, needed_bytes: float, cached_bytes: float) -> None:
+    """Refuses a model, or a cache beside it, that the cards cannot hold.
+
+    What is left in host memory is read at another speed.
+    """
+    if memory_bytes is None or needed_bytes + cached_bytes <= memory_bytes:
         return
+    cards = f"{text(case, 'gpus') or '1'} x {text(case, 'gpu')} hold {memory_bytes / GIB:.0f}"
+    if needed_bytes <= memory_bytes:
+        fitting = (memory_bytes - needed_bytes) / cached_bytes
+        beside = f"{cached_bytes / GIB:.1f} GiB of cache beside at least {needed_bytes / GIB:.1f} of weights"
+        raise Refused(
+            f"context: found {text(case, 'context')} with a batch of {text(case, 'batch') or '1'}: {beside}, and "
+            f"{cards}; about {fitting:.0%} of it fit; give a shorter context, a smaller batch or more gpus"
+        )
     of = "file_gib" if text(case, "file_gib") else "quant"
-    cards = f"{text(case, 'gpus') or '1'} x {text(case, 'gpu')}"
     raise Refused(
-        f"{of}: {text(case, 'model')} {text(case, of)} takes at least {needed_bytes / GIB:.1f} GiB, and {cards} hold "
-        f"{memory_bytes / GIB:.0f}; give more gpus or a smaller quant: layers in host memory are not estimated"
+        f"{of}: {text(case, 'model')} {text(case, of)} takes at least {needed_bytes / GIB:.1f} GiB, and {cards}; "
+        "give more gpus or a smaller quant: layers in host memory are not estimated"
     )
+
+
+def cache_notes(
+    case: Mapping[str, Any], row: ModelRow | None, quant: str, tokens: float, catalogue: Catalogue
+) -> list[str]:
+    """What a person should know of so many cached tokens; `Refused` where vLLM and SGLang have no room for them.
+
+    Refused is only what they could not hold with all of the card theirs; with their usual share of it, requests wait.
+    """
+    if row is None:
+        return []
+    notes, each = [], tokens / (whole(case, "batch") or 1)
+    if row.context_max_tokens and each > row.context_max_tokens:
+        notes.append(f"context: {each:.0f} tokens are more than the {row.context_max_tokens} of {row.name}")
+    kind, counted = _split(text(case, "split"))
+    cards = whole(case, "gpus") or counted or cards_counted(text(case, "gpu")) or 1
+    alike = {name: case.get(name) for name in ("engine", "engine_version", "gpu", "arch")}
+    alike |= {"arch_model": text(case, "model"), "quant": quant, "gpu_count": cards}
+    alike |= {"pp": cards, "tp": 1} if kind == "layer" else {"tp": cards}
+    usual = estimate_kv(alike, catalogue)
+    # A cache of more kinds than one is not counted in tokens; llama.cpp allocates what it is asked for.
+    if row.attention not in ("full", "mla") or "kv_total_mib" in usual or tokens <= usual.get("high", 0):
+        return notes
+    most = estimate_kv({**alike, "mem_fraction": 1}, catalogue)
+    asked = f"{tokens:.0f} tokens are cached"
+    if tokens > most.get("high", tokens):
+        raise Refused(
+            f"context: {asked}, and {text(case, 'engine')} has room for {most['high']} at most; give a shorter "
+            "context, a smaller batch or more gpus"
+        )
+    if "kv_tokens" in usual:
+        notes.append(f"context: {asked}, and about {usual['kv_tokens']} fit at the usual mem_fraction: others wait")
+    elif "kv_tokens" in most:
+        notes.append("gpu: the weights leave room for a cache at a mem_fraction above the usual one alone")
+    return notes

@@ -14,9 +14,11 @@ from typing import Any
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import ModelRow, SpeedRow
 from inferhost.planner.estimate.case import NOT_SAID, inline_model
-from inferhost.planner.estimate.decode_cards import check_fits, check_heads, read_cards
+from inferhost.planner.estimate.decode_cards import cache_notes, check_fits, check_heads, read_cards
+from inferhost.planner.estimate.engine_runs import check_runs
 from inferhost.planner.estimate.fields import Refused, text, whole
 from inferhost.planner.estimate.fields import number as _any_number
+from inferhost.planner.estimate.notes import joined, version_notes
 from inferhost.planner.memory.kv_cache import state_bytes
 from inferhost.planner.memory.weights import linear_parameters, routed_parameters
 from inferhost.planner.names import Format, Shape, format_named, gguf_format, name_quantisation, shape_named
@@ -26,13 +28,12 @@ from inferhost.planner.speed.decode import (
     Step,
     band,
     below_ceiling,
-    capability,
     ceiling_tok_s,
     distinct_experts,
-    min_compute_capability,
     speed_row,
     step_s,
 )
+from inferhost.planner.versions import version as number_of
 
 GIB = 2**30
 GB = 1e9
@@ -50,6 +51,7 @@ LEAST, MOST = 1e-6, 1e12
 MOST_LAYERS, MOST_SEQUENCES = 1000, 2**16
 
 WINDOWS = re.compile(r"windows|wsl", re.IGNORECASE)
+NEGATIVE = re.compile(r"\s*-\s*\d")
 CONTEXT = re.compile(r"(\d+)(?:\s*[+/]\s*(\d+))?(?:\s*tok\w*)?\s*(gen|chat|prompt)?", re.IGNORECASE)
 GENERATED = re.compile(r"\btg\s*(\d+)", re.IGNORECASE)
 DEPTH = re.compile(r"(?:@\s*|\b)d\s*(\d+)", re.IGNORECASE)
@@ -67,6 +69,9 @@ class Case:
     client_average: bool  # the rate was taken over whole requests
     windows: bool
     version: str = ""
+    row: ModelRow | None = None
+    sequences: int = 1
+    context_tokens: float = 0.0
 
 
 def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
@@ -77,7 +82,11 @@ def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, 
     number = case.get("id")
     try:
         ready = read_case(case, catalogue)
-        _check_engine_runs(ready)
+        quant = _said_quant(case)
+        check_runs(ready.speed, ready.version, ready.cards.chip, quant, catalogue)
+        name = ready.speed.key.partition("-")[0]
+        notes = version_notes(name, number_of(name, ready.version), catalogue)
+        notes += cache_notes(case, ready.row, quant, ready.sequences * ready.context_tokens, catalogue)
         expected = expected_tok_s(ready, catalogue)
     except Refused as refused:
         return {"id": number, "refused": str(refused)}
@@ -93,6 +102,7 @@ def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, 
         "expected_tok_s": round(expected, 3),
         "low": round(expected * low, 3),
         "high": round(min(expected * high, ceiling), 3),
+        **joined(notes),
     }
 
 
@@ -128,9 +138,13 @@ def read_case(case: Mapping[str, Any], catalogue: Catalogue) -> Case:
         layers = shape.layers
     if quant is not None and any(part in engine.lower() for part in GGUF_ENGINES):
         quant = _in_gguf(quant, shape)
+    if NEGATIVE.match(context):
+        raise Refused(f"context: found {context[:40]!r}, wanted tokens, such as 4096, 1024+256 or tg128 @ d4096")
     context_tokens = mean_context_tokens(context)
     read = _read(case, shape, quant, batch, context_tokens)
-    check_fits(case, memory, _least_bytes(case, shape, quant, engine))
+    row = shape.row if shape else None
+    cached = 0.0 if row is None else batch * _cached_bytes(row, context_tokens, state_passes=1)
+    check_fits(case, memory, _least_bytes(case, shape, quant, engine), cached)
     mixture = shape is not None and shape.active_parameters < shape.parameters
     dense_layers = shape.row.moe.dense_layers if shape and shape.row and shape.row.moe else 0
     return Case(
@@ -149,6 +163,9 @@ def read_case(case: Mapping[str, Any], catalogue: Catalogue) -> Case:
         "chat" in context.lower(),
         any(WINDOWS.search(_text(case, key)) for key in ("engine", "engine_version", "note", "context")),
         version,
+        row,
+        batch,
+        context_tokens,
     )
 
 
@@ -181,16 +198,6 @@ def mean_context_tokens(context: str) -> float:
     return first / 2 if word in ("gen", "chat") else first
 
 
-def _check_engine_runs(case: Case) -> None:
-    """Refuses an engine that has no code for the card, whatever its memory would allow."""
-    least, chip = min_compute_capability(case.speed, case.version), case.cards.chip
-    if chip and least and capability(chip.compute_capability) < capability(least):
-        raise Refused(
-            f"engine: {case.speed.key} runs from compute capability {least}, and {chip.names[0]} has "
-            f"{chip.compute_capability}; llama.cpp runs there"
-        )
-
-
 def _shape(case: Mapping[str, Any], catalogue: Catalogue) -> Shape | None:
     """The shape by the model's name, else by an inline `arch`."""
     found = shape_named(_text(case, "model"), catalogue)
@@ -204,15 +211,18 @@ def _shape(case: Mapping[str, Any], catalogue: Catalogue) -> Shape | None:
 
 def _quant(case: Mapping[str, Any], shape: Shape | None, engine: str, catalogue: Catalogue) -> Format | None:
     """The number format: as said, as the model's name says, else that of the checkpoint for engines that load one."""
-    said = _text(case, "quant")
-    if said.lower() not in NOT_SAID:
+    said = _said_quant(case)
+    if said:
         return gguf_format(said, catalogue) or format_named(said, catalogue)
-    own = name_quantisation(_text(case, "model"))
-    if own:
-        return format_named(own, catalogue)
     if shape is None or shape.row is None or any(part in engine.lower() for part in GGUF_ENGINES):
         return None
     return format_named("BF16" if shape.row.quantisation == "none" else shape.row.quantisation, catalogue)
+
+
+def _said_quant(case: Mapping[str, Any]) -> str:
+    """The number format in the case's words or in the model's name; nothing where neither says one."""
+    said = _text(case, "quant")
+    return said if said.lower() not in NOT_SAID else name_quantisation(_text(case, "model"))
 
 
 def _least_bytes(case: Mapping[str, Any], shape: Shape | None, quant: Format | None, engine: str) -> float:
@@ -291,9 +301,9 @@ def _share_chosen(shape: Shape, batch: int) -> float:
     return 1 - (1 - used / (shape.parameters - shape.active_parameters + used)) ** batch
 
 
-def _cached_bytes(row: ModelRow, context_tokens: float) -> float:
+def _cached_bytes(row: ModelRow, context_tokens: float, state_passes: float = STATE_PASSES) -> float:
     """What a step reads of one sequence's cache, and reads and writes of its state."""
-    state = STATE_PASSES * state_bytes(row.state) if row.state is not None else 0
+    state = state_passes * state_bytes(row.state) if row.state is not None else 0
     if row.mla is not None:
         elements = row.layers * (row.mla.kv_lora_rank + row.mla.qk_rope_head_dim)
         return elements * context_tokens * KV_BYTES_PER_ELEMENT + state

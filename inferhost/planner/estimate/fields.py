@@ -12,6 +12,7 @@ from typing import Any
 
 SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 UNIT = re.compile(r"\s*gi?b\s*$")
+THOUSANDS = re.compile(r"\s*(\d{1,6})\s*[kK]\s*")
 LARGEST_COUNT = 2**40
 
 
@@ -39,7 +40,9 @@ def number(fields: Mapping[str, Any], name: str) -> float | None:
         percent = isinstance(value, str) and name == "mem_fraction" and value.strip().endswith("%")
         found = float(value.strip().rstrip("%")) / 100 if percent else float(plain)
     except (TypeError, ValueError, OverflowError):
-        raise Refused(f"{name}: found {str(value)[:40]!r}, wanted a number") from None
+        thousands = THOUSANDS.fullmatch(str(value))
+        meant = f": {thousands[1]} x 1024 are {1024 * int(thousands[1])}" if thousands else ""
+        raise Refused(f"{name}: found {str(value)[:40]!r}, wanted a number{meant}") from None
     if not math.isfinite(found) or found < 0:
         raise Refused(f"{name}: found {found}, wanted a number that is finite and not negative")
     return found

@@ -16,6 +16,7 @@ from inferhost.catalogue import Catalogue
 from inferhost.planner.card_names import GIB
 from inferhost.planner.estimate.case import KV_BYTES, NOT_SAID, Case, read_case
 from inferhost.planner.estimate.fields import Refused, text
+from inferhost.planner.estimate.notes import joined, length_notes
 from inferhost.planner.estimate.room import check_room
 from inferhost.planner.memory import llama_cpp_buffers, llama_cpp_rules, sglang_rules, vllm_rules
 from inferhost.planner.memory.kv_cache import CacheLayout, cache_layout
@@ -75,7 +76,7 @@ def _allocated(case: Case) -> dict[str, Any]:
     compute = llama_cpp_rules.compute_bytes(case.model, start, case)
     below, above = llama_cpp_buffers.spread(case.model, graph)
     weights = weights_bytes(case.model, embedding_on_host=True)
-    notes = check_room(case, weights, kv, below * compute)
+    notes = [*case.notes, *check_room(case, weights, kv, below * compute)]
     return {
         "kv_tokens": start.cells,
         "kv_gib": round(kv / GIB, 4),
@@ -86,42 +87,45 @@ def _allocated(case: Case) -> dict[str, Any]:
         "gpu_compute_buffers_mib": round(compute / MIB, 2),
         "gpu_compute_buffers_low_mib": round(below * compute / MIB, 2),
         "gpu_compute_buffers_high_mib": round(above * compute / MIB, 2),
-        **({"notes": notes} if notes else {}),
+        **joined(notes),
     }
 
 
 def _left_over(case: Case) -> dict[str, Any]:
     """vLLM and SGLang: the cache is what is left."""
-    room = _vllm_room(case) if case.engine == "vllm" else _sglang_room(case)
+    room = _room(case)
     low, likely, high = (max(0.0, room.bytes + d) for d in (-room.below_bytes, 0.0, room.above_bytes))
     careful = min(likely, TOLERATED_EXCESS * low) if low > 0 else likely / 2
     if likely <= 0:
         size = f"{case.card.total_bytes / GIB:.2f} GiB" if case.card is not None else "this size"
+        whole_card = dataclasses.replace(case, fields={**case.fields, "mem_fraction": 1})
+        share = ", or a larger mem_fraction" if _room(whole_card).bytes > 0 else ""
         raise Refused(
             f"gpu: {room.weights_bytes / GIB:.2f} GiB of weights of {case.model.name} leave no room for a cache on a "
-            f"card of {size}; give more cards (tp), a larger one, a smaller quant or a larger mem_fraction"
+            f"card of {size}; give more cards (tp), a larger one or a smaller quant{share}"
         )
     layout, low = _layout(case), max(0.0, low - room.unexplained_bytes)
     tokens = [_tokens(case, layout, part) for part in (low, careful, high)]
     shared = case.engine == "sglang" and case.model.state is not None
-    notes = _too_long(case, max(tokens))
+    notes = list(case.notes)
+    if case.engine == "vllm":
+        asked = case.whole("max_model_len")
+        length = asked if asked or case.longest_that_fits else case.model.context_max_tokens
+        notes += length_notes(case.model, asked, length, tokens[1], max(tokens))
+    if tokens[0] == 0:
+        notes.append("gpu: the weights leave so little that there may be no room for a cache at all")
     return {
         "kv_tokens": tokens[1],
         "kv_gib": round((tokens[1] * layout.bytes_per_token if shared else careful) / GIB, 3),
         "weights_gib": round(room.weights_bytes / GIB, 3),
         "low": min(tokens[0], tokens[1]),
         "high": max(tokens),
-        **({"notes": notes} if notes else {}),
+        **joined(notes),
     }
 
 
-def _too_long(case: Case, most_tokens: int) -> str | None:
-    """That vLLM prints its cache and then ends, because one request of the longest context does not fit."""
-    asked = case.whole("max_model_len")
-    counted_apart = case.model.attention not in ("full", "mla")
-    if case.engine != "vllm" or asked is None or asked <= most_tokens or counted_apart:
-        return None
-    return f"max_model_len: found {asked}: vLLM prints a cache of this size and ends; at most {most_tokens} fit"
+def _room(case: Case) -> Room:
+    return _vllm_room(case) if case.engine == "vllm" else _sglang_room(case)
 
 
 def _layout(case: Case) -> CacheLayout:

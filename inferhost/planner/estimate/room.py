@@ -17,13 +17,13 @@ TOLERATED_SHARE = 1.03
 ALL_LAYERS = ("all", "-1", "auto")
 
 
-def check_room(case: Case, weights: float, kv: float, compute: float) -> str | None:
+def check_room(case: Case, weights: float, kv: float, compute: float) -> list[str]:
     """What a person should know of a start that the cards do not hold whole; `Refused` where it cannot be.
 
     Bytes of all cards together. A mixture's routed experts may stay in host memory whatever `n_gpu_layers` says.
     """
     if case.card is None:
-        return None
+        return []
     cards, layers = case.whole("gpu_count") or 1, case.model.layers + 1
     held = cards * case.card.total_bytes
     own = f"{cards} x {case.card.total_bytes / GIB:.2f} GiB"
@@ -31,14 +31,14 @@ def check_room(case: Case, weights: float, kv: float, compute: float) -> str | N
         tokens = f"{int(held / kv * (case.whole('n_ctx', least=0) or 0))} tokens would fill them"
         raise Refused(f"n_ctx: its cache takes {kv / GIB:.2f} GiB, and {case.model.name} runs on {own}: {tokens}")
     if weights + kv + compute <= held:
-        return None
+        return []
     least = max(0.0, weights - routed_bytes(case.model, case.model.linear_bits))
     fitting = max(0, min(layers - 1, int((held - compute) * layers / (weights + kv))))
     asked = _layers_asked(case, layers)
     parts = f"weights {weights / GIB:.2f}, cache {kv / GIB:.2f}, buffers {compute / GIB:.2f} GiB"
     if asked is not None and (least + kv) * asked / layers + compute > held * TOLERATED_SHARE:
         raise Refused(f"n_gpu_layers: found {asked}, and {own} hold less ({parts}); about {fitting} fit")
-    return f"{own} hold less than the whole ({parts}): about {fitting} of {layers} layers fit, or fewer experts"
+    return [f"{own} hold less than the whole ({parts}): about {fitting} of {layers} layers fit, or fewer experts"]
 
 
 def _layers_asked(case: Case, layers: int) -> int | None:

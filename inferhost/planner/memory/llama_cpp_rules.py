@@ -10,7 +10,7 @@ import dataclasses
 import re
 
 from inferhost.catalogue.rows import ModelRow
-from inferhost.planner.estimate.case import KV_BYTES, Case
+from inferhost.planner.estimate.case import FORKS_KV_TYPES, KV_BYTES, Case
 from inferhost.planner.estimate.fields import Refused, text
 from inferhost.planner.memory import llama_cpp_buffers
 from inferhost.planner.memory.kv_cache import cache_layout
@@ -20,6 +20,7 @@ from inferhost.planner.memory.llama_cpp_reserve import Reserve, card_buffer_byte
 from inferhost.planner.memory.weights import weights_bytes
 
 CELL_STEP = 256
+FULL_BYTES = 2.0
 MICRO_BATCH_TOKENS = 512
 REPACKED = re.compile(r"_r[48]\b")
 FIRST_LATENT_BUILD, FIRST_LATENT_MONTH = 5143, (2025, 4)
@@ -50,16 +51,23 @@ def read_start(case: Case, cells: int) -> Start:
     if not k_type:
         both = text(case.fields, "kv_dtype").split("/")
         k_type, v_type = both[0], v_type or both[-1]
+    v_said = bool(v_type)
+    v_type = v_type or k_type
     build = case.text("engine_version")
     fork = case.engine == "ik_llama.cpp"
+    flash_attention = case.switch("flash_attn") is not False
+    k_bytes, v_bytes = element_bytes(k_type, "k_type", fork), element_bytes(v_type, "v_type", fork)
+    if v_said and v_bytes < FULL_BYTES and not flash_attention:
+        ends = f"{case.engine} ends at a quantised V without flash attention"
+        raise Refused(f"v_type: found {v_type!r}, and {ends}; give f16, or flash_attn 1")
     return Start(
         fork=fork,
         cells=-(-cells // CELL_STEP) * CELL_STEP,
-        k_bytes=element_bytes(k_type, "k_type"),
-        v_bytes=element_bytes(v_type or k_type, "v_type"),
+        k_bytes=k_bytes,
+        v_bytes=v_bytes,
         v_named=bool(text(case.fields, "v_type")),
         micro_batch_tokens=min(case.whole("n_ubatch") or MICRO_BATCH_TOKENS, cells),
-        flash_attention=case.switch("flash_attn") is not False,
+        flash_attention=flash_attention,
         cards=max(1, case.whole("gpu_count") or 1),
         latent=fork or not before(build, FIRST_LATENT_BUILD, FIRST_LATENT_MONTH),
         windowed=not fork and not before(build, FIRST_WINDOWED_BUILD, FIRST_WINDOWED_MONTH),
@@ -75,14 +83,14 @@ def before(words: str, build: int, month: tuple[int, int]) -> bool:
     return bool(date) and (int(date[1]), int(date[2])) < month if date else False
 
 
-def element_bytes(name: str, field: str) -> float:
+def element_bytes(name: str, field: str, fork: bool) -> float:
     """Bytes of one element of a cache type."""
     if not name or "auto" in name:
         return 2.0
-    found = KV_BYTES.get(name.lower())
-    if found is None:
-        raise Refused(f"{field}: found {name[:20]!r}, wanted one of {', '.join(KV_BYTES)}")
-    return found
+    known = {key: size for key, size in KV_BYTES.items() if fork or key not in FORKS_KV_TYPES}
+    if name.lower() not in known:
+        raise Refused(f"{field}: found {name[:20]!r}, wanted one of {', '.join(known)}")
+    return known[name.lower()]
 
 
 def cache_bytes(model: ModelRow, start: Start) -> int:
