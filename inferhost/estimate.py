@@ -63,12 +63,14 @@ ESTIMATORS: dict[str, Estimator] = {"kv": estimate_kv, "decode": estimate_decode
 EXAMPLES = """\
 Any field may be absent; what cannot be estimated is answered with "refused" and why.
 
-kv: engine, engine_version, gpu, gpu_count, vram_gib, arch_model (or an object arch), quant, kv_dtype, tp, dp,
+kv (vllm, sglang, llama.cpp, ik_llama.cpp; a plan counts tabbyapi's and sfllm's cache):
+    engine, engine_version, gpu, gpu_count, vram_gib, arch_model (or an object arch), quant, kv_dtype, tp, dp,
     mem_fraction, pre_load_avail_gib, max_model_len, max_num_seqs, max_num_batched_tokens, eager;
     for llama.cpp n_ctx, n_ubatch, n_gpu_layers, flash_attn, k_type, v_type
   {"id": 1, "engine": "vllm", "gpu": "RTX 4090", "arch_model": "Qwen3-8B", "quant": "bf16", "max_model_len": 8192}
 
-decode: engine, engine_version, gpu, gpus, split, mem_bw_gbs, model, quant, layers, file_gib, read_gb_per_step,
+decode (any engine):
+    engine, engine_version, gpu, gpus, split, mem_bw_gbs, model, quant, layers, file_gib, read_gb_per_step,
     context, batch, arch
   {"id": 2, "engine": "llama.cpp", "gpu": "RTX 4090", "model": "Qwen3-8B", "quant": "Q4_K_M"}
 """
@@ -94,10 +96,14 @@ def answers(lines: Iterable[str], estimator: Estimator, known: Catalogue) -> Ite
 
 
 def _answer(line: str, estimator: Estimator, known: Catalogue) -> dict[str, Any]:
+    words: list[str] = []
     try:
-        case = json.loads(line, parse_constant=_no_number)
+        case = json.loads(line, parse_constant=words.append)
     except (ValueError, RecursionError) as error:
         return {"id": None, "refused": f"this line is no JSON: {str(error)[:80]}"}
+    if words:
+        name = case.get("id") if isinstance(case, dict) else None
+        return {"id": name, "refused": f"this line is no JSON: {words[0]} is no number of JSON"}
     if not isinstance(case, dict):
         return {"id": None, "refused": f"this line is no JSON object but {type(case).__name__}"}
     return estimator(case, known)
@@ -115,10 +121,6 @@ def misspelt(case: Mapping[str, Any], what: str) -> dict[str, str]:
         near = [other] if other in known else difflib.get_close_matches(plain, known, n=1, cutoff=LIKENESS)
         found.update({name: str(near[0])} if near else {})
     return found
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
 
 
 def _run(options: argparse.Namespace) -> str:

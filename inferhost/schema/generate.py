@@ -114,6 +114,8 @@ def _catalogue(known: Catalogue) -> str:
         f"| `{row.key}` | {row.name} | {_known(row.memory_label_gb, ' GB')} | {row.compute_capability} |"
         for row in known.gpus.values()
     ]
+    others = sorted(chip.names[0] for chip in known.chips.values() if chip.key not in known.gpus)
+    lines += ["", f"Known to `inferhost estimate` alone, from `chips.json`: {', '.join(others)}."]
     lines += ["", "## Models", "", "| model | format | weights | parameters | context |", "|---|---|---|---|---|"]
     lines += [
         f"| `{row.key}` | {row.format} | {'16 bit' if row.quantisation == 'none' else row.quantisation} "

@@ -42,3 +42,18 @@ def test_whatever_is_off_says_why():
     for case in holdout.cases() + holdout.cases("holdout2"):
         seen = holdout.judged(case)
         assert case["why"] or (seen.error_percent is not None and abs(seen.error_percent) <= 10)
+
+
+def test_the_page_on_memory_says_how_many_unseen_starts_the_bounds_held():
+    held = []
+    for engine in ("vllm", "sglang"):
+        seen = [
+            holdout.seen_when(case, "first")
+            for name in holdout.SETS
+            for case in holdout.cases(name)
+            if case["kind"] == "kv" and case["case"]["engine"].lower() == engine
+        ]
+        answered = [one for one in seen if one.error_percent is not None]
+        held.append(f"{sum(one.within for one in answered)} of {len(answered)}")
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "memory.md").read_text(encoding="utf-8")
+    assert f"{held[0]} for vLLM and {held[1]} for SGLang" in page

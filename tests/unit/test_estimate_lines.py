@@ -83,3 +83,8 @@ def test_numbers_may_come_as_text_and_empty_fields_are_absent(what):
     spoken = {key: str(value) if isinstance(value, (int, float)) else value or "" for key, value in usual.items()}
     plain, texts = answers([json.dumps(usual), json.dumps(spoken)], ESTIMATORS[what], CATALOGUE)
     assert plain == texts
+
+
+def test_a_line_with_a_number_that_json_does_not_know_keeps_its_id():
+    found = next(iter(answers(['{"id": 7, "vram_gib": NaN}'], ESTIMATORS["kv"], CATALOGUE)))
+    assert found == {"id": 7, "refused": "this line is no JSON: NaN is no number of JSON"}

@@ -93,6 +93,18 @@ def test_a_speed_with_more_tokens_than_usual_is_told():
     assert "notes" not in estimate_decode({**DECODE, "context": 4096}, CATALOGUE)
 
 
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "TensorRT-LLM"])
+def test_a_rate_that_no_figure_was_fitted_for_has_a_wider_band(engine):
+    # 35 % of the ceiling: nothing of 16 bit on a card this fast was seen that was not a mixture.
+    case = {**DECODE, "engine": engine, "gpu": "B200", "model": "Llama-3.1-70B"}
+    found = estimate_decode(case, CATALOGUE)
+    assert found["high"] > 1.5 * found["expected_tok_s"]
+    assert found["high"] <= found["ceiling_tok_s"]
+    assert found["notes"].startswith("high: no figure of this engine")
+    eight_bit = estimate_decode({**case, "quant": "fp8"}, CATALOGUE)
+    assert eight_bit["high"] < 1.2 * eight_bit["expected_tok_s"]
+
+
 def test_a_negative_context_is_refused():
     for context in (-5, "-5", " - 5 tok"):
         assert estimate_decode({**DECODE, "context": context}, CATALOGUE)["refused"].startswith("context: found")
@@ -161,6 +173,8 @@ def test_a_refusal_offers_what_the_case_has():
     def refused(**changes):
         return estimate_kv({**KV, **changes}, CATALOGUE)["refused"]
 
+    assert refused(engine="tabbyapi").endswith("sglang, vllm; inferhost plan counts its cache")
+    assert not refused(engine="trt").endswith("counts its cache")
     assert refused(tp=3, gpu_count=3).endswith("wanted one of 1, 2")
     assert refused(vram_gib=1e308) == "vram_gib: found 1e+308, wanted the memory of one card in GiB"
     assert refused(max_model_len="8k") == "max_model_len: found '8k', wanted a number: 8 x 1024 are 8192"

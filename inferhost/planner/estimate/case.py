@@ -109,7 +109,10 @@ def read_case(fields: Mapping[str, Any], catalogue: Catalogue) -> Case:
     engine = next((name for pattern, name in ENGINES if pattern.search(asked)), None)
     if engine is None:
         known = ", ".join(sorted(name for _, name in ENGINES))
-        raise Refused(f"engine: found {asked[:40]!r}, wanted one of {known}")
+        planned = (
+            "; inferhost plan counts its cache" if asked in {row.engine for row in catalogue.engines.values()} else ""
+        )
+        raise Refused(f"engine: found {asked[:40]!r}, wanted one of {known}{planned}")
     automatic = engine == "vllm" and text(fields, "max_model_len").lower() in AUTOMATIC
     if automatic:
         fields = {**fields, "max_model_len": None}

@@ -31,6 +31,7 @@ from inferhost.planner.speed.decode import (
     ceiling_tok_s,
     distinct_experts,
     speed_row,
+    step_parts,
     step_s,
 )
 from inferhost.planner.versions import version as number_of
@@ -48,6 +49,11 @@ SMALLEST_RESIDENT_SHARE = 0.9
 """Formats are averages over models, and a part of a file need not be on the card."""
 LEAST, MOST = 1e-6, 1e12
 """No quantity of a case is smaller or larger; that is a typing error."""
+UNFITTED_AT_16_BIT = ("vllm", "tensorrt-llm", "sglang")
+"""Every fitted figure of a dense model at 16 bit waited for memory: how fast they work such weights off is unseen."""
+UNFITTED = (
+    "high: no figure of this engine says how fast such a card works off 16 bit weights; it may be the memory alone"
+)
 MOST_LAYERS, MOST_SEQUENCES = 1000, 2**16
 
 WINDOWS = re.compile(r"windows|wsl", re.IGNORECASE)
@@ -92,6 +98,9 @@ def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, 
         return {"id": number, "refused": str(refused)}
     ceiling = ceiling_tok_s(ready.step.bytes_read, ready.cards)
     low, high = band(ready.step, ready.speed, catalogue.decode)
+    most = max(expected, _unfitted_tok_s(ready, catalogue))
+    if most > expected:
+        notes.append(UNFITTED)
     try:
         below_ceiling(expected, ceiling)
     except ValueError as error:
@@ -101,9 +110,19 @@ def estimate_decode(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, 
         "ceiling_tok_s": round(ceiling, 3),
         "expected_tok_s": round(expected, 3),
         "low": round(expected * low, 3),
-        "high": round(min(expected * high, ceiling), 3),
+        "high": round(min(most * high, ceiling), 3),
         **joined(notes),
     }
+
+
+def _unfitted_tok_s(case: Case, catalogue: Catalogue) -> float:
+    """The rate if 16 bit weights were worked off as fast as they are read, where no figure says that they are not."""
+    if case.step.family != "16bit" or case.step.mixture_layers or case.speed.key not in UNFITTED_AT_16_BIT:
+        return 0.0
+    parts = step_parts(case.step, case.cards, case.speed, catalogue.decode)
+    if parts.computing_s <= parts.reading_s:
+        return 0.0
+    return 1 / dataclasses.replace(parts, computing_s=0.0).step_s
 
 
 def expected_tok_s(case: Case, catalogue: Catalogue) -> float:

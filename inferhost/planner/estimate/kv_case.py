@@ -46,9 +46,9 @@ class Room:
 def estimate_kv(case: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     """`{"id", "kv_tokens", "kv_gib", "weights_gib", "low", "high"}`, or `{"id", "refused"}`.
 
-    `low` and `high` bound the tokens in about nine cases of ten; `notes` is there where the start ends or a part of
-    the model stays in host memory. llama.cpp allocates what it is asked for; its
-    answer has the whole cache and the compute buffers in MiB beside it.
+    `low` and `high` bound the tokens in about nine of ten of the cases that were fitted, fewer of others; `notes` is
+    there where the start may end, or something is not read as it was meant. llama.cpp allocates what it is asked for;
+    its answer has the whole cache and the compute buffers in MiB beside it.
     """
     name = case.get("id")
     try:
