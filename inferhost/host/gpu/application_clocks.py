@@ -17,7 +17,7 @@ from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.clock_record import (
     Asked,
     LoadVerdict,
-    last_evidence,
+    later,
     loaded_now,
     read_clocks,
     remember_asked,
@@ -27,6 +27,8 @@ from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample
 from inferhost.host.machine import Machine
 from inferhost.schema.result import Verdict
+
+GETTER_AGREES = "the getter agrees; it tells the request only"
 
 
 class ApplicationClocks(CardKnob):
@@ -62,10 +64,8 @@ class ApplicationClocks(CardKnob):
             said = "a challenge moved it there and did not come to its end"
             return self.verdict(found, "overridden", "unexplained", said) if moved else verdict
         if before is None and record is not None and record.last is not None and self._is_of_now(record):
-            last = record.last  # its `found` is told as it was told then
-            evidence = last_evidence(last, self.machine.clock.now_s())
-            return dataclasses.replace(self.verdict(None, last.verdict, last.cause, evidence), found=last.found)
-        return self.verdict(found, "unverified", "needs_load", "the getter agrees; it tells the request only")
+            return self.verdict(found, *later(record.last, GETTER_AGREES, self.machine.clock.now_s()))
+        return self.verdict(found, "unverified", "needs_load", GETTER_AGREES)
 
     def under_load(self, verdict: Verdict, samples: Sequence[Sample]) -> Verdict:
         """The verdict of the samples, where the getter agrees."""
@@ -100,7 +100,7 @@ class ApplicationClocks(CardKnob):
 
     def keep(self, verdict: Verdict) -> None:
         stands = verdict.verdict not in ("overridden", "refused", "unsupported", "pending")
-        if not stands or verdict.cause == "needs_load":
+        if not stands or verdict.cause in load.UNSEEN:
             return
         now_s = self.machine.clock.now_s()
         last = LoadVerdict(verdict.verdict, verdict.cause, verdict.found, verdict.evidence, now_s)

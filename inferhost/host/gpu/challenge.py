@@ -156,7 +156,7 @@ def _judged(knob: CardKnob, undecided: Verdict, probe: load.Range, moved: Series
     """What both looks say of the request that stands now."""
     there = load.judge_clock(moved.samples, probe)
     said = f"challenged: asked for {probe.low_mhz} MHz, {there.evidence}"
-    if there.verdict == "unverified" or there.cause in load.LIMITERS.values():
+    if there.verdict == "unverified" or there.limited:
         return dataclasses.replace(undecided, evidence=f"{said}; {undecided.evidence}")
     if there.verdict != "held":
         found, verdict, cause = there.found, there.verdict, there.cause  # the clock in MHz, as the wish has it

@@ -2,12 +2,13 @@
 
 No NVML call reads a lock back. What stands is what our own record says while the same driver is loaded; without one
 it is unknown, and a request that may be gone is made again. A verdict comes from samples under load (`load.py`) and
-is kept beside the request; without load it is `unverified`. What was set before us is unknown too, so taking our
-request back resets the card, and that is said.
+is kept beside the request, as evidence with an age; without load the verdict is `unverified`. What was set before us
+is unknown too, so taking our request back resets the card, and that is said.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -18,14 +19,14 @@ from inferhost.host.gpu.clock_record import (
     Asked,
     Loaded,
     LoadVerdict,
-    last_evidence,
+    later,
     loaded_now,
     read_clocks,
     remember_asked,
     remember_or_refuse,
 )
 from inferhost.host.gpu.nvml import AMPERE, VOLTA, Card, Nvml, NvmlError
-from inferhost.host.gpu.sample import Sample
+from inferhost.host.gpu.sample import Sample, look
 from inferhost.host.guard.latch import taken_back_s
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
@@ -62,8 +63,23 @@ class ClockLock(CardKnob):
         )
         self.doubt = _doubt(self.record, nvml.persistence_mode(card))
         self._believed = UNKNOWN
+        self.seen_mhz: int | None = None
         if self.record is not None and not self.gone and not self.doubt:
             self._believed = shown(self.record.low_mhz, self.record.high_mhz)
+
+    def look(self) -> None:
+        """One look at the card: while it is busy, a clock above the range shows that the request does not stand.
+
+        A card that fails here fails its other calls as well, and they say so.
+        """
+        asked_s = self.machine.clock.now_s() - (self.record.time_s if self.record is not None else 0.0)
+        if self._believed != self.wanted or asked_s < load.SETTLE_S:
+            return
+        with contextlib.suppress(NvmlError):
+            self.seen_mhz = load.seen_above(look(self.nvml, self.card, 0.0), self._judged_range())
+        if self.seen_mhz is not None:
+            self._believed = UNKNOWN
+            self.doubt = f"{self.seen_mhz} MHz seen while the card was busy: somebody may have taken it away"
 
     def lost(self) -> None:
         """The card was reset since this knob looked at it: nothing that was asked for may be believed."""
@@ -132,11 +148,13 @@ class ClockLock(CardKnob):
             on_record = shown(record.low_mhz, record.high_mhz)
             evidence = f"the request on record is for {on_record}" if record.confirmed else self.doubt
             return self.verdict(None, "overridden", "unexplained", evidence)
+        if self.seen_mhz is not None:
+            return self.verdict(self.seen_mhz, "ignored", self._judged_range().unexplained, self.doubt)
+        known = f"asked for, and {NO_GETTER}"
         if record.last is not None:
-            last, evidence = record.last, last_evidence(record.last, self.machine.clock.now_s())
-            return self.verdict(last.found, last.verdict, last.cause, evidence)
+            return self.verdict(None, *later(record.last, known, self.machine.clock.now_s()))
         doubt = f"; {self.doubt}" if self.doubt else ""
-        return self.verdict(None, "unverified", "needs_load", f"asked for, and {NO_GETTER}{doubt}")
+        return self.verdict(None, "unverified", "needs_load", f"{known}{doubt}")
 
     def under_load(self, verdict: Verdict, samples: Sequence[Sample]) -> Verdict:
         """The verdict of the samples, where a request of ours stands; kept for those who look without load."""
@@ -168,7 +186,7 @@ class ClockLock(CardKnob):
         A look without enough load takes no earlier verdict away.
         """
         asked = read_clocks(self.machine).asked.get(self.record_key(self.card.uuid))
-        if asked is None or asked != self.record or verdict.cause == "needs_load" or self.gone:
+        if asked is None or asked != self.record or verdict.cause in load.UNSEEN or self.gone:
             return
         last = LoadVerdict(
             verdict.verdict, verdict.cause, verdict.found, verdict.evidence, self.machine.clock.now_s()

@@ -20,6 +20,7 @@ from inferhost.host.record.baseline import boot_id
 from inferhost.host.report import WriteFailed
 from inferhost.schema import document
 from inferhost.schema.problems import InputError
+from inferhost.schema.result import DRIFT
 
 SCHEMA = 1
 CLOCKS = f"{RUN_DIRECTORY}/clocks.json"
@@ -130,8 +131,18 @@ def remember_or_refuse(machine: Machine, key: str, asked: Asked | None, what: st
         raise Unusable("refused", "unexplained", evidence, True) from error
 
 
-def last_evidence(last: LoadVerdict, now_s: float) -> str:
-    """The evidence of a verdict under load, for those who look later."""
+def later(last: LoadVerdict, known: str, now_s: float) -> tuple[str, str, str]:
+    """Verdict, cause and evidence for those who look later, without load; `known` is what they see themselves.
+
+    A lock that did not hold is not thought to hold until it is asked for again. One that held then may be gone: no
+    call tells, so its proof is evidence with an age, and no verdict.
+    """
+    if last.verdict in DRIFT:
+        return last.verdict, last.cause, _aged(last, now_s)
+    return "unverified", "needs_load", f"{known}; then {last.verdict}: {_aged(last, now_s)}"
+
+
+def _aged(last: LoadVerdict, now_s: float) -> str:
     seconds = now_s - last.time_s
     age = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     return f"{last.evidence}; under load {age if seconds < 7200 else f'{seconds / 3600:.0f} h'} ago"

@@ -48,23 +48,34 @@ Source: facts-nvml.md B.1."""
 MEMORY_TOLERANCE_MHZ = 15
 """The reading flickers by 7 to 15 MHz, far less than from one memory clock to the next. Source: facts-nvml.md A.3."""
 
+UNEXPLAINED = "unexplained"
 LIMITERS = {
     "sw_power_cap": "power_cap",
     "sw_thermal_slowdown": "thermal",
     "hw_thermal_slowdown": "thermal",
     "hw_power_brake": "power_brake",
+    "hw_slowdown": UNEXPLAINED,
+    "sync_boost": UNEXPLAINED,
+    "board_limit": UNEXPLAINED,
+    "reliability": UNEXPLAINED,
 }
-"""Event reasons and the cause they stand for; `hw_slowdown` only ever accompanies the last two."""
+"""Event reasons that keep a clock down, and the cause they stand for; one without a cause of its own comes last.
+
+`hw_slowdown` accompanies the two before it; alone it may be heat or power. Source: facts-nvml.md A.2.
+"""
+UNSEEN = ("needs_load", "no_interface")
+"""Causes of a verdict on samples that show no load: they say nothing, and take no earlier verdict away."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A verdict in the making: `found` is the median clock in MHz."""
+    """A verdict in the making: `found` is the median clock in MHz; `limited` where the card says what limits it."""
 
     verdict: str
     cause: str
     found: int | None
     evidence: str
+    limited: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +147,8 @@ def judge_clock(samples: Sequence[Sample], asked: Range) -> Judged:
     """The verdict on a graphics clock lock."""
     busy = [s for s in settled(samples) if asked.of(s) is not None]
     if len(busy) < SAMPLES_MIN:
-        return Judged("unverified", "needs_load", None, _too_little(samples, len(busy)))
+        silent = bool(samples) and all(s.utilization_percent is None for s in samples)
+        return Judged("unverified", UNSEEN[silent], None, _too_little(samples, len(busy)))
     clocks = [asked.of(s) or 0 for s in busy]
     median = round(statistics.median(clocks))
     evidence = _evidence(samples, busy, asked)
@@ -146,9 +158,10 @@ def judge_clock(samples: Sequence[Sample], asked: Range) -> Judged:
         return _judge_inside(busy, median, asked, evidence)
     if len(above) >= len(below):
         return Judged("ignored", asked.unexplained, median, f"above the range; {evidence}")
-    cause = _limiter(below, asked)
-    if cause is not None:
-        return Judged("clamped", cause, median, f"below the range; {evidence}")
+    limiter = _limiter(below, asked)
+    if limiter is not None:
+        cause, reasons = limiter
+        return Judged("clamped", cause, median, f"below the range, by {reasons}; {evidence}", limited=True)
     natural = asked.own_mhz()
     as_unlocked = round(natural[0]) - asked.step_mhz <= median <= natural[1] + asked.step_mhz
     return Judged(
@@ -157,6 +170,15 @@ def judge_clock(samples: Sequence[Sample], asked: Range) -> Judged:
         median,
         f"below the range, and no event reason says why; {evidence}",
     )
+
+
+def seen_above(sample: Sample, asked: Range) -> int | None:
+    """The clock in MHz where this one look at a busy card disproves the lock; None where it says nothing.
+
+    Nothing but a lock that does not stand brings a clock above its range. Below it are idling, heat and power too.
+    """
+    mhz = asked.of(sample)
+    return mhz if _is_busy(sample) and mhz is not None and mhz > asked.high_mhz + asked.step_mhz else None
 
 
 def telling_mhz(asked: Range) -> int | None:
@@ -206,7 +228,7 @@ def _judge_inside(busy: Sequence[Sample], median: int, asked: Range, evidence: s
     """The clock is where it should be; whether the lock brought it there is the question."""
     limiter = _limiter(busy, asked)
     if limiter is not None:
-        text = f"in the range, but {limiter} may have brought it there; {evidence}"
+        text = f"in the range, but {limiter[1]} may have brought it there; {evidence}"
         return Judged("unverified", "indistinguishable", median, text)
     if min(abs(median - asked.low_mhz), abs(median - asked.high_mhz)) > asked.step_mhz:
         text = f"inside the range, where the lock has nothing to do; {evidence}"
@@ -223,18 +245,22 @@ def _is_busy(sample: Sample) -> bool:
     return (sample.utilization_percent or 0) >= BUSY_PERCENT and "gpu_idle" not in sample.event_reasons
 
 
-def _limiter(samples: Sequence[Sample], asked: Range) -> str | None:
-    """What takes the clock down in most of these samples, or for most of their time where the card counts it."""
-    named = asked.limiters
-    counts = Counter(c for s in samples for c in sorted({named[r] for r in s.event_reasons if r in named}))
-    shares = {cause: count / len(samples) for cause, count in counts.items()}
-    for reason, limited_s in _limited_s(samples).items():
-        if reason not in named:
-            continue
-        cause = named[reason]
-        shares[cause] = max(shares.get(cause, 0.0), limited_s / max(_span_s(samples), limited_s, 1e-9))
-    cause, share = max(shares.items(), key=lambda item: item[1], default=("", 0.0))
-    return cause if share > 0.5 else None
+def _limiter(samples: Sequence[Sample], asked: Range) -> tuple[str, str] | None:
+    """What takes the clock down in most of these samples, or for most of their time where the card counts it.
+
+    Its cause, one of its own before none, and the event reasons that say so.
+    """
+    limited_s, span_s = _limited_s(samples), _span_s(samples)
+    shares: dict[tuple[str, str], float] = {}
+    for cause in dict.fromkeys(asked.limiters.values()):
+        names = [name for name, stands_for in asked.limiters.items() if stands_for == cause]
+        seen = [s for s in samples if any(name in s.event_reasons for name in names)]
+        counted_s = max((limited_s.get(name, 0.0) for name in names), default=0.0)
+        said = [n for n in names if limited_s.get(n) or any(n in s.event_reasons for s in seen)]
+        share = max(len(seen) / len(samples), counted_s / max(span_s, counted_s, 1e-9))
+        if share > 0.5:
+            shares[cause, " and ".join(said)] = share
+    return max(shares, key=lambda key: (key[0] != UNEXPLAINED, shares[key]), default=None)
 
 
 def _span_s(samples: Sequence[Sample]) -> float:
@@ -250,7 +276,10 @@ def _limited_s(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def _too_little(samples: Sequence[Sample], count: int) -> str:
-    busiest = max((s.utilization_percent or 0 for s in samples), default=0)
+    known = [s.utilization_percent for s in samples if s.utilization_percent is not None]
+    if samples and not known:
+        return "the card does not say its utilisation, as with MIG on: nobody can tell whether it was under load"
+    busiest = max(known, default=0)
     return f"{count} of {len(samples)} samples under load, wanted {SAMPLES_MIN}; utilisation at most {busiest} %"
 
 

@@ -146,13 +146,14 @@ def _with_one_more(nvml: Nvml, series: Series, time_s: float) -> Series:
     if series.error is not None:
         return series
     try:
-        series.samples.append(_look(nvml, series.card, time_s))
+        series.samples.append(look(nvml, series.card, time_s))
     except NvmlError as error:
         return dataclasses.replace(series, error=error)
     return series
 
 
-def _look(nvml: Nvml, card: Card, time_s: float) -> Sample:
+def look(nvml: Nvml, card: Card, time_s: float) -> Sample:
+    """One sample of a card; raises `NvmlError`."""
     handle = card.handle
     power_mw = nvml.reading("nvmlDeviceGetPowerUsage", handle)
     enforced_mw = nvml.reading("nvmlDeviceGetEnforcedPowerLimit", handle)

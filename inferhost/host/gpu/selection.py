@@ -274,6 +274,7 @@ class _Search:
             self._lock_refused(kind, wanted, knob.steps_mhz, card)
             return None
         knob.ask_for(low, high)
+        knob.look()
         if knob.wanted != wanted:
             self.report.note(f"{knob.setting}: {wanted} is no step of this card, {knob.wanted} is asked for")
         return knob

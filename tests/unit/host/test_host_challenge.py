@@ -67,7 +67,8 @@ def test_a_lock_that_samples_cannot_tell_is_proven_put_back_and_kept(locked: Fak
     assert locked.card()[LOCK] == [OWN_MHZ, OWN_MHZ]
     assert (asked(locked)["confirmed"], asked(locked)["challenged"]) == (True, False)
     later = locked.run("verify", "--section", "gpu")
-    assert later.verdict(LOCK) == ("held", "none")
+    assert later.verdict(LOCK) == ("unverified", "needs_load")
+    assert "then held: challenged: " in later.evidence(LOCK)
     assert later.evidence(LOCK).endswith(" ago")
     assert locked.run("apply", "--section", "gpu").said == (False, [])
 
@@ -120,7 +121,8 @@ def test_application_clocks_are_proven_and_their_verdict_is_kept(p4: FakeHost):
     assert p4.card()[CLOCKS] == [3003, 885]
     p4.wait(600)
     later = p4.run("verify")
-    assert later.verdict(CLOCKS) == ("held", "none")
+    assert later.verdict(CLOCKS) == ("unverified", "needs_load")
+    assert "then held: challenged: " in later.evidence(CLOCKS)
     assert later.evidence(CLOCKS).endswith("; under load 10 min ago")
 
 

@@ -52,13 +52,19 @@ def test_declared_measured_and_verdict_of_each_setting(exported: FakeHost):
     assert found[f'inferhost_plan_info{{plan_id="{exported.plan.plan_id}"}}'] == 1
 
 
-def test_a_clock_that_was_sampled_is_told_in_hertz(exported: FakeHost):
+def test_a_clock_that_was_seen_above_its_lock_is_told_in_hertz_and_a_remembered_one_is_not(exported: FakeHost):
+    exported.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100))
+    exported.converge()
     exported.stop_engine()
     exported.sim("load", "on")
-    exported.run("verify", "--section", "gpu", "--under-load", "--seconds", "4")
+    assert exported.run("verify", "--section", "gpu", "--under-load", "--seconds", "4").code == 0
+    measured = f'inferhost_gpu_graphics_clock_lock_measured_hertz{{gpu="{UUID}"}}'
     exported.run("watch")
-    found = samples(exported.read(FILE))[f'inferhost_gpu_graphics_clock_lock_measured_hertz{{gpu="{UUID}"}}']
-    assert 2.0e9 < found < 2.5e9
+    assert measured not in samples(exported.read(FILE))
+    exported.sim("set", "graphics_clock_lock_mhz", "none")
+    exported.wait(2)
+    exported.run("watch")
+    assert samples(exported.read(FILE))[measured] > 2.5e9
 
 
 def test_what_the_guard_holds_and_how_often_it_had_to(exported: FakeHost):

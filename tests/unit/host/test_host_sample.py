@@ -157,11 +157,32 @@ def test_the_verdict_follows_from_clock_range_and_what_the_card_does_by_itself(
         (("hw_slowdown", "hw_thermal_slowdown"), "thermal"),
         (("hw_slowdown", "hw_power_brake"), "power_brake"),
         (("reliability",), "unexplained"),
+        (("board_limit",), "unexplained"),
+        (("sync_boost",), "unexplained"),
+        (("hw_slowdown",), "unexplained"),
     ],
 )
 def test_a_clock_below_its_range_has_the_cause_that_the_card_names(named: tuple[str, ...], cause: str):
     judged = judge_clock(busy(40, sm_clock_mhz=1500, event_reasons=named), asked(2100, 2100))
     assert (judged.verdict, judged.cause, judged.found) == ("clamped", cause, 1500)
+    assert judged.evidence.startswith(f"below the range, by {named[-1]}; ")
+    assert "no event reason says why" not in judged.evidence
+
+
+def test_two_reasons_of_one_cause_count_together():
+    heat = ("sw_thermal_slowdown", "hw_thermal_slowdown")
+    half = [dataclasses.replace(s, event_reasons=(heat[n % 2],)) for n, s in enumerate(busy(40, sm_clock_mhz=1500))]
+    judged = judge_clock(half, asked(2100, 2100))
+    assert (judged.cause, judged.limited) == ("thermal", True)
+    assert judged.evidence.startswith("below the range, by sw_thermal_slowdown and hw_thermal_slowdown; ")
+
+
+def test_a_card_that_does_not_say_its_utilisation_is_not_called_idle():
+    """As with MIG on. Source: nvml.h, nvmlDeviceGetUtilizationRates."""
+    judged = judge_clock(busy(40, utilization_percent=None), asked(2100, 2100))
+    assert (judged.verdict, judged.cause) == ("unverified", "no_interface")
+    assert judged.evidence.startswith("the card does not say its utilisation")
+    assert "0 %" not in judged.evidence
 
 
 def test_a_clock_mostly_below_its_range_is_not_called_ignored_for_some_samples_above():
@@ -171,8 +192,9 @@ def test_a_clock_mostly_below_its_range_is_not_called_ignored_for_some_samples_a
     assert (found.verdict, found.cause, found.found) == ("clamped", "power_cap", 1800)
 
 
-def test_a_clock_that_a_limiter_may_have_brought_into_the_range_proves_nothing():
-    judged = judge_clock(busy(40, event_reasons=("sw_power_cap",)), asked(2100, 2100))
+@pytest.mark.parametrize("named", ["sw_power_cap", "hw_slowdown", "sync_boost", "board_limit", "reliability"])
+def test_a_clock_that_a_limiter_may_have_brought_into_the_range_proves_nothing(named: str):
+    judged = judge_clock(busy(40, event_reasons=(named,)), asked(2100, 2100))
     assert (judged.verdict, judged.cause) == ("unverified", "indistinguishable")
 
 
