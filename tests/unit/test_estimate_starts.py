@@ -68,7 +68,7 @@ def test_the_planner_and_the_estimator_start_an_engine_on_the_same_cards():
 def test_a_format_that_several_kinds_of_files_have_is_not_told_apart():
     words = ("bf16", "mxfp4", "4-bit", "", "GGUF BF16", "nvfp4", "bnb-4bit", "exl3", "UD-Q4_K_XL")
     kinds = [files_of(word, CATALOGUE) for word in words]
-    assert kinds == [None, None, None, None, "gguf", "safetensors", "safetensors", "exl3", "gguf"]
+    assert kinds == [None, None, None, None, "gguf", None, "safetensors", "exl3", "gguf"]
 
 
 def test_a_speed_with_a_cache_that_no_card_holds_is_refused():
@@ -79,9 +79,16 @@ def test_a_speed_with_a_cache_that_no_card_holds_is_refused():
     assert why(engine="llama.cpp", model="Qwen3-32B", quant="Q4_K_M", context=131072).startswith(
         "context: found 131072"
     )
+    assert "weights, and 2x RTX 4090 hold 48;" in why(gpu="2x RTX 4090", batch=256, context=4096)
     # Weights and cache are less than the card, but vLLM needs more beside them.
     assert "tokens are cached, and vllm has room for" in why(batch=19, context=4096)
     assert not why(batch=8, context=4096)
+
+
+def test_a_format_of_experts_is_that_of_all_layers_where_there_are_none():
+    case = {**DECODE, "gpu": "H100", "model": "Llama-3.1-70B"}
+    narrow, awq = (estimate_decode({**case, "quant": quant}, CATALOGUE) for quant in ("mxfp4", "awq"))
+    assert narrow["ceiling_tok_s"] == pytest.approx(awq["ceiling_tok_s"], rel=0.03)
 
 
 def test_a_speed_with_more_tokens_than_usual_is_told():

@@ -94,7 +94,9 @@ def check_fits(case: Mapping[str, Any], memory_bytes: float | None, needed_bytes
     """
     if memory_bytes is None or needed_bytes + cached_bytes <= memory_bytes:
         return
-    cards = f"{text(case, 'gpus') or '1'} x {text(case, 'gpu')} hold {memory_bytes / GIB:.0f}"
+    name = text(case, "gpu")
+    counted = name if cards_counted(name) and not text(case, "gpus") else f"{text(case, 'gpus') or '1'} x {name}"
+    cards = f"{counted} hold {memory_bytes / GIB:.0f}"
     if needed_bytes <= memory_bytes:
         fitting = (memory_bytes - needed_bytes) / cached_bytes
         beside = f"{cached_bytes / GIB:.1f} GiB of cache beside at least {needed_bytes / GIB:.1f} of weights"

@@ -304,7 +304,8 @@ def weight_bytes(shape: Shape, quant: Format) -> tuple[float, float, float]:
         return (shape.parameters - routed) * quant.bits_per_weight / 8, routed * quant.bits_per_weight / 8, 0.0
     table, all_routed = row.vocabulary_size * row.hidden_size, routed_parameters(row)
     linear = linear_parameters(row, False) - all_routed
-    rest = linear * (quant.rest_bits or quant.bits_per_weight) / 8 + table * quant.head_bits / 8
+    rest_bits = quant.rest_bits if all_routed else None  # without experts a format is that of all layers
+    rest = linear * (rest_bits or quant.bits_per_weight) / 8 + table * quant.head_bits / 8
     unread = 0.0 if row.tied_embeddings else table * quant.embedding_bits / 8
     return rest, all_routed * quant.bits_per_weight / 8, unread
 

@@ -21,10 +21,8 @@ ALSO_READ: dict[str, dict[str, Version | None]] = {
     "sglang": {"gguf": None},
 }
 """Files that an engine reads though no plan asks it to, and the first version that does not. Source: engines.md 2."""
-CHECKPOINT = re.compile(
-    r"awq|gptq|fp8|float8|e4m3|mxfp8|nvfp4|bnb|bitsandbytes|\bnf4|w[48]a|autoround|modelopt|torchao"
-)
-"""Formats that only directories of safetensors have; others, such as bf16 and mxfp4, are in GGUF files too."""
+CHECKPOINT = re.compile(r"awq|gptq|fp8|float8|e4m3|mxfp8|bnb|bitsandbytes|\bnf4|w[48]a|autoround|modelopt|torchao")
+"""Formats that only directories of safetensors have; others, such as bf16, mxfp4 and nvfp4, are in GGUF files too."""
 EXLLAMA = re.compile(r"\bexl([23])")
 
 
