@@ -277,7 +277,7 @@ def gpu_knobs(machine: Machine, plan: Plan, report: Report) -> Iterator[list[Kno
         except NvmlError as error:
             if error.code not in NO_DRIVER:
                 raise HostError(Problem("nvml", error.evidence, "", "nvml")) from error
-            selection.waiting(plan, error, report)
+            selection.waiting(machine, plan, error, report)
         yield found
 
 

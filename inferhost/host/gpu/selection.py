@@ -145,10 +145,9 @@ def card_knob(key_name: str, machine: Machine, nvml: Nvml, card: Card, wanted: A
     return kinds[key_name](nvml, card, wanted, {}) if key_name in kinds else None
 
 
-def waiting(plan: Plan, error: NvmlError, report: Report) -> None:
+def waiting(machine: Machine, plan: Plan, error: NvmlError, report: Report) -> None:
     """The verdicts while no driver answers: every setting waits, and nothing else fails."""
-    for gpu in plan.gpus:
-        name = which.card_name(gpu)
+    for gpu, name in zip(plan.gpus, which.known_names(plan, machine)):
         wanted = {
             "persistence_mode": gpu.persistence_mode,
             "power_limit_w": gpu.power_limit_w,

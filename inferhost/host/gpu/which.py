@@ -73,6 +73,13 @@ def card_name(gpu: Gpu) -> str:
     return gpu.select.uuid or f"{gpu.select.pci_device_id}[{gpu.select.ordinal}]"
 
 
+def known_names(plan: Plan, machine: Machine) -> list[str]:
+    """Each card of the plan in verdicts while it does not answer: as it was recorded, so that its name stays."""
+    recorded = _recorded(machine)
+    numbers = [_number(pci_device_id(entry.select.pci_device_id), entry.select.ordinal) for entry in plan.gpus]
+    return [e.select.uuid or recorded.get(number) or card_name(e) for e, number in zip(plan.gpus, numbers)]
+
+
 def pci_device_id(text: str) -> str:
     """The four digits of a PCI device id, from "2BB1", "10DE:2BB1" or NVML's "0x2BB110DE"."""
     digits = text.upper().replace("0X", "")

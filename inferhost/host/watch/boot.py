@@ -7,7 +7,7 @@ the same: nobody is there to put it back. The same unit runs after a suspend.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from inferhost.host import verbs
 from inferhost.host.gpu import which
@@ -34,7 +34,7 @@ def boot(machine: Machine, plan: Plan, asked: Sequence[str] | None, wait_s: floa
     for section in (s for s in SECTIONS if s in plan.manage and s not in chosen):
         report.note(f"section {section} was taken back: not applied")
     if "gpu" in chosen:
-        plan = with_cards_that_are_here(machine, plan, wait_s, report)
+        plan, _ = with_cards_that_are_here(machine, plan, wait_s, report)
     apply_sections(machine, plan, chosen, report)
 
 
@@ -49,8 +49,10 @@ def apply_sections(machine: Machine, plan: Plan, sections: Sequence[str], report
             report.stopped([error.problem])
 
 
-def with_cards_that_are_here(machine: Machine, plan: Plan, wait_s: float, report: Report) -> Plan:
-    """The plan for the cards that answer; each of the others is a problem of its own, told once."""
+def with_cards_that_are_here(
+    machine: Machine, plan: Plan, wait_s: float, report: Report
+) -> tuple[Plan, Container[int]]:
+    """The plan for the cards that answer; each of the others is a problem of its own, told once, and numbered."""
     start_s, slept = machine.clock.now_s(), False
     while True:
         missing, mended_by_waiting = _missing(machine, plan)
@@ -62,10 +64,10 @@ def with_cards_that_are_here(machine: Machine, plan: Plan, wait_s: float, report
     if slept:
         report.note(f"waited {waited_s:.1f} s for the cards")
     if len(missing) == len(plan.gpus):  # no driver, or none of them: apply says which
-        return plan
+        return plan, missing
     report.problems.extend(missing.values())
     here = tuple(entry for number, entry in enumerate(plan.gpus) if number not in missing)
-    return dataclasses.replace(plan, gpus=here)
+    return dataclasses.replace(plan, gpus=here), missing
 
 
 def _missing(machine: Machine, plan: Plan) -> tuple[dict[int, Problem], bool]:

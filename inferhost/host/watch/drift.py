@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
 
 from inferhost.host import verbs
 from inferhost.host.gpu import which
@@ -28,26 +29,59 @@ from inferhost.host.watch import boot
 from inferhost.host.watch.metrics import write_metrics
 from inferhost.host.watch.watched import Watched, drivers_now, read_watched, write_watched
 from inferhost.host.watch.writers import other_writers
+from inferhost.schema import result
 from inferhost.schema.plan import Plan
-from inferhost.schema.problems import InputError
+from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.result import DRIFT, Verdict
 
 NOT_LOOKED_AT = "looking would load the driver and unload it again; inferhost verify looks all the same"
 
 
 def watch(machine: Machine, plan: Plan, metrics_folder: str | None, report: Report) -> None:
-    """One look at every section that stands; what it found goes to the node exporter as well."""
-    whole = plan
+    """One look at every section that stands; what it found goes to the node exporter as well, however it ended."""
     before = read_watched(machine)
+    cards: dict[str, bool] = {}
+
+    def write_down(now: Watched, stopped: Sequence[Problem], code: int) -> None:
+        if not report.check:
+            write_watched(machine, dataclasses.replace(now, not_held=_not_held(report, stopped)))
+            found = report.verdicts
+            write_metrics(machine, plan, found, metrics_folder, time.time(), exit_code=code, cards=cards)
+
+    try:
+        now = _look(machine, plan, before, cards, report)
+    except InputError as error:
+        with contextlib.suppress(HostError):  # the first failure is the one to tell
+            write_down(before, error.problems, result.EXIT_BAD_INPUT)
+        raise
+    except HostError as error:
+        with contextlib.suppress(HostError):
+            write_down(before, [error.problem], error.exit_code)
+        raise
+    write_down(now, (), report.exit_code())
+
+
+def _not_held(report: Report, stopped: Sequence[Problem]) -> tuple[str, ...]:
+    """What is not as planned, for `status`: settings, cards that are not there, and what cut the look short."""
+    settings = {verdict.setting for verdict in report.verdicts}
+    drifted = [f"{v.setting}: {v.verdict} ({v.cause})" for v in report.verdicts if v.verdict in DRIFT]
+    problems = [*report.problems, *stopped]
+    return (*drifted, *(f"{p.path}: {p.message}" for p in problems if p.path not in settings))
+
+
+def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool], report: Report) -> Watched:
+    """The look itself, and what the next one has to know; `cards` says which of the plan's answer."""
+    names = which.known_names(plan, machine)
     now = dataclasses.replace(before, time_s=machine.clock.now_s())
     sections = base_units.standing(plan, read_baseline(machine))
     if "gpu" in sections:
-        unseen = _unseen(plan, before)
+        unseen = _unseen(plan, names, before)
         report.verdicts += unseen
         if unseen:
             sections.remove("gpu")
         else:
-            plan = boot.with_cards_that_are_here(machine, plan, 0, report)
+            plan, missing = boot.with_cards_that_are_here(machine, plan, 0, report)
+            cards.update({name: number not in missing for number, name in enumerate(names)})
             now = _drivers(machine, plan, now)
             reasons = _why_again(machine, before.loaded, now.loaded)
             if reasons:
@@ -62,13 +96,10 @@ def watch(machine: Machine, plan: Plan, metrics_folder: str | None, report: Repo
         now, seen = _drivers(machine, plan, now), _verified(machine, plan, sections, report)
     now = dataclasses.replace(now, reset=tuple(reset))
     _take_over(seen, report)
-    if not report.check:
-        not_held = tuple(f"{v.setting}: {v.verdict} ({v.cause})" for v in report.verdicts if v.verdict in DRIFT)
-        write_watched(machine, dataclasses.replace(now, not_held=not_held))
-        write_metrics(machine, whole, report.verdicts, metrics_folder, time.time())
+    return now
 
 
-def _unseen(plan: Plan, before: Watched) -> list[Verdict]:
+def _unseen(plan: Plan, names: Sequence[str], before: Watched) -> list[Verdict]:
     """The verdicts without a look, where NVML stays closed; a card that was found asleep is still drift."""
     if before.asleep:
         said = f"found off by an earlier look; {NOT_LOOKED_AT}"
@@ -80,8 +111,8 @@ def _unseen(plan: Plan, before: Watched) -> list[Verdict]:
         return []
     said = f"off by plan; {NOT_LOOKED_AT}"
     return [
-        Verdict(f"gpu.{which.card_name(entry)}.persistence_mode", False, None, "unverified", "none", said)
-        for entry in plan.gpus
+        Verdict(f"gpu.{name}.persistence_mode", False, None, "unverified", "none", said)
+        for entry, name in zip(plan.gpus, names)
         if not entry.persistence_mode
     ]
 

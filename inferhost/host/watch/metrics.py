@@ -19,6 +19,7 @@ from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import read_baseline
 from inferhost.host.record.lock import locked
 from inferhost.host.record.placed import file_records
+from inferhost.host.report import RecordUnusable
 from inferhost.schema.plan import BASE, Plan
 from inferhost.schema.result import DRIFT, Verdict
 
@@ -57,6 +58,8 @@ NUMBERS = {
 HELP = {
     "inferhost_plan_info": "The plan that this host is compared with.",
     "inferhost_check_timestamp_seconds": "When the host was compared with its plan.",
+    "inferhost_check_exit_code": "How that ended: 0 as planned, 3 drift, 7 pending; with any other it was cut short.",
+    "inferhost_gpu_present": "Whether a card of the plan answers; told where the cards were looked at.",
     "inferhost_setting_drift": "Whether a setting is not as planned.",
     "inferhost_gpu_guard_latched": "Whether the guard holds a card at its safe state because it was too hot.",
     "inferhost_gpu_guard_trips_last_hour": "How often the guard brought a card down in the last hour.",
@@ -65,9 +68,19 @@ HELP = {
 
 
 def write_metrics(
-    machine: Machine, plan: Plan, verdicts: Sequence[Verdict], folder: str | None, now_s: float
+    machine: Machine,
+    plan: Plan,
+    verdicts: Sequence[Verdict],
+    folder: str | None,
+    now_s: float,
+    *,
+    exit_code: int,
+    cards: Mapping[str, bool],
 ) -> None:
-    """The file in `folder`, else where the plan or a node exporter has it; none without. Raises `HostError`."""
+    """The file in `folder`, else where the plan or a node exporter has it; none without. Raises `HostError`.
+
+    One that is there is written anew even where the record cannot be read: old numbers must not stand for new ones.
+    """
     if folder is None and plan.metrics_folder == "none":
         return
     planned = None if plan.metrics_folder == "auto" else plan.metrics_folder
@@ -75,11 +88,13 @@ def write_metrics(
     if folder is None:
         return
     path = os.path.join(folder, FILE)
-    if f"file:{path}" not in read_baseline(machine):
-        with locked(machine):
-            read_baseline(machine).add(file_records(machine, [(path, BASE)]), check=False)
-    machine.make_directories(folder)
-    lines = text(plan, verdicts, now_s, guarded_now(machine, plan, verdicts))
+    if exit_code != RecordUnusable.exit_code or not machine.exists(path):
+        if f"file:{path}" not in read_baseline(machine):
+            with locked(machine):
+                read_baseline(machine).add(file_records(machine, [(path, BASE)]), check=False)
+        machine.make_directories(folder)
+    guarded = guarded_now(machine, plan, verdicts)
+    lines = text(plan, verdicts, now_s, guarded, exit_code=exit_code, cards=cards)
     machine.replace_file(path, lines.encode(), 0o644)
 
 
@@ -95,18 +110,26 @@ def guarded_now(machine: Machine, plan: Plan, verdicts: Iterable[Verdict]) -> di
 
 
 def text(
-    plan: Plan, verdicts: Sequence[Verdict], now_s: float, guarded: Mapping[str, tuple[bool, int]] | None = None
+    plan: Plan,
+    verdicts: Sequence[Verdict],
+    now_s: float,
+    guarded: Mapping[str, tuple[bool, int]] | None = None,
+    *,
+    exit_code: int = 0,
+    cards: Mapping[str, bool] | None = None,
 ) -> str:
-    """The file: every metric with its help and type, samples of one metric together; no setting twice."""
-    samples: dict[str, list[str]] = {}
-    for name, labels, value in [*_samples(plan, verdicts, now_s), *_guard_samples(guarded or {})]:
-        line = f"{name}{_labels(labels)} {value:.17g}"
-        if line not in samples.setdefault(name, []):
-            samples[name].append(line)
+    """The file: every metric with its help and type, samples of one metric together; of one setting the worst."""
+    samples: dict[str, dict[str, float]] = {}
+    check = ("inferhost_check_exit_code", dict[str, str](), float(exit_code))
+    present = [("inferhost_gpu_present", {"gpu": gpu}, float(here)) for gpu, here in (cards or {}).items()]
+    for name, labels, value in [*_samples(plan, verdicts, now_s), check, *present, *_guard_samples(guarded or {})]:
+        found, place = samples.setdefault(name, {}), _labels(labels)
+        found[place] = max(value, found.get(place, value))
     lines: list[str] = []
     for name, found in samples.items():
         told = HELP.get(name) or f"The setting {name.removeprefix('inferhost_gpu_')} of a card."
-        lines += [f"# HELP {name} {told}", f"# TYPE {name} gauge", *found]
+        lines += [f"# HELP {name} {told}", f"# TYPE {name} gauge"]
+        lines += [f"{name}{place} {value:.17g}" for place, value in found.items()]
     return "\n".join(lines) + "\n"
 
 

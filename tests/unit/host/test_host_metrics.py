@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 import shutil
@@ -12,9 +13,9 @@ import pytest
 
 from inferhost.host.guard.latch import FREE, LATCHED, Hold, write_latches
 from inferhost.host.watch.metrics import text
-from inferhost.schema.plan import Guard
+from inferhost.schema.plan import GpuSelector, Guard
 from inferhost.schema.result import Verdict
-from tests.unit.host.fake_host import UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 
 FOLDER = "/var/lib/prometheus/node-exporter"
 FILE = f"{FOLDER}/inferhost.prom"
@@ -65,6 +66,70 @@ def test_a_clock_that_was_seen_above_its_lock_is_told_in_hertz_and_a_remembered_
     exported.wait(2)
     exported.run("watch")
     assert samples(exported.read(FILE))[measured] > 2.5e9
+
+
+def test_processors_that_differ_are_one_sample_and_the_worst_one(exported: FakeHost):
+    exported.write("/sys/devices/system/cpu/cpu1/cpufreq/scaling_governor", "powersave\n")
+    assert exported.run("watch").code == 3
+    lines = [line for line in exported.read(FILE).splitlines() if not line.startswith("#")]
+    assert len({line.rpartition(" ")[0] for line in lines}) == len(lines)
+    assert 'inferhost_setting_drift{setting="cpu.governor"} 1' in lines
+
+
+EXIT_CODE, PRESENT = "inferhost_check_exit_code", "inferhost_gpu_present"
+
+
+def looked(host: FakeHost) -> tuple[dict[str, float], list[str]]:
+    """The metrics of another look, which are new, and what `status` says of it."""
+    host.write(FILE, "inferhost_old 1\n")
+    host.run("watch")
+    found = samples(host.read(FILE))
+    assert "inferhost_old" not in found
+    return found, host.run("status").document["facts"]["not_held"]
+
+
+def test_a_card_that_is_gone_is_told_under_its_own_name(exported: FakeHost):
+    found, _ = looked(exported)
+    assert (found[EXIT_CODE], found[f'{PRESENT}{{gpu="{UUID}"}}']) == (0, 1)
+    exported.sim("lost", 0)
+    found, not_held = looked(exported)
+    assert (found[EXIT_CODE], found[f'{PRESENT}{{gpu="{UUID}"}}']) == (2, 0)
+    assert "GpuIsLost" in not_held[0]
+
+
+def test_one_card_of_two_that_is_gone_is_told_beside_its_neighbour(pair: FakeHost):
+    first = plan().gpus[0]
+    pair.plan = plan(gpus=(first, dataclasses.replace(first, select=GpuSelector(None, "2BB1", 1))))
+    pair.at(FOLDER).mkdir(parents=True)
+    pair.converge()
+    pair.sim("lost", 0)
+    found, not_held = looked(pair)
+    assert [found[f'{PRESENT}{{gpu="{uuid}"}}'] for uuid in (UUID, SECOND_UUID)] == [0, 1]
+    assert found[EXIT_CODE] == 3
+    assert not_held[0].startswith("inferhost_hardware.gpus[0]: ")
+
+
+@pytest.mark.parametrize(("code", "ended"), [(9, 7), (999, 3)])
+def test_a_driver_that_does_not_answer_is_told(exported: FakeHost, code: int, ended: int):
+    exported.sim("fail", "nvmlInitWithFlags", code)
+    found, not_held = looked(exported)
+    assert (found[EXIT_CODE], found[f'{PRESENT}{{gpu="{UUID}"}}']) == (ended, 0)
+    assert not [line for line in found if "2BB1[0]" in line]
+    assert bool(not_held) == (code == 999)
+
+
+def test_a_record_that_cannot_be_read_leaves_no_old_numbers(exported: FakeHost):
+    exported.run("watch")
+    kept = exported.read("/var/lib/inferhost/baseline.json")
+    exported.write("/var/lib/inferhost/baseline.json", "{")
+    exported.write(FILE, "inferhost_old 1\n")
+    assert exported.run("watch").code == 5
+    assert samples(exported.read(FILE))[EXIT_CODE] == 5
+    exported.at(FILE).unlink()
+    exported.run("watch")
+    assert not exported.at(FILE).exists()  # it could not be put on record
+    exported.write("/var/lib/inferhost/baseline.json", kept)
+    assert "is not JSON" in exported.run("status").document["facts"]["not_held"][0]
 
 
 def test_what_the_guard_holds_and_how_often_it_had_to(exported: FakeHost):
