@@ -358,6 +358,8 @@ def _gpu_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repor
         raise
     for verdict in own.verdicts:
         report.note(f"{verdict.setting}: {verdict.verdict}, not recorded; {verdict.evidence}")
+    for note in own.notes:
+        report.note(note)
     return found
 
 

@@ -27,7 +27,7 @@ from inferhost.host.gpu.clock_record import (
 )
 from inferhost.host.gpu.nvml import AMPERE, VOLTA, Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample, look
-from inferhost.host.guard.latch import taken_back_s
+from inferhost.host.guard.latch import maybe_taken_back_s, taken_back_s
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
 from inferhost.host.watch.watched import Watched, read_watched
@@ -36,6 +36,7 @@ from inferhost.schema.result import Verdict
 UNKNOWN, UNLOCKED = "unknown", "unlocked"
 NO_GETTER = "no call reads a lock back"
 TAKEN_BACK = "taken back by the guard, which found the card too hot, and not asked for again yet"
+MAYBE_TAKEN_BACK = "the guard began to take it back and did not come to its end"
 NOT_ON_RECORD = "not on record in this boot: not applied yet, or lost when the machine or the driver started again"
 
 
@@ -62,6 +63,8 @@ class ClockLock(CardKnob):
             self.record, taken_back_s(machine, card.uuid)
         )
         self.doubt = _doubt(self.record, nvml.persistence_mode(card))
+        if _taken(self.record, maybe_taken_back_s(machine, card.uuid)) and not self.gone:
+            self.doubt = self.doubt or MAYBE_TAKEN_BACK
         self._believed = UNKNOWN
         self.seen_mhz: int | None = None
         if self.record is not None and not self.gone and not self.doubt:

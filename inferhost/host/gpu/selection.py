@@ -125,6 +125,8 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob
             mine = search.knobs_of(gpu, card)
             for knob in mine if gpu.guard is not None else ():
                 knob.held_back = functools.partial(held_back, machine, card.uuid)
+            if gpu.guard is not None and not any(isinstance(knob, PowerLimit) for knob in mine):
+                report.note(f"{card.uuid}: the guard cannot lower its power, it can only unlock its clocks")
             found += mine
     if problems:
         raise InputError(problems)

@@ -1,19 +1,22 @@
 """One card under guard: look, bring it down, keep it down, give it back to the plan.
 
-The safe state is the plan's safe power and no clock lock. It is only ever lower than what stands there, and only
-written while the original limit is on record, so that a revert finds the original and not a value of ours. A step
-that fails keeps none of the others from being tried, and all are tried again.
+The safe state is the plan's safe power and no clock lock of ours; what others locked stays, because nobody could lock
+it again. The power is only ever lowered, and only while the original limit is on record, so that a revert finds the
+original and not a value of ours; clocks are unlocked while anything of the card is. A step that fails keeps none of
+the others from being tried, and all are tried again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from inferhost.host import verbs
+from inferhost.host.gpu.application_clocks import ApplicationClocks
+from inferhost.host.gpu.clock_lock import GraphicsClockLock, MemoryClockLock
+from inferhost.host.gpu.clock_record import read_clocks
 from inferhost.host.gpu.nvml import NO_DRIVER, Card, Nvml, NvmlError
-from inferhost.host.gpu.selection import watts
+from inferhost.host.gpu.selection import PowerLimit, watts
 from inferhost.host.guard import rule
 from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, RESTORING, Hold, read_latches, write_latches
 from inferhost.host.guard.rule import Reading
@@ -34,6 +37,26 @@ RETRY_S = 5.0
 QUIET_S = 60.0
 GONE = NO_DRIVER | {15, 28}
 """Codes of a card that is not there to be brought down."""
+
+
+POWER = PowerLimit.key_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Lock:
+    """One clock of which something was asked, and the call that takes it back; `accepted` says that the card did."""
+
+    name: str
+    unlock: Callable[[Card], None]
+    accepted: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """How far the safe state was reached: `whole` is as far as this card can; `said` is what is there now."""
+
+    whole: bool
+    said: tuple[str, str]
 
 
 class Say:
@@ -80,7 +103,7 @@ class GuardedCard:
     def look(self, blind_since_s: float | None) -> None:
         """One turn; raises `NvmlError` where the card did not say how hot it is."""
         now_s = self.machine.clock.now_s()
-        if self.hold.state != FREE and not self._on_record(unreadable=True):
+        if self.hold.state != FREE and not self._on_record("", unreadable=True):
             self.hold = NOTHING  # a revert took everything back
         try:
             self.reading = self.read()
@@ -104,32 +127,29 @@ class GuardedCard:
 
     def trip(self, why: str, now_s: float) -> None:
         """Latches the card and brings it down at once; not where the GPU section is no longer ours."""
-        if not self._on_record(unreadable=False):
+        if not self._on_record("", unreadable=False):
             text = f"{self.card.uuid}: {why}; not touched: its original is not on record"
             self.say.once(f"{self.card.uuid} record", text)
             return
         self.say.over(f"{self.card.uuid} record")
         self._remember(rule.tripped(self.hold, why, now_s))
-        before = self._limit_w()
-        self.make_safe()
+        done = ", ".join(self.make_safe().said)
         wait = rule.wait_s(self.hold, self.rule, now_s)
         back = f"back to the plan after {wait:g} s at or below {self.rule.resume_c} C"
-        self.say.now(f"{self.card.uuid}: {why}: power {before} -> {self._limit_w()} W, clocks unlocked; {back}")
+        self.say.now(f"{self.card.uuid}: {why}: {done}; {back}")
         self.write_at_s = self.unlock_at_s = now_s + AGAIN_S
 
-    def make_safe(self) -> bool:
-        """Power first: the cap wins over any clock lock. Whether every step went as far as this card can."""
-        failed = False
-        for step in (self._lower_power, *self._unlocks()):
-            try:
-                step()
-            except NvmlError as error:
-                if error.verdict != "unsupported":
-                    failed = True
-                    text = f"{self.card.uuid}: {error.evidence}; the guard keeps trying"
-                    self.say.once(f"{self.card.uuid} {error.function}", text)
+    def make_safe(self) -> Done:
+        """Power first: the cap wins over any clock lock."""
+        lowered, power = self._lower_power()
+        began_s = self.machine.clock.now_s()
+        self._remember(dataclasses.replace(self.hold, unlock_began_s=began_s))
+        locks = list(self._locks_of_ours())
+        still = [lock.name for lock in locks if not self._is_unlocked(lock)]
+        if still:
+            return Done(False, (power, f"clocks NOT unlocked ({', '.join(still)})"))
         self._remember(dataclasses.replace(self.hold, unlocked_s=self.machine.clock.now_s()))
-        return not failed
+        return Done(lowered, (power, "clocks unlocked" if locks else "no clock lock of ours"))
 
     def let_go(self) -> None:
         """Somebody stopped the guard: `apply` may write again, and the card stays as it is until then."""
@@ -161,26 +181,59 @@ class GuardedCard:
         if self.hold.state != LATCHED:
             return
         try:
-            raised = now_s >= self.write_at_s and self.nvml.power_limit_mw(self.card) > self.safe_power_mw()
+            due = now_s >= self.write_at_s and self._on_record(POWER, unreadable=False)
+            raised = due and self.nvml.power_limit_mw(self.card) > self.safe_power_mw()
         except NvmlError:
             raised = False
         if raised or now_s >= self.unlock_at_s:
             done = self.make_safe()
-            self.write_at_s, self.unlock_at_s = now_s + AGAIN_S, now_s + (UNLOCK_S if done else AGAIN_S)
+            self.write_at_s, self.unlock_at_s = now_s + AGAIN_S, now_s + (UNLOCK_S if done.whole else AGAIN_S)
         if raised:
             text = f"{self.card.uuid}: its limit was raised while the guard holds it; lowered again"
             self.say.once(f"{self.card.uuid} raised {self.hold.trips_s[-1]}", text)
 
-    def _lower_power(self) -> None:
-        safe_mw = self.safe_power_mw()
-        if self.nvml.power_limit_mw(self.card) > safe_mw:
-            self.nvml.set_power_limit_mw(self.card, safe_mw)
+    def _lower_power(self) -> tuple[bool, str]:
+        """Whether the power is as low as this card can, and what was done."""
+        if not self._on_record(POWER, unreadable=False):
+            return True, "power NOT lowered (its original is not on record)"
+        before = self._limit_w()
+        try:
+            safe_mw = self.safe_power_mw()
+            if self.nvml.power_limit_mw(self.card) > safe_mw:
+                self.nvml.set_power_limit_mw(self.card, safe_mw)
+        except NvmlError as error:
+            return not self._keeps_trying(error, False), f"power NOT lowered ({error.evidence})"
+        return True, f"power {before} -> {self._limit_w()} W"
 
-    def _unlocks(self) -> list[Callable[[], None]]:
-        kinds = [self.nvml.unlock_graphics_clock, self.nvml.unlock_memory_clock]
-        if self.plan.gpus[0].application_clocks_mhz is not None:
-            kinds.append(self.nvml.reset_application_clocks)
-        return [functools.partial(unlock, self.card) for unlock in kinds]
+    def _locks_of_ours(self) -> Iterator[Lock]:
+        """What the plan asks of the clocks, or still stands in the record of this boot."""
+        entry, asked = self.plan.gpus[0], read_clocks(self.machine).asked
+        kinds = (
+            (GraphicsClockLock, entry.graphics_clock_lock_mhz, self.nvml.unlock_graphics_clock),
+            (MemoryClockLock, entry.memory_clock_lock_mhz, self.nvml.unlock_memory_clock),
+        )
+        for kind, wish, unlock in kinds:
+            record = asked.get(kind.record_key(self.card.uuid))
+            if wish is not None or record is not None:
+                yield Lock(kind.name, unlock, record is not None and record.confirmed)
+        if entry.application_clocks_mhz is not None:
+            yield Lock(ApplicationClocks.name, self.nvml.reset_application_clocks, False)
+
+    def _is_unlocked(self, lock: Lock) -> bool:
+        """Takes the lock back; a card that never could lock this clock has nothing to unlock."""
+        try:
+            lock.unlock(self.card)
+        except NvmlError as error:
+            return not self._keeps_trying(error, lock.accepted)
+        return True
+
+    def _keeps_trying(self, error: NvmlError, accepted: bool) -> bool:
+        """Whether there is something to try again, which is then told."""
+        if error.verdict == "unsupported" and not accepted:
+            return False
+        text = f"{self.card.uuid}: {error.evidence}; the guard keeps trying"
+        self.say.once(f"{self.card.uuid} {error.function}", text)
+        return True
 
     def _restore(self, now_s: float) -> None:
         """The plan's values again, for this card alone, without waiting for the lock."""
@@ -214,10 +267,10 @@ class GuardedCard:
             path, message = error.problem.path, error.problem.message
             self.say.once("latch", f"{path} {message}; apply does not see what the guard holds")
 
-    def _on_record(self, unreadable: bool) -> bool:
-        """Whether the original limit is on record: without it the GPU section is not ours, or not any more."""
+    def _on_record(self, key_name: str, unreadable: bool) -> bool:
+        """Whether an original of this card is on record, or any: without one it is not ours, or not any more."""
         try:
-            return f"gpu:{self.card.uuid}:power_limit_mw" in read_baseline(self.machine)
+            return any(key.startswith(f"gpu:{self.card.uuid}:{key_name}") for key in read_baseline(self.machine))
         except HostError:
             return unreadable
 

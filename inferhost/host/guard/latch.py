@@ -30,7 +30,8 @@ LATCHED, RESTORING, FREE = "latched", "restoring", "free"
 class Hold:
     """One card. Times are `Clock.now_s`; `cool_since_s` is None while it is hot, `trips_s` has the latest last.
 
-    `unlocked_s` is when its clocks were last unlocked: what was asked of them before does not stand any more.
+    `unlocked_s` is when its clocks were last unlocked, all of ours: what was asked of them before does not stand
+    any more. `unlock_began_s` is when that was last tried: of what was asked before then nobody knows.
     """
 
     state: str
@@ -38,6 +39,7 @@ class Hold:
     cool_since_s: Optional[float]
     trips_s: tuple[float, ...]
     unlocked_s: Optional[float]
+    unlock_began_s: Optional[float] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,3 +81,8 @@ def held_back(machine: Machine, uuid: str) -> Unusable | None:
 def taken_back_s(machine: Machine, uuid: str) -> float | None:
     """When the guard last took back whatever was asked of this card's clocks."""
     return read_latches(machine).get(uuid, NOTHING).unlocked_s
+
+
+def maybe_taken_back_s(machine: Machine, uuid: str) -> float | None:
+    """When the guard last began to take back what was asked of this card's clocks, whether or not it could."""
+    return read_latches(machine).get(uuid, NOTHING).unlock_began_s

@@ -45,7 +45,8 @@ def is_cool(reading: Reading, rule: Guard) -> bool:
 
 def tripped(hold: Hold, why: str, now_s: float) -> Hold:
     """The card is latched now."""
-    return Hold(LATCHED, why, None, (*recent(hold, now_s), now_s), now_s)
+    trips_s = (*recent(hold, now_s), now_s)
+    return dataclasses.replace(hold, state=LATCHED, why=why, cool_since_s=None, trips_s=trips_s)
 
 
 def advanced(hold: Hold, cool: bool, rule: Guard, now_s: float) -> Hold:
