@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from inferhost.host.cpu.kernel_knob import KernelKnob, merge_alike, restore_kernel_knobs
+from inferhost.host.cpu.kernel_knob import KernelKnob, keep_offline, merge_alike, restore_kernel_knobs
 from inferhost.host.knob import Knob, Unusable, apply_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
@@ -131,14 +131,19 @@ def verify_frequency(machine: Machine, wanted: Cpu, report: Report) -> None:
 
 
 def restore_frequency(machine: Machine, records: Mapping[str, Record], baseline: Baseline, report: Report) -> None:
-    """Puts each CPU's own words back; `records` by "0:governor". A CPU that is gone has nothing to restore."""
+    """Puts each CPU's own words back; `records` by "0:governor". An offline CPU's stay on record.
+
+    Words that the kernel does not have any more went with the driver that had them, and are forgotten.
+    """
     found: list[tuple[CpuFrequencyKnob, Record]] = []
     for name, record in records.items():
         knob = _original(machine, name, records)
         if machine.exists(knob.path):
             found.append((knob, record))
+        elif not machine.exists(knob.folder) and cpus(machine):
+            keep_offline(knob, knob.cpu, report)
         else:
-            report.note(f"cpu {knob.cpu}: is offline, or has no {knob.key_name} now; it was {record.found}")
+            report.note(f"cpu {knob.cpu}: has no {knob.key_name} now; it was {record.found}")
             baseline.drop([knob.key], report.check)
     own = Report(report.check)
     order = [kind.key_name for kind in KINDS]

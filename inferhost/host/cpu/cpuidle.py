@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from inferhost.host.cpu.cpufreq import ROOT, is_virtual
-from inferhost.host.cpu.kernel_knob import KernelKnob, merge_alike, restore_kernel_knobs
+from inferhost.host.cpu.kernel_knob import KernelKnob, keep_offline, merge_alike, restore_kernel_knobs
 from inferhost.host.knob import Knob, Unusable, apply_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
@@ -81,15 +81,20 @@ def verify_idle(machine: Machine, wanted: Cpu, report: Report) -> None:
 
 
 def restore_idle(machine: Machine, records: Mapping[str, Record], baseline: Baseline, report: Report) -> None:
-    """Puts each switch back; `records` by "CPU:STATE". A CPU that is gone has nothing to put back."""
+    """Puts each switch back; `records` by "CPU:STATE". Those of an offline CPU stay on record.
+
+    A state that the kernel does not have any more has nothing to put back.
+    """
     found: list[tuple[KernelKnob, Record]] = []
     for name, record in records.items():
         cpu, _, state = name.partition(":")
         knob = IdleState(machine, int(cpu), int(state), str(record.found))
         if machine.exists(knob.path):
             found.append((knob, record))
+        elif not machine.entries(f"{ROOT}/cpu{cpu}/{KIND}") and any(_states(machine)):
+            keep_offline(knob, int(cpu), report)
         else:
-            report.note(f"cpu {cpu}: is offline, or has no idle state {state} now; its switch was {record.found}")
+            report.note(f"cpu {cpu}: has no idle state {state} now; its switch was {record.found}")
             baseline.drop([knob.key], report.check)
     own = Report(report.check)
     for remark in restore_kernel_knobs(found, baseline, own):

@@ -14,6 +14,7 @@ from inferhost.host.knob import Knob, Unusable, restore_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report, reason
+from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
 
@@ -60,6 +61,14 @@ def restore_kernel_knobs(
             ours.append(knob)
     restore_knobs(ours, baseline, report)
     return remarks
+
+
+def keep_offline(knob: KernelKnob, cpu: int, report: Report) -> None:
+    """What an offline CPU had stays on record, and that is said: it has our value again when it comes back."""
+    message = f"cpu {cpu} is offline; it was {knob.shown(knob.wanted)}"
+    hint = "bring it online and revert again, or remove the key from the record by hand"
+    report.problems.append(Problem(knob.key, message, hint, "cpu-offline"))
+    report.verdicts.append(knob.verdict(None, "unverified", "none", f"{message}; kept on record"))
 
 
 def merge_alike(own: Report, report: Report) -> None:

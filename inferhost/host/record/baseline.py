@@ -25,6 +25,8 @@ from inferhost.schema.problems import InputError, Problem
 
 SCHEMA = 1
 BASELINE = f"{STATE_DIRECTORY}/baseline.json"
+MARK = f"{STATE_DIRECTORY}/recorded"
+"""Stands beside the record, so that its loss shows where plan and program tell nothing: on NixOS they are links."""
 MACHINE_ID = "/etc/machine-id"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -80,7 +82,7 @@ class Baseline:
         """Records the keys that do not stand yet, in one write, and returns them."""
         added = sorted(k for k in new if k not in self._records)
         self._records.update({k: new[k] for k in added})
-        if not check and (added or not self.on_disk):
+        if not check and (added or not self.on_disk or not self._machine.exists(MARK)):
             self._write()
         return added
 
@@ -97,6 +99,8 @@ class Baseline:
         try:
             self._machine.make_directories(STATE_DIRECTORY, 0o700)
             self._machine.replace_file(BASELINE, content, 0o600)
+            if not self._machine.exists(MARK):
+                self._machine.replace_file(MARK, b"", 0o600)
         except WriteFailed as error:
             raise RecordUnusable(dataclasses.replace(error.problem, id="record-unwritable")) from error
         self.on_disk = True
@@ -116,8 +120,12 @@ def read_baseline(machine: Machine) -> Baseline:
     """The record on disk, an empty one where there is none, or `RecordUnusable`."""
     content = _content(machine)
     if content is None:
-        installed = machine.exists(PLAN) and not os.path.islink(machine.at(PLAN))  # NixOS places links
-        if installed and machine.exists(PROGRAM):
+        linked = os.path.islink(machine.at(PLAN))  # NixOS places links, before anything is recorded
+        if linked and machine.exists(MARK):
+            hint = f"put it back from a backup, or restart the host, so that it forgets our values, and remove {MARK}"
+            message = "the file is gone, yet this host was recorded; what was here before us is unknown"
+            raise RecordUnusable(Problem(BASELINE, message, hint, "record-lost"))
+        if not linked and machine.exists(PLAN) and machine.exists(PROGRAM):
             found = "the file is gone, yet the plan and the program are installed"
             raise RecordUnusable(
                 Problem(

@@ -27,7 +27,7 @@ from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
 from inferhost.host.models.kept import KEPT
 from inferhost.host.models.state import restore_models
 from inferhost.host.record import base_units, placed
-from inferhost.host.record.baseline import BASELINE, Baseline, Record, boot_id, read_baseline
+from inferhost.host.record.baseline import BASELINE, MARK, Baseline, Record, boot_id, read_baseline
 from inferhost.host.record.lock import FETCH_LOCK, locked
 from inferhost.host.report import NothingTouched, Report
 from inferhost.host.runtime.containers import OPTION, WAYS_OUT, hurt_by_revert
@@ -198,6 +198,7 @@ def _finish(machine: Machine, baseline: Baseline, gone: set[str], report: Report
         machine.remove_file(SERVED)
         machine.remove_file(BEFORE)
         machine.remove_file(KEPT)
+        machine.remove_file(MARK)
         machine.remove_file(BASELINE)
         _remove_state_directory(machine)
     if present:

@@ -186,7 +186,24 @@ def test_a_preference_that_is_gone_with_its_driver_does_not_keep_revert_from_end
     host.at(f"{FOLDER.format(1)}/{EPP}").unlink()
     answer = host.run("revert", "--section", "cpu")
     assert answer.code == 0
-    assert f"cpu 1: is offline, or has no {EPP} now; it was balance_performance" in answer.document["notes"]
+    assert f"cpu 1: has no {EPP} now; it was balance_performance" in answer.document["notes"]
+    assert [key for key in host.baseline() if key.startswith("cpu:")] == []
+
+
+def test_an_offline_cpu_keeps_its_originals_on_record_until_it_is_back(host: FakeHost):
+    wanted(host, "performance", "power")
+    host.run("apply", "--section", "cpu")
+    folder = host.at(FOLDER.format(1))
+    away = folder.rename(folder.parent / "away")
+    for verb in (("revert", "--check"), ("revert", "--section", "cpu")):
+        answer = host.run(*verb)
+        assert answer.code == 3
+        assert {p["id"] for p in answer.problems} == {"cpu-offline"}
+        assert {p["path"] for p in answer.problems} == {"cpu:1:governor", f"cpu:1:{EPP}"}
+    assert {key for key in host.baseline() if key.startswith("cpu:")} == {"cpu:1:governor", f"cpu:1:{EPP}"}
+    away.rename(folder)
+    assert host.run("revert", "--section", "cpu").code == 0
+    assert host.read(f"{FOLDER.format(1)}/scaling_governor").strip() == "powersave"
     assert [key for key in host.baseline() if key.startswith("cpu:")] == []
 
 

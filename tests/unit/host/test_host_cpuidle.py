@@ -101,13 +101,25 @@ def test_a_kernel_without_idle_states_is_told_with_its_cause(host: FakeHost, fla
     assert not [key for key in host.baseline() if key.startswith("cpuidle:")]
 
 
-def test_a_cpu_that_is_gone_is_told_and_forgotten(idle: FakeHost):
+def test_an_offline_cpu_keeps_its_switches_on_record(idle: FakeHost):
+    before = switches(idle)
+    assert idle.run("install").code == idle.run("apply", *CPU).code == 0
+    folder = idle.at(f"{ROOT}/cpu1/cpuidle")
+    away = folder.rename(folder.parent / "away")
+    answer = idle.run("revert", *CPU)
+    assert (answer.code, {p["id"] for p in answer.problems}) == (3, {"cpu-offline"})
+    away.rename(folder)
+    assert idle.run("revert", *CPU).code == 0
+    assert switches(idle) == before
+
+
+def test_an_idle_state_that_is_gone_is_told_and_forgotten(idle: FakeHost):
     assert idle.run("install").code == idle.run("apply", *CPU).code == 0
     for name in ("disable", "name", "latency"):
         idle.at(f"{ROOT}/cpu1/cpuidle/state3/{name}").unlink()
     answer = idle.run("revert")
     assert answer.code == 0
-    assert "cpu 1: is offline, or has no idle state 3 now; its switch was 0" in answer.prose
+    assert "cpu 1: has no idle state 3 now; its switch was 0" in answer.prose
     assert switches_of_first(idle) == "0000"
     assert not idle.at("/var/lib/inferhost/baseline.json").exists()
 

@@ -30,7 +30,7 @@ def test_record_leaves_nothing_but_the_record(host: FakeHost):
     before = set(host.snapshot())
     assert host.run("record").changed
     new = {path for path in set(host.snapshot()) - before if host.at(path).is_file()}
-    assert new == {"/var/lib/inferhost/baseline.json", "/run/inferhost/lock"}
+    assert new == {"/var/lib/inferhost/baseline.json", "/var/lib/inferhost/recorded", "/run/inferhost/lock"}
     assert {key.split(":")[0] for key in host.baseline()} == {"cpu", "gpu", "sysctl"}
 
 
@@ -71,6 +71,32 @@ def test_plan_and_program_that_are_links_do_not_mean_a_lost_record(host: FakeHos
         host.at(path).parent.mkdir(parents=True, exist_ok=True)
         host.at(path).symlink_to(host.program)
     assert host.run("apply", *HARDWARE).code == 0
+
+
+def test_a_lost_record_is_not_made_anew_from_our_own_values(host: FakeHost):
+    for path in ("/etc/inferhost/plan.json", "/usr/local/bin/inferhost"):
+        host.at(path).parent.mkdir(parents=True, exist_ok=True)
+        host.at(path).symlink_to(host.program)
+    assert host.run("record").code == 0
+    assert host.run("apply", *HARDWARE).code == 0
+    record = host.at("/var/lib/inferhost/baseline.json")
+    record.unlink()
+    for verb in (("record",), ("record", "--section", "cpu"), ("apply", *HARDWARE), ("boot",)):
+        answer = host.run(*verb)
+        assert (answer.code, answer.problems[0]["id"]) == (5, "record-lost")
+        assert "remove /var/lib/inferhost/recorded" in answer.problems[0]["hint"]
+    assert not record.exists()
+    host.at("/var/lib/inferhost/recorded").unlink()
+    assert host.run("record").code == 0
+
+
+def test_a_revert_of_everything_takes_the_mark_away(nixos: FakeHost):
+    nixos.at("/etc/inferhost").mkdir(parents=True, exist_ok=True)
+    nixos.at("/etc/inferhost/plan.json").symlink_to(nixos.program)
+    nixos.run("apply", *HARDWARE)
+    assert nixos.run("revert").code == 0
+    assert not nixos.at("/var/lib/inferhost").exists()
+    assert nixos.run("record").code == 0
 
 
 def test_the_next_boot_records_nothing_anew(nixos: FakeHost):
