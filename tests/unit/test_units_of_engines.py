@@ -54,6 +54,18 @@ def write_units(plan: Plan, folder: pathlib.Path) -> None:
         (place / "10-inferhost.conf").write_text(content)
         warm = dropin.unit.replace("serve", "warm")
         (folder / warm).write_text((UNITS / "inferhost-warm@.service").read_text().replace(PROGRAM, "/bin/true"))
+        (folder / "inferhost-uvm.service").write_text((UNITS / "inferhost-uvm.service").read_text())
+
+
+def test_the_device_of_unified_memory_is_made_by_a_unit_before_the_engine_is_shut_in():
+    """DevicePolicy holds for every line of a unit, those with all privileges too."""
+    unit = (UNITS / "inferhost-serve@.service").read_text().splitlines()
+    words = {
+        key: line.split("=", 1)[1].split() for key in ("After", "Wants") for line in unit if line.startswith(key)
+    }
+    assert all("inferhost-uvm.service" in found for found in words.values())
+    assert "DevicePolicy=closed" in unit
+    assert not any("nvidia-modprobe" in line for line in unit)
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="SKIPPED: no systemd-analyze on PATH")
@@ -66,7 +78,7 @@ def test_systemd_accepts_the_unit_or_the_planner_refuses_the_pair(engine: str, c
     plan = planned(values(engine, card, **own))
     write_units(plan, tmp_path)
     units = [f"./{path.name}" for path in sorted(tmp_path.glob("*.service"))]
-    assert len(units) == 2
+    assert len(units) == 3
     command = ["systemd-analyze", "verify", "--man=no", *units]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     said = [line for line in (done.stdout + done.stderr).splitlines() if "Unknown" in line or "inferhost-" in line]
