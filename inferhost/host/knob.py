@@ -20,6 +20,8 @@ from inferhost.schema.result import Verdict
 class Unusable(Exception):
     """An observation or a write failed in a way that has a verdict. A `failure` is told as a problem too."""
 
+    hint = ""
+
     def __init__(self, verdict: str, cause: str, evidence: str, failure: bool) -> None:
         self.verdict = verdict
         self.cause = cause
@@ -148,7 +150,7 @@ def tell(knob: Knob, error: Unusable, report: Report, found: Any = None) -> None
     """The failure as a verdict, and as a problem where it is one; `found` where it was observed before."""
     report.verdicts.append(knob.verdict(found, error.verdict, error.cause, error.evidence))
     if error.failure:
-        report.problems.append(Problem(knob.setting, error.evidence, "", "not-written"))
+        report.problems.append(Problem(knob.setting, error.evidence, error.hint, "not-written"))
 
 
 def _apply(knob: Knob, baseline: Baseline, report: Report) -> None:

@@ -22,6 +22,7 @@ from inferhost.host.gpu.clock_record import Natural, loaded_now, read_clocks, re
 from inferhost.host.gpu.load import natural_clock_mhz
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.gpu.sample import Series, checked_period, take_samples
+from inferhost.host.guard.latch import forget_latches
 from inferhost.host.knob import Knob, apply_knobs, originals, tell, verify_knobs
 from inferhost.host.machine import CONFIG_DIRECTORY, PLAN, PROGRAM, Machine
 from inferhost.host.models import fetch as models_fetch
@@ -115,6 +116,8 @@ def apply(
                 slices.apply_slices(machine, plan, knobs, report)
                 if not report.check:
                     remember_applied(machine, knobs, report)
+                    unguarded = {k.card.uuid for k in knobs if isinstance(k, CardKnob) and not k.guarded}
+                    forget_latches(machine, unguarded, report)
         if "cpu" in chosen:
             knobs = sysctl.knobs(machine, plan.sysctl)
             _record(knobs + cpufreq.touched(machine, plan.cpu) + cpuidle.knobs(machine, plan.cpu), baseline, report)
@@ -276,7 +279,7 @@ def gpu_knobs(machine: Machine, plan: Plan, report: Report) -> Iterator[list[Kno
             found = selection.knobs(plan, nvml, machine, report)
         except NvmlError as error:
             if error.code not in NO_DRIVER:
-                raise HostError(Problem("nvml", error.evidence, "", "nvml")) from error
+                raise HostError(Problem("nvml", error.evidence, error.hint, "nvml")) from error
             selection.waiting(machine, plan, error, report)
         yield found
 

@@ -11,7 +11,7 @@ FEW = (13, 9, 15, 17)
 """A code of each meaning, an unlisted one among them; `make test-slow` takes them all."""
 
 NO_DRIVER = {9: "needs_driver", 12: "needs_driver", 18: "needs_reboot"}
-NO_INTERFACE = {3, 13, 26}
+NO_INTERFACE = {3, 13, 25, 26}
 REFUSED = {4: "read_only", 15: "needs_reboot", 16: "needs_reboot", 19: "other_writer"}
 """What a code means for the one setting whose call gave it. Source: facts-nvml.md A.2."""
 

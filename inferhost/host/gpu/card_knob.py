@@ -26,6 +26,7 @@ class CardKnob(Knob):
         self.nvml = nvml
         self.card = card
         self._context = {"uuid": card.uuid, "name": card.name, **context}
+        self.guarded = False
         self.held_back: Callable[[], Unusable | None] = lambda: None
 
     def context(self) -> dict[str, str]:

@@ -33,11 +33,24 @@ MEANINGS: dict[int, tuple[str, str, str]] = {
     18: ("LibRmVersionMismatch", "pending", "needs_reboot"),  # after a driver upgrade without a reboot
     19: ("InUse", "refused", "other_writer"),
     24: ("FreqNotSupported", "refused", "unexplained"),
+    25: ("ArgumentVersionMismatch", "unsupported", "no_interface"),  # a driver that knows other versions of the call
     26: ("Deprecated", "unsupported", "no_interface"),
     28: ("GpuNotFound", "refused", "unexplained"),
     999: ("Unknown", "refused", "unexplained"),
 }
 """NVML code: its name, and the verdict and cause it leads to. Source: nvml.h of NVML API 13 (nvmlReturn_t)."""
+
+INVALID_ARGUMENT = 2
+RESET = "reset the card (nvidia-smi --gpu-reset) or reboot; the driver says why: journalctl --dmesg --grep NVRM"
+HINTS = {
+    4: "run it as root of the host",
+    15: RESET,
+    16: RESET,
+    18: "the loaded driver is another version than the library: reboot",
+    19: "stop the programs that use the card, and run again",
+    999: "the driver may say more: journalctl --dmesg --grep NVRM; nvidia-smi shows whether it answers at all",
+}
+"""What helps where a code leads to a failure, by code. Source: as above."""
 
 VOLTA, AMPERE = 5, 7
 """The first generations with locked graphics and memory clocks. Source: nvml.h of NVML API 13 (facts A.1)."""
@@ -63,6 +76,7 @@ class NvmlError(Unusable):
         self.code = code
         name, verdict, cause = MEANINGS.get(code, ("an unlisted error", "refused", "unexplained"))
         super().__init__(verdict, cause, f"{function}: {name} (NVML error {code})", verdict == "refused")
+        self.hint = HINTS.get(code, "")
 
 
 @dataclasses.dataclass(frozen=True)

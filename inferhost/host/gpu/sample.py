@@ -90,7 +90,7 @@ def sample(machine: Machine, seconds: float, hz: float, report: Report) -> None:
             series = take_samples(nvml, nvml.cards(), seconds, hz, machine.clock)
             lost = list(nvml.unreadable)
     except NvmlError as error:
-        problem = Problem("nvml", error.evidence, "", "nvml")
+        problem = Problem("nvml", error.evidence, error.hint, "nvml")
         raise (NoDriver if error.code in NO_DRIVER else HostError)(problem) from error
     report.facts.update({"seconds": seconds, "hz": hz, "gpus": [_shown(one) for one in series]})
     for problem in failures(series):

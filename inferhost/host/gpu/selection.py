@@ -19,7 +19,7 @@ from inferhost.host.gpu.clock_record import read_clocks
 from inferhost.host.gpu.compute_mode import ComputeMode
 from inferhost.host.gpu.ecc import Ecc
 from inferhost.host.gpu.mig import Mig, shown_instances
-from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
+from inferhost.host.gpu.nvml import INVALID_ARGUMENT, Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample
 from inferhost.host.guard.latch import held_back
 from inferhost.host.knob import Knob, Unusable
@@ -45,12 +45,18 @@ class PowerLimit(CardKnob):
     name = "power_limit_w"
     key_name = "power_limit_mw"
     boot_evidence = "the limit that the card boots with"
+    accepted = ""
 
     def observe(self) -> int:
         return self.nvml.power_limit_mw(self.card)
 
     def write(self) -> None:
-        self.nvml.set_power_limit_mw(self.card, self.wanted)
+        try:
+            self.nvml.set_power_limit_mw(self.card, self.wanted)
+        except NvmlError as error:
+            if error.code == INVALID_ARGUMENT and self.accepted:
+                error.hint = f"the card says that it accepts {self.accepted}"
+            raise
 
     def boots_with(self) -> int:
         return self.nvml.default_power_limit_mw(self.card)
@@ -124,7 +130,7 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob
             search.context = {**context, **which.numbered(gpu)}
             mine = search.knobs_of(gpu, card)
             for knob in mine if gpu.guard is not None else ():
-                knob.held_back = functools.partial(held_back, machine, card.uuid)
+                knob.guarded, knob.held_back = True, functools.partial(held_back, machine, card.uuid)
             if gpu.guard is not None and not any(isinstance(knob, PowerLimit) for knob in mine):
                 report.note(f"{card.uuid}: the guard cannot lower its power, it can only unlock its clocks")
             found += mine
@@ -323,9 +329,11 @@ class _Search:
             self._verdict(card, PowerLimit.name, wish, error)
             return None
         number = wish * 1000 if isinstance(wish, int) else {"default": default, "max": high}.get(str(wish))
-        if number is not None and low <= number <= high:
-            return PowerLimit(self.nvml, card, number, self.context)
         accepted = f"{watts(low)} to {watts(high)} W"
+        if number is not None and low <= number <= high:
+            knob = PowerLimit(self.nvml, card, number, self.context)
+            knob.accepted = accepted
+            return knob
         found = f"{wish} W" if isinstance(wish, int) else f'"{wish}"'
         message = f"found {found}, {card.name} ({card.uuid}) accepts {accepted}"
         hint = "watts outside the card's range are refused, never clamped"
@@ -338,4 +346,4 @@ class _Search:
         setting = f"gpu.{card.uuid}.{name}"
         self.report.verdicts.append(Verdict(setting, wanted, None, error.verdict, error.cause, error.evidence))
         if error.failure:
-            self.report.problems.append(Problem(setting, error.evidence, "", "not-written"))
+            self.report.problems.append(Problem(setting, error.evidence, error.hint, "not-written"))

@@ -18,7 +18,7 @@ from inferhost.host.gpu.clock_record import read_clocks
 from inferhost.host.gpu.nvml import NO_DRIVER, Card, Nvml, NvmlError
 from inferhost.host.gpu.selection import PowerLimit, watts
 from inferhost.host.guard import rule
-from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, RESTORING, Hold, read_latches, write_latches
+from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, RESTORING, UNIT, Hold, read_latches, write_latches
 from inferhost.host.guard.rule import Reading
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import read_baseline
@@ -113,17 +113,26 @@ class GuardedCard:
                 self.trip(f"no temperature for {BLIND_S:g} s: {error.evidence}", now_s)
             self._keep_down(now_s)
             raise
-        if self.reading is None:
-            return
-        hot = rule.too_hot(self.reading, self.rule)
-        if hot and self.hold.state != LATCHED:
-            self.trip(hot, now_s)
-        elif self.hold.state == LATCHED:
-            cool = rule.is_cool(self.reading, self.rule)
-            self._remember(rule.advanced(self.hold, cool, self.rule, now_s))
+        if self.reading is not None:
+            self._judge(self.reading, now_s)
         self._keep_down(now_s)
         if self.hold.state == RESTORING:
             self._restore(now_s)
+
+    def can_be_guarded(self) -> bool:
+        """Whether the card has a temperature: without one no guard would ever find it cool again."""
+        try:
+            return self.read() is not None
+        except NvmlError:
+            return True
+
+    def _judge(self, reading: Reading, now_s: float) -> None:
+        hot = rule.too_hot(reading, self.rule)
+        if hot and self.hold.state != LATCHED:
+            self.trip(hot, now_s)
+        elif self.hold.state == LATCHED:
+            cool = rule.is_cool(reading, self.rule)
+            self._remember(rule.advanced(self.hold, cool, self.rule, now_s))
 
     def trip(self, why: str, now_s: float) -> None:
         """Latches the card and brings it down at once; not where the GPU section is no longer ours."""
@@ -168,6 +177,8 @@ class GuardedCard:
         temperature_c = self.nvml.temperature_c(self.card)
         if temperature_c is None:
             text = f"{self.card.uuid}: has no temperature reading and cannot be guarded"
+            if self.hold.state == LATCHED:
+                text += f"; it is held until: systemctl restart {UNIT}; inferhost apply"
             self.say.once(f"{self.card.uuid} reading", text)
             return None
         try:

@@ -64,10 +64,10 @@ def after_the_end(machine: Machine, plan: Plan, result: str, say: Callable[[str]
     watcher = _Watcher(machine, plan, Say(say, machine.clock.now_s))
     watcher.open()
     for card in watcher.cards.values():
-        if card.hold.state == FREE:
-            card.trip(f"the guard ended ({result})", machine.clock.now_s())
-        else:
+        if card.hold.state != FREE:
             card.make_safe()
+        elif card.can_be_guarded():
+            card.trip(f"the guard ended ({result})", machine.clock.now_s())
     watcher.close()
 
 
@@ -197,7 +197,7 @@ def _look_once(machine: Machine, plan: Plan, report: Report) -> None:
                         "too_hot": "" if reading is None else too_hot(reading, one.rule),
                     }
         except NvmlError as error:
-            problem = Problem("nvml", error.evidence, "", "nvml")
+            problem = Problem("nvml", error.evidence, error.hint, "nvml")
             raise (NoDriver if error.code in NO_DRIVER else HostError)(problem) from error
 
 

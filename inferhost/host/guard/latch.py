@@ -2,7 +2,8 @@
 
 A latched card is left alone by `apply`, which looks here before each write; the guard itself never waits for the
 lock. What the guard took away stays written down after the latch is gone, because no call tells that a clock is no
-longer locked. The guard is the only writer. A file that cannot be read is none.
+longer locked. The guard is the only writer, but for cards that the plan no longer guards. A file that cannot be read
+is none.
 """
 # ruff: noqa: UP045 (the document reader resolves the hints of Python 3.9)
 
@@ -10,17 +11,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Optional
 
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import RUN_DIRECTORY, Machine
+from inferhost.host.record import base_units
 from inferhost.host.record.baseline import boot_id
+from inferhost.host.report import Report, WriteFailed
 from inferhost.schema import document
 from inferhost.schema.problems import InputError
 
 SCHEMA = 1
 LATCH = f"{RUN_DIRECTORY}/guard.json"
-UNIT = "inferhost-guard.service"
+UNIT = base_units.GUARD
+
+ENDED = ("inactive", "failed")
+"""What systemd says of a unit that does not run and is not about to. Source: systemctl(1), is-active."""
 
 LATCHED, RESTORING, FREE = "latched", "restoring", "free"
 """Held at the safe state; cool again and to be applied anew; left to the plan."""
@@ -74,8 +81,23 @@ def held_back(machine: Machine, uuid: str) -> Unusable | None:
     hold = read_latches(machine).get(uuid, NOTHING)
     if hold.state != LATCHED:
         return None
-    evidence = f"left alone: the guard holds the card, {hold.why}; it lets go by itself, see: journalctl -u {UNIT}"
-    return Unusable("overridden", "thermal", evidence, False)
+    unit = base_units.state(machine, UNIT)
+    ends = f"it lets go by itself, see: journalctl -u {UNIT}"
+    if unit is not None and unit[1] in ENDED:
+        ends = f"no guard runs that could let it go, so: systemctl start {UNIT}"
+    return Unusable("overridden", "thermal", f"left alone: the guard holds the card, {hold.why}; {ends}", False)
+
+
+def forget_latches(machine: Machine, uuids: Iterable[str], report: Report) -> None:
+    """Lets go of cards that the plan does not guard any more. A failure is a remark: nothing looks there for them."""
+    latches = read_latches(machine)
+    freed = {u: dataclasses.replace(latches[u], state=FREE, cool_since_s=None) for u in uuids if u in latches}
+    if all(latches[uuid].state == FREE for uuid in freed):
+        return
+    try:
+        write_latches(machine, {**latches, **freed})
+    except WriteFailed as error:
+        report.note(f"{error.problem.path}: {error.problem.message}")
 
 
 def taken_back_s(machine: Machine, uuid: str) -> float | None:

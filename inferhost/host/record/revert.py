@@ -109,7 +109,7 @@ def _restore_gpus(machine: Machine, records: Mapping[str, Record], baseline: Bas
             restore_knobs(knobs, baseline, report)
     except NvmlError as error:  # files and kernel settings go back all the same
         if error.code not in NO_DRIVER:
-            report.problems.append(Problem("nvml", error.evidence, "", "nvml"))
+            report.problems.append(Problem("nvml", error.evidence, error.hint, "nvml"))
         for name, record in records.items():
             _keep(name, record, error, report)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from inferhost.host.guard.latch import read_latches
-from tests.unit.host.fake_host import UUID, FakeHost, with_gpu
+from inferhost.host.guard import daemon
+from inferhost.host.guard.latch import LATCHED, UNIT, read_latches
+from inferhost.schema.plan import BASE, File
+from tests.unit.host.fake_host import UUID, FakeHost, plan, with_gpu
 from tests.unit.host.test_host_guard import LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot
 
 LOCKED = with_gpu(graphics_clock_lock_mhz=(2100, 2400), guard=RULE)
@@ -96,3 +98,92 @@ def test_what_others_locked_stays_because_nobody_could_lock_it_again(host: FakeH
     run.until(lambda: run.state() == "latched", 200)
     run.for_s(15)
     assert (host.card()[LOCK], host.card()["memory_clock_lock_mhz"]) == (None, [13365, 13365])
+
+
+def left_behind(host: FakeHost, run: Run) -> None:
+    """An applied card, a stop that took too long, and nobody after it."""
+    assert host.run("apply", "--section", "gpu").code == 0
+    daemon.after_the_end(run.machine, host.plan, "timeout", run.lines.append)
+
+
+def test_a_latch_without_a_guard_names_the_way_out(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    host.at("/run/systemd/system").mkdir(parents=True)
+    unit = File(f"/etc/systemd/system/{UNIT}", BASE, "0644", None, UNIT, "none")
+    host.plan = plan(gpus=LOCKED.gpus, files=(*plan().files, unit))
+    assert host.run("install").code == 0
+    run = Run(host, monkeypatch)
+    left_behind(host, run)
+    assert "it lets go by itself" in host.run("apply", "--section", "gpu").evidence("power_limit_w")
+    host.own_units[UNIT]["active"] = False
+    answer = host.run("apply", "--section", "gpu")
+    assert answer.verdict("power_limit_w") == ("overridden", "thermal")
+    assert f"no guard runs that could let it go, so: systemctl start {UNIT}" in answer.evidence("power_limit_w")
+    run.until(lambda: run.state() == "free", 60)
+    assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (PLANNED_MW, [2100, 2400])
+
+
+def test_a_plan_without_a_guard_lets_go(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    host.plan = LOCKED
+    host.run("install")
+    run = Run(host, monkeypatch)
+    left_behind(host, run)
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2400))
+    assert host.run("apply", "--section", "gpu", "--check").code == 0
+    assert run.state() == LATCHED
+    assert host.run("apply", "--section", "gpu").code == 0
+    assert run.state() == "free"
+
+
+def test_a_card_that_has_no_temperature_is_not_held_by_the_end_of_a_guard(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    host.plan = LOCKED
+    host.run("install")
+    for function in ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"):
+        host.sim("fail", function, 3)
+    run = Run(host, monkeypatch)
+    left_behind(host, run)
+    assert run.state() == "free"
+    assert host.card()["power_limit_mw"] == PLANNED_MW
+
+
+def test_a_held_card_that_tells_no_temperature_any_more_stays_held_and_is_told(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    run = Run(made_hot(host, LOCKED), monkeypatch)
+    run.until(lambda: run.state() == LATCHED, 150)
+    for function in ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"):
+        host.sim("fail", function, 3)
+    host.sim("set", "power_limit_mw", 600000)
+    run.for_s(5)
+    assert host.card()["power_limit_mw"] == SAFE_MW
+    assert any(f"held until: systemctl restart {UNIT}; inferhost apply" in line for line in run.lines)
+
+
+def test_a_driver_that_knows_another_version_of_the_temperature_call_is_asked_by_the_old_name(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    host.plan = LOCKED
+    host.run("install")
+    host.run("apply", "--section", "gpu")
+    host.sim("fail", "nvmlDeviceGetTemperatureV", 25)
+    run = Run(host, monkeypatch)
+    run.for_s(15)
+    assert (run.lines, run.state(), host.card()["power_limit_mw"]) == ([], "free", PLANNED_MW)
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "hint"),
+    [
+        ("nvmlDeviceSetPowerManagementLimit", 2, "it accepts 150 to 600 W"),
+        ("nvmlDeviceSetPowerManagementLimit", 4, "as root"),
+        ("nvmlDeviceGetPowerManagementLimitConstraints", 15, "or reboot"),
+        ("nvmlDeviceSetGpuLockedClocks", 16, "or reboot"),
+        ("nvmlInitWithFlags", 999, "NVRM"),
+    ],
+)
+def test_a_failure_of_a_card_says_what_helps(host: FakeHost, function: str, code: int, hint: str):
+    host.plan = LOCKED
+    host.run("install")
+    host.sim("fail", function, code)
+    assert hint in host.run("apply", "--section", "gpu").problems[0]["hint"]
