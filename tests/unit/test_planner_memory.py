@@ -198,3 +198,26 @@ def test_the_margin_is_the_estimators_spread_where_that_is_larger():
         assert division.margin_bytes > 1.1 * engine.memory["margin_bytes"]
         small = divide(24 * GIB, CATALOGUE.models["qwen2.5-0.5b-instruct"], engine, engine_rules.Demand(4096, 8))
         assert small.margin_bytes == round(engine.memory["margin_bytes"])
+
+
+def test_vllm_is_told_a_batch_that_holds_a_token_of_every_sequence():
+    plan = planned(wish("rtx-4090", "qwen3-4b", service_engine="vllm", service_max_sequences=4096))
+    argv = plan.service[0].argv
+    assert argv[argv.index("--max-num-batched-tokens") + 1] == "4096"
+    (reason,) = [r for r in plan.reasons if r.setting.endswith("argv.--max-num-batched-tokens")]
+    assert reason.because.startswith("more than the engine's own 2048: each sequence needs a token")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"service_extra_args": ["--max-num-batched-tokens", "1"]},
+        {"service_workload": "interactive", "service_max_sequences": 2049},
+    ],
+)
+def test_a_batch_below_the_sequences_is_refused_because_vllm_would_not_start(own):
+    found = refusal(wish("rtx-4090", "llama-3.1-8b-instruct", service_engine="vllm", **own))
+    asked = own.get("service_max_sequences", 8)
+    batch = 2048 if "service_workload" in own else 1
+    assert f'found {asked}, but "--max-num-batched-tokens" is {batch}' in found
+    assert f'at most {batch}, or "--max-num-batched-tokens" {asked}' in found

@@ -182,10 +182,11 @@ def _sized(instance: Instance, engine: EngineRow, model: ModelRow, budget: Budge
         yield Told("memory_fraction", parts.memory_fraction, f"{of}leaves {room}", formula, gain)
     if parts.batched_tokens is not None:
         because = "the engine's own size for this card, set together with the memory that it needs"
-        if parts.usual_batched_tokens not in (None, parts.batched_tokens):
-            because = (
-                f"less than the engine's own {parts.usual_batched_tokens}, which leaves too little room for the cache"
-            )
+        usual = parts.usual_batched_tokens or parts.batched_tokens
+        if parts.batched_tokens < usual:
+            because = f"less than the engine's own {usual}, which leaves too little room for the cache"
+        if parts.batched_tokens > usual:
+            because = f"more than the engine's own {usual}: each sequence needs a token, or it does not start"
         if instance.workload.batched_tokens == parts.batched_tokens:
             because, formula = instance.origin("batched_tokens"), instance.source("batched_tokens")
         yield Told("batched_tokens", parts.batched_tokens, because, formula, "prefill only")

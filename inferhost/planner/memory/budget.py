@@ -199,7 +199,7 @@ def _fitted(
     instance: Instance,
 ) -> Budget:
     problem = _fraction_problem(total_bytes, division, model, engine, demand=demand, instance=instance)
-    problem = problem or _limit_problem(demand, instance)
+    problem = problem or _limit_problem(demand, instance) or _batch_problem(division, engine, demand, instance)
     if division.kv_room_bytes <= 0 and problem is None:
         cards = demand.tensor_parallel_size
         problem = _weights_problem(total_bytes, division, cards, model=model, engine=engine, instance=instance)
@@ -277,6 +277,19 @@ def _limit_problem(demand: Demand, instance: Instance) -> Problem | None:
         return None
     found = f"the cache is limited to {most} tokens, and one request may have {asked}"
     return Problem(instance.path("extra_args"), found, f"at least {asked}, or leave it to the plan", "cache-limit")
+
+
+def _batch_problem(division: Division, engine: EngineRow, demand: Demand, instance: Instance) -> Problem | None:
+    """A batch of the wish has to hold a token of every sequence, where the engine refuses to start otherwise."""
+    batch, flag = division.batched_tokens, engine.flags.get("batched_tokens")
+    if not RULES[engine.memory_rule].token_per_sequence or batch is None or batch >= demand.sequences:
+        return None
+    return Problem(
+        instance.path("max_sequences"),
+        f'found {demand.sequences}, but "{flag}" is {batch}, and {engine.engine} wants a token for each sequence',
+        f'at most {batch}, or "{flag}" {demand.sequences} in {instance.path("extra_args")}',
+        "batch-below-sequences",
+    )
 
 
 def _fraction_problem(

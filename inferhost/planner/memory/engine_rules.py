@@ -225,7 +225,7 @@ def vllm_batch(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Dem
     """The batch of prefill tokens: vLLM's own, but never so large that a larger card holds less.
 
     vLLM steps from 2048 to 8192 tokens at 70 GiB and to 16384 at 160; just above a step the plan gives half of what
-    the card has more to the batch until vLLM's own is reached.
+    the card has more to the batch until vLLM's own is reached. vLLM refuses fewer tokens than sequences.
     Source: formulas `memory.vllm_defaults` and `memory.vllm_steps`.
     """
     own = vllm_rules.batched_tokens(_vllm_run(total_bytes, engine, demand, None))
@@ -235,7 +235,7 @@ def vllm_batch(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Dem
             smaller = vllm_rules.batched_tokens(_vllm_run(step_bytes - 1, engine, demand, None))
             more = math.floor((total_bytes - step_bytes) / 2 / per_token) // STEP_TOKENS * STEP_TOKENS
             own = min(own, smaller + more)
-    return own
+    return max(own, demand.sequences)
 
 
 def vllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) -> Division:
@@ -368,13 +368,14 @@ class Rule:
     step_tokens: int = 1
     allocated_as_asked: bool = False  # the cache is what is asked for, not all that is left
     slot_per_sequence: bool = False  # fewer whole requests mean fewer sequences
+    token_per_sequence: bool = False  # refuses to start with fewer batched tokens than sequences
     # what a chunk size needs beside the pool
     reserve_bytes: Callable[[int, ModelRow, EngineRow, Demand, int], int] | None = None
 
 
 RULES: dict[str, Rule] = {
     "sglang": Rule(sglang, reserve_bytes=sglang_reserve_bytes),
-    "vllm": Rule(vllm, step_tokens=vllm_rules.BLOCK_TOKENS),
+    "vllm": Rule(vllm, step_tokens=vllm_rules.BLOCK_TOKENS, token_per_sequence=True),
     "llama.cpp": Rule(llama_cpp, step_tokens=LLAMA_CPP_STEP_TOKENS, allocated_as_asked=True, slot_per_sequence=True),
     "exllamav3": Rule(exllamav3, step_tokens=EXLLAMAV3_PAGE_TOKENS, allocated_as_asked=True),
     "sfllm": Rule(sfllm),
