@@ -97,10 +97,11 @@ def beside_the_engine() -> dict:
         "loopback": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))",
         "outside": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('10.0.2.2', 9))",
     }
-    found = {}
+    members, found = f"/sys/fs/cgroup{group}/cgroup.procs", {}
     for name, attempt in tried.items():
+        # systemd writes a dash in a slice's name as \\x2d, so the path goes in as a literal.
         script = (
-            f"import os, socket\nopen('/sys/fs/cgroup{group}/cgroup.procs', 'w').write(str(os.getpid()))\n"
+            f"import os, socket\nopen({members!r}, 'w').write(str(os.getpid()))\n"
             f"try:\n    {attempt}\n    print('none')\nexcept OSError as error:\n    print(type(error).__name__)"
         )
         found[name] = output("python3", "-c", script).strip()
