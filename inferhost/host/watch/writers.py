@@ -27,7 +27,10 @@ DAEMONS = {
     "power-profiles-daemon.service": ("power-profiles-daemon", (GOVERNOR, PREFERENCE)),
     "tlp.service": ("TLP", (GOVERNOR, PREFERENCE)),
     "auto-cpufreq.service": ("auto-cpufreq", (GOVERNOR, PREFERENCE)),
+    "cpupower.service": ("cpupower", (GOVERNOR,)),
 }
+ONCE = ("cpupower.service",)
+"""Units that write when they start and never again: told like the others, and no reason to write nothing."""
 """Units and what they write. Source: anchors-ansible.md 2 and 3; facts-nvml.md E.1."""
 
 NVIDIA_SMI = {
@@ -52,13 +55,16 @@ WORDS = {
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
 """Where people put units; packages put theirs elsewhere, and the daemons among those are in the table."""
 PACKAGED = ("/usr/lib/systemd/system", "/lib/systemd/system")
-SCRIPTS = ("/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab")
+SCRIPTS = ("/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab", "/etc/init.d/cpufrequtils")
 SCRIPT_FOLDERS = (
+    "/etc/udev/rules.d", "/var/spool/cron", "/var/spool/cron/crontabs",
     "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/slurm", "/etc/slurm/prolog.d", "/etc/slurm/epilog.d",
 )  # fmt: skip
 SLURM_CONFIGURATION = "/etc/slurm/slurm.conf"
 SLURM_SCRIPT = re.compile(r"^\s*(?:Task)?(?:Prolog|Epilog)\s*=\s*(/\S+)", re.IGNORECASE | re.MULTILINE)
-STARTED = re.compile(r"^Exec\w+=[-+!@:]*(/\S+)", re.MULTILINE)
+STARTED = re.compile(r"^Exec\w+=[-+!@:]*(/.*)", re.MULTILINE)
+SEPARATORS = re.compile(r"\|+|(?<!>)&+|;|\$\(|`")
+"""What ends one command of a line and begins the next."""
 LONGEST = 200_000
 """A longer file is no script that a person wrote."""
 OURS = "inferhost-"
@@ -101,7 +107,8 @@ def other_writers(machine: Machine) -> list[Writer]:
 
 def frequency_owner(machine: Machine) -> Writer | None:
     """The daemon that owns the governor and its preference here, if one runs."""
-    return next((writer for writer in daemons(machine) if GOVERNOR in writer.settings), None)
+    found = (writer for writer in daemons(machine) if GOVERNOR in writer.settings)
+    return next((writer for writer in found if writer.where not in ONCE), None)
 
 
 def idle_owner(machine: Machine) -> Writer | None:
@@ -158,9 +165,13 @@ def _scripts(machine: Machine) -> Iterator[str]:
     """The files to read: units and what they start, boot and cron scripts, Slurm's prologs and epilogs."""
     for folder in UNIT_FOLDERS:
         for name in machine.entries(folder):
-            if name.endswith(".service") and not name.startswith(OURS):
-                yield f"{folder}/{name}"
-                yield from STARTED.findall(_text(machine, f"{folder}/{name}"))
+            if name.startswith(OURS):
+                continue
+            dropins = [f"{name}/{one}" for one in machine.entries(f"{folder}/{name}")] if name.endswith(".d") else []
+            for unit in [name] if name.endswith(".service") else dropins:
+                yield f"{folder}/{unit}"
+                commands = STARTED.findall(_text(machine, f"{folder}/{unit}"))
+                yield from (word for command in commands for word in command.split() if word.startswith("/"))
     yield from SCRIPTS
     for folder in SCRIPT_FOLDERS:
         yield from (f"{folder}/{name}" for name in machine.entries(folder))
@@ -183,10 +194,10 @@ def _text(machine: Machine, path: str) -> str:
 def _written_by(text: str) -> Iterator[str]:
     """The settings that commands in this text write."""
     words = {
-        word.partition("=")[0]
+        word.partition("=")[0].strip("\"',")
         for line in text.splitlines()
-        if "nvidia-smi" in line
-        for word in line.partition("nvidia-smi")[2].split()
+        for command in SEPARATORS.split(line)
+        for word in command.partition("nvidia-smi")[2].split()
     }
     for setting, options in NVIDIA_SMI.items():
         if words & set(options):

@@ -38,6 +38,13 @@ def test_a_host_of_its_own_has_none_and_our_own_units_are_none(host: FakeHost):
         ("/etc/cron.d/gpu", "@reboot root nvidia-smi -ac 3003,1531\n", ["application_clocks_mhz"]),
         ("/etc/rc.local", "echo performance > /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor\n",
          ["cpu.governor"]),
+        (f"{UNITS}/nvidia-persistenced.service.d/tune.conf", "[Service]\nExecStartPost=/usr/bin/nvidia-smi -pl 300\n",
+         ["power_limit_w"]),
+        ("/etc/udev/rules.d/99-gpu.rules", 'ACTION=="add", RUN+="/usr/bin/nvidia-smi -rgc", TAG="x"\n',
+         ["graphics_clock_lock_mhz"]),
+        ("/var/spool/cron/crontabs/root", "@reboot nvidia-smi -pl 300\n", ["power_limit_w"]),
+        ("/var/spool/cron/root", "@reboot nvidia-smi -pl 300 2>&1 | logger\n", ["power_limit_w"]),
+        ("/etc/init.d/cpufrequtils", "#!/bin/sh\ncpufreq-set --cpu 0 -g $GOVERNOR\n", ["cpu.governor"]),
         ("/etc/cron.daily/q", "nvidia-smi \\\n  -q; nvidia-smi \\\n  -c EXCLUSIVE_PROCESS\n", ["compute_mode"]),
     ],
 )  # fmt: skip
@@ -48,8 +55,15 @@ def test_a_command_is_found_where_it_stands(host: FakeHost, path: str, text: str
 
 @pytest.mark.parametrize(
     "text",
-    ["# nvidia-smi -pl 300\n", "nvidia-smi -q -d CLOCK\n", "other-tool -pl 300\n", "nvidia-smi -pl 300\n\0"],
-    ids=["comment", "query", "another tool", "binary"],
+    [
+        "# nvidia-smi -pl 300\n",
+        "nvidia-smi -q -d CLOCK\n",
+        "nvidia-smi -q 2>&1 | grep -c Active\n",
+        "nvidia-smi -q && set -e\n",
+        "other-tool -pl 300\n",
+        "nvidia-smi -pl 300\n\0",
+    ],
+    ids=["comment", "query", "a filter of it", "the next command", "another tool", "binary"],
 )
 def test_what_only_looks_like_a_writer_is_none(host: FakeHost, text: str):
     host.write("/etc/rc.local", text)
@@ -62,6 +76,20 @@ def test_the_script_that_a_unit_starts_and_those_that_slurm_names_are_read(host:
     host.write("/etc/slurm/slurm.conf", "ClusterName=x\nProlog=/opt/prolog.sh\n#Epilog=/opt/no.sh\n")
     host.write("/opt/prolog.sh", "nvidia-smi -rgc\n")
     assert writers(host) == {"/opt/tune.sh": ["power_limit_w"], "/opt/prolog.sh": ["graphics_clock_lock_mhz"]}
+
+
+@pytest.mark.parametrize("start", ["/bin/bash /opt/tune.sh", "-/usr/bin/env FOO=1 /opt/tune.sh --all"])
+def test_the_script_behind_an_interpreter_is_read(host: FakeHost, start: str):
+    host.write(f"{UNITS}/tune.service", f"[Service]\nExecStart={start}\n")
+    host.write("/opt/tune.sh", "nvidia-smi -pl 300\n")
+    assert writers(host) == {"/opt/tune.sh": ["power_limit_w"]}
+
+
+def test_a_unit_that_wrote_at_boot_is_told_and_no_reason_to_write_nothing(host: FakeHost):
+    runs(host, "cpupower.service")
+    host.converge()
+    assert host.read(GOVERNOR).strip() == "performance"
+    assert writers(host) == {"cpupower.service": ["cpu.governor"]}
 
 
 def test_a_drifted_setting_names_who_writes_it_and_a_held_one_does_not(host: FakeHost):
