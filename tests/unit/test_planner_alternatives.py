@@ -16,10 +16,10 @@ BITS = re.compile(r"(\d+\.\d) bits per weight for (1 request|(\d+) requests at o
     ("card", "model", "engine"),
     [
         ("rtx-4090", "qwen3-32b", "vllm"),
-        ("rtx-4090", "qwen3-32b", "sglang"),
+        ("rtx-4090", "deepseek-r1-distill-qwen-14b", "sglang"),
         ("rtx-pro-6000-bw-ws", "llama-3.3-70b-instruct", "vllm"),
         ("rtx-pro-6000-bw-ws", "llama-3.3-70b-instruct", "tabbyapi"),
-        ("rtx-3090", "llama-3-70b-instruct-q4_k_m", "llama.cpp"),
+        ("a100-pcie-40gb", "llama-3-70b-instruct-q4_k_m", "llama.cpp"),
     ],
 )
 def test_as_many_bits_as_a_refusal_names_leave_the_asked_context_and_requests(card, model, engine):
@@ -68,3 +68,21 @@ def test_llama_cpp_over_several_cards_is_refused_with_what_works():
         "inferhost_service_gpu_layers: auto leaves in host memory what one card does not hold"
     )
     planned(on_two("rtx-3090", "llama-3-70b-instruct-q4_k_m", service_gpu_layers="auto"))
+
+
+@pytest.mark.parametrize(
+    ("card", "model", "room"),
+    [("rtx-3070", "llama-3.1-8b-instruct", 6.98), ("rtx-3090", "llama-3.1-70b-instruct", 22.8)],
+)
+def test_sfllm_never_has_more_room_than_the_card_and_is_offered_no_bits_that_it_cannot_read(card, model, room):
+    found = refusal(wish(card, model, service_engine="sfllm", service_host="0.0.0.0"))
+    has, of = map(float, re.findall(r"has (\d+\.\d+) GiB for weights and KV cache on a card of (\d+\.\d+)", found)[0])
+    assert has == pytest.approx(room, abs=0.05)
+    assert has < of
+    assert "bits per weight" not in found
+
+
+def test_fewer_bits_than_the_engine_has_a_format_for_are_no_offer():
+    # 4.1 bits would fit; the fewest that sglang reads for a dense model are 4.16.
+    values = wish("rtx-4090", "qwen3-32b", service_engine="sglang", service_context_tokens=4096)
+    assert "bits per weight" not in refusal(values)

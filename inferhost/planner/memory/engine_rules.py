@@ -346,7 +346,7 @@ def sfllm(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand) 
     weights, margin = weights_bytes(model, False, demand.tensor_parallel_size), round(engine.memory["margin_bytes"])
     context = round(engine.memory["context_bytes"])
     free = total_bytes - demand.used_bytes - weights - context
-    pool = math.floor(free * fraction)
+    pool = math.floor(free * fraction) if free > 0 else free  # a share of what is missing would be less of it
     return Division(
         weights_bytes=weights,
         activation_bytes=free - pool,

@@ -85,16 +85,30 @@ def cards_hint(
     return ""
 
 
-def bits_hint(model: ModelRow, engine: EngineRow, instance: Instance, *, total_bytes: int, demand: Demand) -> str:
-    """The most bits per weight that leave the asked context to one request, and to all asked for; or nothing."""
+def bits_hint(
+    model: ModelRow, engine: EngineRow, instance: Instance, *, total_bytes: int, demand: Demand, catalogue: Catalogue
+) -> str:
+    """The most bits per weight that leave the asked context to one request, and to all asked for; or nothing.
+
+    Bits that the engine has no format for are no offer.
+    """
+    least = _least_bits(model, engine, catalogue)
     demand = dataclasses.replace(demand, placement=None, may_offload=False)
     fits = {
         count: bits
         for count in sorted({1, instance.integer("max_sequences")})
         if (bits := _most_bits(model, engine, instance, count, total_bytes=total_bytes, demand=demand)) is not None
+        and bits >= least
     }
     shown = [f"{bits:.1f} bits per weight for {shown_requests(count, demand)}" for count, bits in fits.items()]
     return f"at most {', '.join(shown)}" if shown else ""
+
+
+def _least_bits(model: ModelRow, engine: EngineRow, catalogue: Catalogue) -> float:
+    """The fewest bits per weight of the formats that the engine reads; one without a row can have any number."""
+    names = {name for read in engine.quantisations.values() for name in read}
+    rows = [format_named(name, catalogue) for name in names if model.moe is not None or name not in EXPERTS_ONLY]
+    return min(LEAST_BITS if row is None else row.bits_per_weight for row in rows)
 
 
 def shown_requests(count: int, demand: Demand) -> str:

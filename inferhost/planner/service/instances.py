@@ -215,7 +215,7 @@ class _Unfit:
         offers = [
             fitting_hint(model, card, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue),
             cards_hint(model, engine, card, instance, total_bytes=total_bytes, demand=demand, cards=self.cards),
-            bits_hint(model, engine, instance, total_bytes=total_bytes, demand=demand),
+            bits_hint(model, engine, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue),
         ]
         offer = "; or ".join(text for text in offers if text)
         told = InputError(
