@@ -84,7 +84,7 @@ def source_of(kind: str, where: str) -> Source:
     if kind == "script":
         return read_script(text, where, directory=str(path.resolve().parent))
     if kind == "compose":
-        return read_compose(text, where, lambda name: _read(path.parent / name))
+        return read_compose(text, where, lambda name: _read(path.parent / name), str(path.resolve().parent))
     reader = {"dockerfile": read_dockerfile, "manifest": read_manifest, "tabbyapi": read_settings}[kind]
     return reader(text, where)
 

@@ -7,6 +7,7 @@ one inside, and a path below a volume is found again on the other side of it.
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,11 +31,16 @@ RUN_SWITCHES = re.compile(
     r"-[ditP]+|--(detach|rm|interactive|tty|privileged|init|read-only|publish-all|no-healthcheck|oom-kill-disable|quiet)"
 )
 """Options of `docker run` that take no value. Source: docker run reference."""
-CAPABILITIES = frozenset({"gpu", "nvidia", "compute", "utility", "graphics", "video", "display"})
+READ_OPTIONS = (*("-e", "--env", "-v", "--volume", "-p", "--publish"), "--entrypoint", "--gpus")
+READ_KEYS = ("image", "command", "entrypoint", "environment", "env_file", "ports", "volumes", "deploy", "gpus")
+"""What is read of `docker run` and of a Compose service; everything else is told as left out."""
 
 
-def read_compose(text: str, name: str, read: Callable[[str], str | None]) -> Source:
-    """The launches of a Compose file, one per service whose command, image or name tells its engine."""
+def read_compose(text: str, name: str, read: Callable[[str], str | None], directory: str = "") -> Source:
+    """The launches of a Compose file, one per service whose command, image or name tells its engine.
+
+    `directory` is where the file lies: volumes are written from there.
+    """
     document = _yaml(text, name)
     services = document.get("services")
     if not isinstance(services, dict):
@@ -55,8 +61,10 @@ def read_compose(text: str, name: str, read: Callable[[str], str | None]) -> Sou
                 place,
                 env=env,
                 ports=[str(p) for p in _list(content.get("ports"))],
-                volumes=[str(v) for v in _list(content.get("volumes"))],
-                devices=",".join(_device_ids(content)),
+                volumes=[_volume(v) for v in _list(content.get("volumes"))],
+                devices=_devices_of(content),
+                directory=directory,
+                container={k: str(v) for k, v in content.items() if k not in READ_KEYS},
             )
     return Source(tuple(launches), tuple(mistakes))
 
@@ -104,7 +112,7 @@ def read_dockerfile(text: str, name: str) -> Source:
     return Source(tuple(found), tuple(mistakes), {} if found else env)
 
 
-def read_docker_run(words: Sequence[str], place: str) -> Launch | None:
+def read_docker_run(words: Sequence[str], place: str, directory: str = "") -> Launch | None:
     """The launch behind `docker run`, from the words after `run`."""
     options: dict[str, list[str]] = {}
     rest = list(words)
@@ -120,8 +128,17 @@ def read_docker_run(words: Sequence[str], place: str) -> Launch | None:
     ports = [v for o in ("-p", "--publish") for v in options.get(o, [])]
     command = [*options.get("--entrypoint", []), *rest[1:]]
     asked = "".join(options.get("--gpus", [])[-1:]).strip("\"'")
-    devices = asked.removeprefix("device=") if asked.startswith("device=") else ""
-    found = _contained(command, rest[0], place, env=env, ports=ports, volumes=volumes, devices=devices)
+    found = _contained(
+        command,
+        rest[0],
+        place,
+        env=env,
+        ports=ports,
+        volumes=volumes,
+        devices=asked.removeprefix("device=") if asked.startswith("device=") else _first_cards(asked),
+        directory=directory,
+        container={o: " ".join(v) for o, v in options.items() if o not in READ_OPTIONS and any(v)},
+    )
     return next(iter(found), None)
 
 
@@ -134,6 +151,8 @@ def _contained(
     ports: Sequence[str],
     volumes: Sequence[str],
     devices: str = "",
+    directory: str = "",
+    container: dict[str, str] | None = None,
 ) -> list[Launch]:
     """The launch in a container: by its program, else by what the image or the service is called."""
     found = recognised(words, place) if words else None
@@ -141,7 +160,7 @@ def _contained(
     if engine is None or wrong_module(words):
         return []
     launch = found or Launch(place, engine, "", tuple(w for w in words if w != "serve"))
-    mapped = dict(_host_and_inside(v) for v in volumes if v.count(":"))
+    mapped = dict(_host_and_inside(v, directory) for v in volumes if v.count(":"))
     published = [port.split(":") for port in ports]
     reached = next((p for p in published if len(p) > 1), ["", ""])
     address = ":".join(reached[:-2]) or ("0.0.0.0" if reached[-2] else "127.0.0.1")
@@ -155,14 +174,27 @@ def _contained(
             volumes=mapped,
             contained=True,
             devices=devices,
+            container=container or {},
         )
     ]
 
 
-def _host_and_inside(volume: str) -> tuple[str, str]:
-    """Path in the container and path on the host."""
+def _host_and_inside(volume: str, directory: str) -> tuple[str, str]:
+    """Path in the container and path on the host; what begins with a dot is written from `directory`."""
     host, inside = volume.split(":")[:2]
-    return inside, host
+    return inside, posixpath.normpath(f"{directory}/{host}") if host.startswith(".") and directory else host
+
+
+def _volume(given: Any) -> str:
+    """A volume of a Compose service in its short form."""
+    return f"{given.get('source', '')}:{given.get('target', '')}" if isinstance(given, dict) else _interpolated(given)
+
+
+def _first_cards(number: str) -> str:
+    """The cards that a number of them means, which are the first ones; -1 are all."""
+    if re.fullmatch(r"\d{1,3}", number):
+        return ",".join(str(card) for card in range(int(number)))
+    return "all" if number == "-1" else number
 
 
 def _compose_environment(content: Mapping[str, Any], place: str, mistakes: list[Mistake]) -> dict[str, str]:
@@ -190,9 +222,11 @@ def _devices(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [d for d in _list((resources.get("reservations") or {}).get("devices")) if isinstance(d, dict)]
 
 
-def _device_ids(content: Mapping[str, Any]) -> list[str]:
-    """The cards that a service names; none where it asks for all or for a number of them."""
-    return [str(one) for device in _devices(content) for one in _list(device.get("device_ids"))]
+def _devices_of(content: Mapping[str, Any]) -> str:
+    """The cards that a service names, else the first ones where it wants a number of them."""
+    named = [str(one) for device in _devices(content) for one in _list(device.get("device_ids"))]
+    asked = [content.get("gpus"), *(device.get("count") for device in _devices(content))]
+    return ",".join(named) or next((_first_cards(str(one)) for one in asked if isinstance(one, int | str)), "")
 
 
 def _device_mistakes(content: Mapping[str, Any], place: str) -> Iterator[Mistake]:

@@ -21,6 +21,7 @@ from inferhost.planner.launch.secret_names import names_a_secret
 from inferhost.planner.launch.uncounted import uncounted_flag
 from inferhost.planner.reasons import instead
 from inferhost.planner.request import Instance, Request
+from inferhost.schema.document import counted
 from inferhost.schema.hardware import Hardware, HardwareCpu
 from inferhost.schema.wish import read_wish
 
@@ -29,6 +30,17 @@ HIDDEN = "(hidden)"
 MODEL_FLAGS = ("--model", "--model-path", "-m")
 SURROUNDINGS = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "LANG", "TERM", "VIRTUAL_ENV", "HOSTNAME", "SHLVL")
 """Variables that a shell or a unit has of its own."""
+OF_A_CONTAINER = "it belongs to the container, and the wish starts the engine on the host"
+MEMORY_OF_A_CONTAINER = "the engine runs on the host and has its shared memory whole"
+ABOUT_CONTAINERS = {
+    "ipc": MEMORY_OF_A_CONTAINER,
+    "shm-size": MEMORY_OF_A_CONTAINER,
+    "restart": "the plan's unit starts the engine again itself",
+    "env-file": "its variables were not read; inferhost_service_env holds them",
+    "network": "the engine listens on the host; inferhost_service_host and _port say where",
+    "network-mode": "the engine listens on the host; inferhost_service_host and _port say where",
+}
+"""Why a setting of a container is left out, by its name in Compose or in `docker run`."""
 STOPS = frozenset({"sglang", "vllm", "llama.cpp", "tabbyapi", "sfllm"})
 """Engines that end at an option which they do not know. Source: engines.md 4, row "bad option"."""
 
@@ -73,7 +85,8 @@ def judged(launch: Launch, engine: EngineRow, catalogue: Catalogue) -> tuple[lis
         findings.append(
             Finding(word, "", "fatal", f"{engine.engine} takes no word in front of its flags", "remove it")
         )
-    pair = {"memory_fraction", "batched_tokens"} <= {concept_of(one.row, engine) for one in given}
+    both = {"memory_fraction", "batched_tokens"} <= {concept_of(one.row, engine) for one in given}
+    pair = both and engine.memory_rule == "sglang"  # whose fraction leaves the room for a chunk outside
     kept.flags.update(one.row.key for one in given if one.row is not None)
     for number, one in enumerate(given):
         again = one.row is not None and not one.key and any(one.row is other.row for other in given[number + 1 :])
@@ -84,8 +97,12 @@ def judged(launch: Launch, engine: EngineRow, catalogue: Catalogue) -> tuple[lis
             findings.append(_flag(one, engine, instance, catalogue, kept=kept, pair=pair, names=translated))
     if launch.devices:
         findings.append(_cards("devices of the container", launch.devices, engine, kept))
+    for name, value in launch.container.items():
+        about = ABOUT_CONTAINERS.get(name.lstrip("-").replace("_", "-"))
+        shown = value if about else ""  # labels and health checks may hold a secret
+        findings.append(Finding(name, shown, "placebo", f"not in the wish: {about or OF_A_CONTAINER}"))
     for name, value in env.items():
-        if launch.devices and name == "CUDA_VISIBLE_DEVICES":
+        if launch.devices not in ("", "all") and name == "CUDA_VISIBLE_DEVICES":
             because = "counts inside the container, whose devices are named"
             findings.append(Finding(name, value, "placebo", because, "inferhost_service_gpus"))
         elif name not in SURROUNDINGS:
@@ -297,15 +314,22 @@ def _cards(name: str, value: str, engine: EngineRow, kept: Kept, *, source: str 
     """The cards of a launch, as many of the first as the engine uses."""
     option = "inferhost_service_gpus"
     entries = [entry.strip() for entry in value.split(",")]
-    if value in ("", "0", "all"):
+    size = kept.concepts.get("tensor_parallel_size", "1")
+    used = int(size) if size.isdigit() and int(size) else 1
+    if value not in ("", "all") and len(entries) < used:
+        because = f"{counted(len(entries), 'card')} for a launch over {used}: {engine.engine} does not start so"
+        instead = f"{used} cards in {option}, or inferhost_service_tensor_parallel_size: {len(entries)}"
+        return Finding(name, value, "fatal", because, instead, source)
+    if value == "all":
+        because = f"every card of the host; the plan names the first {used} itself, one per part of the model"
+        return Finding(name, value, "kept", because, "inferhost_service_tensor_parallel_size", source)
+    if value in ("", "0"):
         return Finding(
             name, value, "kept", "the plan names the card itself, by its UUID once that is known", "", source
         )
     if not all(entry.isascii() and entry.isdigit() and len(entry) < 4 for entry in entries):
         because = "a wish names cards by their number, so this is not in the wish"
         return Finding(name, value, "harmful", because, f"the cards in {option}; nvidia-smi -L lists both", source)
-    size = kept.concepts.get("tensor_parallel_size", "1")
-    used = int(size) if size.isdigit() and int(size) else 1
     kept.cards = entries[:used]
     because = "an option of the wish"
     if len(entries) > used:

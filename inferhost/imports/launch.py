@@ -73,7 +73,8 @@ class Launch:
     volumes: dict[str, str] = dataclasses.field(default_factory=dict)  # path in the container -> path on the host
     published_on: str = ""  # the address at which a container's port is published
     contained: bool = False
-    devices: str = ""  # the cards that a container is given, as numbers or UUIDs with commas
+    devices: str = ""  # the cards that a container is given, as numbers or UUIDs with commas, or `all`
+    container: dict[str, str] = dataclasses.field(default_factory=dict)  # settings of the container alone
 
 
 @dataclasses.dataclass(frozen=True)

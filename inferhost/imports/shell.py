@@ -236,7 +236,7 @@ def _launch(words: list[str], number: int, reader: _Reader) -> Launch | None:
     place = f"{reader.name}:{number}"
     names = [w.rpartition("/")[2] for w in words[:3]]
     if any(n in CONTAINERS for n in names) and "run" in words:
-        return read_docker_run(words[words.index("run") + 1 :], place)
+        return read_docker_run(words[words.index("run") + 1 :], place, reader.directory)
     found = recognised(words, place, reader.directory)
     if found is None:
         return None

@@ -79,7 +79,12 @@ def _environment(values: Mapping[str, list[str]], name: str, read: Read, mistake
         text = read(path.lstrip("-"))
         if text is not None:
             found.update(read_environment_file(text))
-        elif not path.startswith("-"):
+            because = "was read, and wins over Environment=; its variables are judged with the others"
+            mistakes.append(Mistake(name, "kept", f"EnvironmentFile={path}", because, ""))
+        elif path.startswith("-"):
+            because = "is not there, which the unit allows, so it adds no variables to the wish"
+            mistakes.append(Mistake(name, "placebo", f"EnvironmentFile={path}", because, "run this on the host"))
+        else:
             because = "cannot be read here, so its variables are not in the wish"
             mistakes.append(Mistake(name, "harmful", f"EnvironmentFile={path}", because, "run this on the host"))
     return found

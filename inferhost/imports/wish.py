@@ -110,6 +110,11 @@ def _model(launch: Launch, kept: Kept, findings: list[Finding], catalogue: Catal
         hint = f"put what `inferhost model {found}` prints into inferhost/catalogue/models.json, or name a known one"
         findings.append(Finding(f"{PREFIX}model", key, "fatal", because, hint))
     inside = next((v for v in launch.volumes if found.startswith(f"{v.rstrip('/')}/") or found == v), None)
+    for target, host in launch.volumes.items():
+        held = "the model's path in the wish is that of the host" if target == inside else "the engine sees the host"
+        verdict = "kept" if target == inside else "placebo"
+        because = held if target == inside else f"not in the wish: {held} itself, and the plan places its caches"
+        findings.append(Finding("volume", f"{host}:{target}", verdict, because))
     if inside is not None:
         found = launch.volumes[inside].rstrip("/") + found[len(inside.rstrip("/")) :]
     if not found.startswith(("/", "$", "~")):
@@ -118,7 +123,8 @@ def _model(launch: Launch, kept: Kept, findings: list[Finding], catalogue: Catal
             found = f"{launch.directory.rstrip('/')}/{found.removeprefix('./')}"
         else:
             found = f"{MODELS}/{name.rstrip('/').rpartition('/')[2]}"
-            because = "so far fetched by its name at each start; the plan serves from a folder"
+            at = "fetched by its name at each start" if inside is None else f"in the volume {launch.volumes[inside]}"
+            because = f"so far {at}; the plan serves from a folder"
             findings.append(Finding("model path", name, "renamed", because, f"copy or download it to {found} first"))
     return {"model": key, "model_path": found}
 

@@ -53,9 +53,14 @@ def test_a_key_of_another_section_is_not_the_services():
 def test_a_variable_file_wins_over_the_unit_and_a_missing_one_is_told():
     text = f"[Service]\nEnvironment=NCCL_DEBUG=INFO\nEnvironmentFile=/etc/engine.env\n{SGLANG}\n"
     found = unit(text, files={"/etc/engine.env": "# who\nNCCL_DEBUG='WARN'\n"})
-    assert (one(found).env, found.mistakes) == ({"NCCL_DEBUG": "WARN"}, ())
-    assert [m.found for m in unit(text).mistakes] == ["EnvironmentFile=/etc/engine.env"]
-    assert unit(text.replace("File=/", "File=-/")).mistakes == ()
+    assert one(found).env == {"NCCL_DEBUG": "WARN"}
+    missing = unit(text), unit(text.replace("File=/", "File=-/"))
+    told = [(m.verdict, m.found) for source in (found, *missing) for m in source.mistakes]
+    assert told == [
+        ("kept", "EnvironmentFile=/etc/engine.env"),
+        ("harmful", "EnvironmentFile=/etc/engine.env"),
+        ("placebo", "EnvironmentFile=-/etc/engine.env"),
+    ]
 
 
 def test_the_script_that_a_unit_starts_is_read_with_the_units_variables():

@@ -203,7 +203,7 @@ def test_what_stands_behind_an_engine_that_was_sent_away_runs(launch, returns):
     ("device", "gpus", "verdict"),
     [
         ("device=1", ["1"], "kept"),
-        ("all", None, None),
+        ("all", None, "kept"),
         ('"device=0,1"', ["0"], "kept"),
         ("device=GPU-1a", None, "harmful"),
     ],
@@ -212,7 +212,7 @@ def test_the_cards_that_a_container_is_given_are_the_wishs(device, gpus, verdict
     words = f"--gpus {device} vllm/vllm-openai:v0.33.0 --model /m/Qwen3-8B".split()
     findings, wish = wished(read_docker_run(words, "here"), CATALOGUE)
     assert wish.get("gpus") == gpus
-    assert [f.verdict for f in findings if f.name == "devices of the container"] == ([verdict] if verdict else [])
+    assert [f.verdict for f in findings if f.name == "devices of the container"] == [verdict]
 
 
 def test_the_cards_of_a_compose_service_are_the_wishs():
