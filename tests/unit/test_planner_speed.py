@@ -199,3 +199,48 @@ def test_prefill_is_bounded_by_arithmetic_where_the_tensor_rate_is_known_and_say
     # 165.2 TFLOPS over two operations for each of 6.98 B linear weights.
     assert found["ceiling_tok_s"] == pytest.approx(165.2e12 / (2 * 6.98e9), rel=0.01)
     assert found["least_ttft_ms"] == pytest.approx(1024 / found["ceiling_tok_s"] * 1000, rel=0.01)
+
+
+def locked(mhz, **more):
+    more = {"service_engine": "vllm", "gpu_memory_clock_lock": mhz, **more}
+    return planned(wish("rtx-4090", "llama-3.1-8b-instruct", **more))
+
+
+def test_a_lock_of_the_memory_clock_is_in_every_rate_of_the_plan():
+    # 2 x 5001 MHz x 384 bit / 8 = 480 GB/s over the bytes of a token.
+    free, held = locked("unlocked").roofline["main"], locked("5001").roofline["main"]
+    at_most = 2 * 5001e6 * 384 / 8 / held["bytes_read_per_token"]
+    assert held["ceiling_tok_s_max_clock"] == held["ceiling_tok_s_running_clock"] == round(at_most, 1)
+    assert "2 x 5001 MHz x 384 bit / 8 = 480 GB/s" in held["arithmetic"]
+    assert "the lock" in held["arithmetic"]
+    assert held["expected_tok_s"] < at_most < free["expected_tok_s"]
+    for mine, other in zip(held["batches"], free["batches"], strict=True):
+        assert mine["ceiling_tok_s"] < 0.5 * other["ceiling_tok_s"]
+        assert mine["expected_tok_s"] < 0.6 * other["expected_tok_s"]
+    rates = [[lever["expected_tok_s"] for lever in plan["levers"]] for plan in (held, free)]
+    assert all(mine < other for mine, other in zip(*rates, strict=True) if mine is not None)
+
+
+def test_a_locked_memory_clock_is_named_where_speed_is_spoken_of():
+    plan = locked("5001")
+    unlocked = locked("unlocked").roofline["main"]["ceiling_tok_s_max_clock"]
+    clocks = plan.roofline["main"]["levers"][-1]
+    assert clocks["ceiling_tok_s"] == unlocked
+    assert "from unlocking the memory clock" in clocks["effect"]
+    assert f"unlocked it is {unlocked} tok/s" in plan.roofline["main"]["conclusion"]
+    gain = next(r.gain for r in plan.reasons if r.setting == "gpus[0].memory_clock_lock_mhz")
+    assert gain == "costs up to 51.2 % decode: CUDA runs at 10251 MHz without it"
+    with pytest.raises(InputError) as refused:
+        locked("5001", service_target_tpot_ms=20)
+    assert "inferhost_gpu_memory_clock_lock: unlocked" in refused.value.problems[0].hint
+
+
+def test_a_lock_above_the_clock_under_cuda_lifts_nothing():
+    free, held = locked("unlocked").roofline["main"], locked("10501").roofline["main"]
+    assert held == free
+    assert locked("10251").roofline["main"]["expected_tok_s"] == free["expected_tok_s"]
+
+
+def test_the_slowest_cards_lock_paces_an_instance_of_several():
+    cards = {"gpu_cards": {"rtx-4090": {"memory_clock_lock": "5001"}}}
+    assert locked("unlocked", **cards).roofline["main"] == locked("5001").roofline["main"]

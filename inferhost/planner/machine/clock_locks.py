@@ -72,6 +72,12 @@ def memory_clock_lock_mhz(request: Request, row: GpuRow, card: str) -> tuple[int
     return _range_mhz(clock, request, can, row.memory_clock_max_mhz, card)
 
 
+def wished_memory_top_mhz(request: Request) -> int | None:
+    """The upper end of the memory clock's wished range; None where there is none, or none that could be meant."""
+    found = MHZ_RANGE.fullmatch(request.wish.text(MEMORY.option))
+    return int(found[2] or found[1]) if found else None
+
+
 def lock_reasons(gpu: Gpu, number: int, row: GpuRow, request: Request) -> list[Reason]:
     """Why both are what they are."""
     path = f"gpus[{number}]"
@@ -161,10 +167,13 @@ def _memory_reason(path: str, row: GpuRow, request: Request, lock: tuple[int, ..
     """
     top, running = row.memory_clock_max_mhz, row.memory_clock_under_cuda_mhz
     gain = "unknown: the clock under CUDA was never read on this model"
-    if top and running:
-        gain = (
-            f"at most +{100 * (top / running - 1):.1f} % decode" if top > running else "none: it runs at its maximum"
-        )
+    if running and lock is not None and lock[-1] < running:
+        lost = 100 * (1 - lock[-1] / running)
+        gain = f"costs up to {lost:.1f} % decode: CUDA runs at {running} MHz without it"
+    elif top and running:
+        lifted = 100 * ((lock[-1] if lock is not None else top) / running - 1)
+        anyway = "none: it runs at its maximum" if top == running else "none: it runs there anyway"
+        gain = f"at most +{lifted:.1f} % decode" if lifted > 0 else anyway
     normal = f"; {running} of {top} MHz is this card's normal clock under CUDA" if top and running else ""
     why = MEMORY_RISKS[row.memory_clock_lock].format(key=row.key, normal=normal)
     source = f"catalogue:gpus/{row.key}#memory_clock_lock"

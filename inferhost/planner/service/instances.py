@@ -38,7 +38,7 @@ from inferhost.planner.service.engine import chosen_engine
 from inferhost.planner.service.form import context_tokens, form_problems, model_row
 from inferhost.planner.service.install import engine_install
 from inferhost.planner.service.placement import parallel_problems
-from inferhost.planner.speed.outlook import predicted
+from inferhost.planner.speed.outlook import memory_lock_mhz, predicted
 from inferhost.planner.speed.targets import asked_latencies
 from inferhost.schema.plan import Dropin, File, Pending, Reason, Runtime, Service
 from inferhost.schema.problems import PORT_TAKEN, InputError, Problem
@@ -162,7 +162,7 @@ def _part(
         speed = predicted(request, instance, card, model, engine, budget=budget, catalogue=catalogue)
         roofline, pending = speed.roofline, pending + speed.pending
     else:
-        roofline = offload.host_roofline(card, model, budget.placement)
+        roofline = offload.host_roofline(card, model, budget.placement, memory_lock_mhz(request, instance))
         pending += asked_latencies(instance, None)
     document = {**budget.document(), "host": host_document(request.hardware.memory_mib, needs)}
     return _Part(instance, engine, service, env, dropin, files, document, roofline, reasons, pending, needs)

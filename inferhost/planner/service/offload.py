@@ -84,7 +84,9 @@ def shown_placement(model: ModelRow, placement: Placement) -> str:
     return f"{left_on_host(model, placement)} in host memory"
 
 
-def host_roofline(card: GpuRow, model: ModelRow, placement: Placement) -> dict[str, Any]:
+def host_roofline(
+    card: GpuRow, model: ModelRow, placement: Placement, memory_lock_mhz: int | None = None
+) -> dict[str, Any]:
     """The plan's `roofline` of a model whose token waits for the host's memory too; no expectation.
 
     Source: formula `decode.host_part`.
@@ -94,7 +96,7 @@ def host_roofline(card: GpuRow, model: ModelRow, placement: Placement) -> dict[s
         share = min(1.0, model.moe.experts_per_token / model.moe.experts)
     read = bytes_read_per_token(model)
     on_host = min(read, round(host_layer_bytes(model, placement, share)))
-    bandwidth, on_card = memory_bandwidth(card), max(1, read - on_host)
+    bandwidth, on_card = memory_bandwidth(card, memory_lock_mhz), max(1, read - on_host)
     part = f"{shown_volume(read)} per token, {shown_volume(on_host)} of it from host memory"
     if bandwidth is None:
         return {

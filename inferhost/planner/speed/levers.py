@@ -111,6 +111,11 @@ def _clocks(speed: Speed) -> dict[str, Any]:
     memory = (
         f"at most +{100 * (most / running - 1):.1f} % from the memory clock" if running else "memory clock: unknown"
     )
+    if bandwidth.unlocked_bytes_s:
+        more = 100 * (bandwidth.unlocked_bytes_s / bandwidth.bound_bytes_s - 1)
+        effect = f"at most +{more:.1f} % from unlocking the memory clock; 0 from the graphics clock and power"
+        unlocked = speed.alone.ceiling_tok_s * bandwidth.unlocked_bytes_s / most
+        return _lever("clocks and power limit", effect, unlocked, None, "roofline.clocks")
     effect = f"cannot lift the ceiling: 0 from graphics clock and power while memory is the bound; {memory}"
     if speed.clocks_matter:
         effect = (

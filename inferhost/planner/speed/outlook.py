@@ -10,6 +10,7 @@ from typing import Any
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
+from inferhost.planner.machine.clock_locks import wished_memory_top_mhz
 from inferhost.planner.machine.gpu import POWER
 from inferhost.planner.memory.budget import Budget
 from inferhost.planner.memory.weights import bytes_read_per_token
@@ -51,6 +52,7 @@ def predicted(
         shares=shares,
         catalogue=catalogue,
         part=instance.slice,
+        memory_lock_mhz=memory_lock_mhz(request, instance),
     )
     pending = asked_latencies(instance, speed)
     if speed is None:
@@ -63,6 +65,14 @@ def predicted(
         "energy": energy(speed, planned_power_w(request, card), batch_sizes(budget)[-1]),
     }
     return Predicted(shown, pending)
+
+
+def memory_lock_mhz(request: Request, instance: Instance) -> int | None:
+    """The most MHz that the wish lets the memory of the instance's slowest card run at; None where none is locked."""
+    if not request.manages("gpu"):
+        return None
+    tops = (wished_memory_top_mhz(request.of_card(number)) for number in instance.gpus)
+    return min((top for top in tops if top is not None), default=None)
 
 
 def planned_power_w(request: Request, card: GpuRow) -> int | None:

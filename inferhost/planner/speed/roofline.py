@@ -61,6 +61,8 @@ class Bandwidth:
 
     max_clock_bytes_s: float
     running_clock_bytes_s: float | None
+    unlocked_bytes_s: float | None = None
+    """At the highest memory clock, where the wish locks this one below it."""
 
     @property
     def bound_bytes_s(self) -> float:
@@ -91,6 +93,7 @@ class Speed:
     kv_bytes_per_token: int
     catalogue: Catalogue
     whole_card: bool = True  # not a slice of a divided one
+    memory_lock_mhz: int | None = None  # the most that the wish lets the memory clock be
 
     def with_shares(self, shares: int) -> Speed:
         """The same over so many cards that each read their part at once."""
@@ -123,7 +126,8 @@ class Speed:
 
     def _rate(self, sequences: int, context_tokens: float, linear_bits: float | None) -> Rate:
         step = self._step(sequences, context_tokens, linear_bits)
-        most = ceiling_tok_s(step.bytes_read, self.cards)
+        at_most = dataclasses.replace(self.cards, bandwidth_bytes_s=self.bandwidth.max_clock_bytes_s)
+        most = ceiling_tok_s(step.bytes_read, at_most)
         bound = most * self.bandwidth.bound_bytes_s / self.bandwidth.max_clock_bytes_s
         modelled = 1 / step_s(step, self.cards, self.row, self.catalogue.decode)
         expected = below_ceiling(min(modelled, bound), most)
@@ -182,10 +186,11 @@ class Speed:
         return Step(read, self._weights, family, model.layers, routed, mixed, recurrent, latent)
 
 
-def memory_bandwidth(card: GpuRow) -> Bandwidth | None:
+def memory_bandwidth(card: GpuRow, lock_mhz: int | None = None) -> Bandwidth | None:
     """The card's memory bandwidth, or nothing where neither data sheet nor clock is known.
 
-    The data sheet bounds both: the clock formula overshoots it on the H200.
+    The data sheet bounds both: the clock formula overshoots it on the H200. A lock of the memory clock bounds both
+    too; it lifts neither, because a card under CUDA stays at the clock of its power state.
     Source: formula `roofline.memory_bandwidth`.
     """
     per_mhz = 2 * 1e6 * card.memory_bus_bits / 8 if card.memory_bus_bits else None
@@ -198,7 +203,10 @@ def memory_bandwidth(card: GpuRow) -> Bandwidth | None:
     running = None
     if per_mhz and card.memory_clock_under_cuda_mhz:
         running = min(per_mhz * card.memory_clock_under_cuda_mhz, most)
-    return Bandwidth(most, running)
+    locked = per_mhz * lock_mhz if per_mhz and lock_mhz else most
+    if locked >= most:
+        return Bandwidth(most, running)
+    return Bandwidth(locked, min(running or locked, locked), most)
 
 
 def weight_family(model: ModelRow, bits: float, catalogue: Catalogue) -> str:
@@ -223,19 +231,23 @@ def speed_of(
     shares: int,
     catalogue: Catalogue,
     part: CardSlice | None = None,
+    memory_lock_mhz: int | None = None,
 ) -> Speed | None:
     """The model on that engine and `shares` such cards at once, or nothing where the bandwidth is unknown.
 
     `card` is the slice of a divided card where `part` says which.
     """
-    bandwidth = memory_bandwidth(card)
-    if bandwidth is None:
+    free, bandwidth = memory_bandwidth(card), memory_bandwidth(card, memory_lock_mhz)
+    if free is None or bandwidth is None:
         return None
+    # The fit is to the data sheet at the clock that CUDA gets, so only a lock below that clock slows it.
+    fitted_bytes_s = free.max_clock_bytes_s * bandwidth.bound_bytes_s / free.bound_bytes_s
     chip = catalogue.chips.get(card.key)
     chip = sliced_chip(chip, part) if chip is not None and part is not None else chip
-    cards = Cards(bandwidth.max_clock_bytes_s, chip, shares)
+    cards = Cards(fitted_bytes_s, chip, shares)
     row = speed_row(engine.engine, engine.version, catalogue.speeds.values())
-    return Speed(model, engine, bandwidth, cards, row, kv_bytes_per_token, catalogue, whole_card=part is None)
+    known = (model, engine, bandwidth, cards, row, kv_bytes_per_token, catalogue)
+    return Speed(*known, whole_card=part is None, memory_lock_mhz=memory_lock_mhz)
 
 
 def shown_volume(count: float) -> str:
@@ -254,14 +266,18 @@ def arithmetic(card: GpuRow, speed: Speed) -> str:
     else:
         linear = shown_volume(linear_parameters(model, True) * model.linear_bits / 8)
         made_of = f"weights of {model.linear_bits:g} bit {linear}, output layer {shown_volume(head_bytes(model))}"
-    most, volume = bandwidth.max_clock_bytes_s, shown_volume(read)
+    most, volume, lock = bandwidth.max_clock_bytes_s, shown_volume(read), speed.memory_lock_mhz
+    highest = "the highest memory clock"
+    if bandwidth.unlocked_bytes_s:
+        highest += f" that the lock allows, {lock} MHz"
     lines = [
         f"{volume} per token ({made_of}); KV cache {shown_volume(speed.kv_bytes_per_token)} per token of context",
-        f"{most / GB:.0f} GB/s / {volume} = {most / read:.1f} tok/s at the highest memory clock",
+        f"{most / GB:.0f} GB/s / {volume} = {most / read:.1f} tok/s at {highest}",
     ]
     running = bandwidth.running_clock_bytes_s
     if running:
-        clock, bus = card.memory_clock_under_cuda_mhz, card.memory_bus_bits
+        clock = min(mhz for mhz in (card.memory_clock_under_cuda_mhz, lock) if mhz)
+        bus = card.memory_bus_bits
         formula = f"2 x {clock} MHz x {bus} bit / 8 = {running / GB:.0f} GB/s"
         lines.append(f"{formula} under CUDA: {running / read:.1f} tok/s")
     else:
@@ -301,9 +317,17 @@ def document(card: GpuRow, speed: Speed, budget: Budget) -> dict[str, Any]:
             "launching": round(1000 * parts.launching_s, 2),
             "joining": round(1000 * parts.joining_s, 2),
         },
-        "conclusion": CLOCKS_MATTER if speed.clocks_matter else CLOCKS_CANNOT,
+        "conclusion": conclusion(speed),
         "note": RANDOM_NOTE if model.random else "",
     }
+
+
+def conclusion(speed: Speed) -> str:
+    """What clocks can do for the ceiling: unlocking a locked memory clock lifts it, nothing else does."""
+    if speed.bandwidth.unlocked_bytes_s:
+        unlocked = speed.alone.ceiling_tok_s * speed.bandwidth.unlocked_bytes_s / speed.bandwidth.max_clock_bytes_s
+        return f"the lock of the memory clock holds this ceiling down: unlocked it is {unlocked:.1f} tok/s"
+    return CLOCKS_MATTER if speed.clocks_matter else CLOCKS_CANNOT
 
 
 def batch_sizes(budget: Budget) -> list[int]:

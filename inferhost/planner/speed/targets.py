@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from inferhost.catalogue.rows import ModelRow
+from inferhost.planner.machine.clock_locks import MEMORY
 from inferhost.planner.memory.weights import bytes_read_per_token, head_bytes, linear_parameters
 from inferhost.planner.request import Instance
 from inferhost.planner.speed.roofline import BATCH_CONTEXT_TOKENS, Speed
@@ -98,12 +99,14 @@ def _impossible(option: str, asked_ms: int, instance: Instance, speed: Speed) ->
     fewer = f"at most {bits:.1f} bits per weight" if bits >= 2 else "a much smaller model"
     many = f"{-(-1000 // (asked_ms * bound)):.0f} such cards in tensor parallel"
     cards = many if speed.splits else "a faster card" if speed.whole_card else "a larger slice or the whole card"
+    clocks = "clocks, power limit and flags cannot"
+    if speed.bandwidth.unlocked_bytes_s:
+        clocks = f"{MEMORY.option}: unlocked gives more"
     return Problem(
         instance.path(option),
         f"found {asked_ms}, which is {1000 / asked_ms:.0f} tok/s, but the memory bounds one request to "
         f"{bound:.1f} tok/s ({1000 / bound:.0f} ms)",
-        f"{fewer}, speculative decoding with a draft that is not planned yet, or {cards}; "
-        "clocks, power limit and flags cannot",
+        f"{fewer}, speculative decoding with a draft that is not planned yet, or {cards}; {clocks}",
         "tpot-impossible",
     )
 
