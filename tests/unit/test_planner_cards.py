@@ -9,7 +9,7 @@ import pytest
 from inferhost.planner.machine.card_wishes import CARDS
 from inferhost.schema.plan import GpuSelector
 from inferhost.schema.wish import GPU_HOST_WIDE, GPU_PREFIX, options
-from tests.unit.planner_wishes import gpu, hardware, planned, refusal, wish
+from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal, wish
 
 P4, L40S, SECOND = "tesla-p4", "l40s", "GPU-2"
 
@@ -131,3 +131,16 @@ def test_cards_of_one_model_are_numbered_by_their_addresses_whatever_the_order_o
 
 def test_what_is_the_hosts_alone_is_among_the_options():
     assert {GPU_PREFIX + name for name in GPU_HOST_WIDE} < set(options())
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("rtx-3060", "rtx-3060-ti", "rtx-3080", "rtx-3090-ti", "rtx-4070", "rtx-4070-super", "rtx-4070-ti-super"),
+        *("rtx-4080", "rtx-4080-super", "rtx-5070", "rtx-5070-ti", "rtx-5080", "tesla-v100-pcie-16gb"),
+        *("tesla-v100-pcie-32gb", "tesla-t4", "a10", "rtx-a6000"),
+    ],
+)
+def test_a_common_card_is_known_by_what_its_sellers_call_it_and_is_planned_for(key: str):
+    budget = planned(wish(key, "llama-3.2-1b-instruct")).budget["main"]
+    assert budget["total_memory_bytes"] < (CATALOGUE.gpus[key].memory_label_gb or 0) * 2**30
