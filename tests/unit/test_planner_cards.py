@@ -142,5 +142,5 @@ def test_what_is_the_hosts_alone_is_among_the_options():
     ],
 )
 def test_a_common_card_is_known_by_what_its_sellers_call_it_and_is_planned_for(key: str):
-    budget = planned(wish(key, "llama-3.2-1b-instruct")).budget["main"]
-    assert budget["total_memory_bytes"] < (CATALOGUE.gpus[key].memory_label_gb or 0) * 2**30
+    budget = planned(wish(key, "llama-3.1-8b-instruct-q4_k_m")).budget["main"]
+    assert budget["total_memory_bytes"] <= (CATALOGUE.gpus[key].memory_label_gb or 0) * 2**30
