@@ -14,7 +14,8 @@ def test_the_record_is_on_disk_before_program_and_plan(host: FakeHost):
     order: list[str] = []
     host.run("install", before_write=order.append)
     renamed = [step.split()[1] for step in order if step.startswith("rename")]
-    assert renamed == ["/var/lib/inferhost/baseline.json", "/usr/local/bin/inferhost", "/etc/inferhost/plan.json"]
+    record = ["/var/lib/inferhost/baseline.json", "/var/lib/inferhost/recorded"]
+    assert renamed == [*record, "/usr/local/bin/inferhost", "/etc/inferhost/plan.json"]
 
 
 def test_install_records_everything_that_the_plan_may_change(host: FakeHost):
