@@ -13,12 +13,19 @@ from inferhost.imports.launch import Launch
 from inferhost.planner.launch.flags import OPTION_OF
 from inferhost.planner.nearby import near_models
 from inferhost.schema.document import counted
+from inferhost.schema.wish import options
 
 PREFIX = "inferhost_service_"
 MODELS = "/srv/models"
 """Where a model goes that so far was fetched by its name at each start."""
-LLAMA_SLOTS = 4
-"""Slots of llama-server when nobody says how many. Source: engines.md 5, llama.cpp."""
+OWN_SEQUENCES: dict[str, int | str] = {
+    "llama.cpp": 4,
+    "vllm": "256, or 1024 on most cards from 70 GiB",
+    "sglang": "as many as it sees room for on the card",
+    "tabbyapi": "a number of its own",
+    "sfllm": "a number of its own",
+}
+"""Requests at once where a launch says nothing. Source: llama.cpp: engines.md 5; vLLM: `memory.vllm_defaults`."""
 
 
 def wished(launch: Launch, catalogue: Catalogue) -> tuple[list[Finding], dict[str, Any]]:
@@ -35,6 +42,8 @@ def wished(launch: Launch, catalogue: Catalogue) -> tuple[list[Finding], dict[st
     wish.update(_model(launch, kept, findings, catalogue))
     wish.update(_address(launch, kept, engine, findings))
     wish.update(_sizes(kept, engine, catalogue.models.get(str(wish.get("model"))), findings))
+    if launch.words and "max_sequences" not in wish:
+        wish.update(_own_sequences(engine, findings))
     wish.update(_spread(kept))
     if launch.user and launch.user != "root":
         wish["user"] = launch.user
@@ -166,10 +175,9 @@ def _sizes(kept: Kept, engine: EngineRow, model: ModelRow | None, findings: list
     elif numbers.get("pool_tokens"):
         unified = "--kv-unified" in kept.uncounted
         found["context_tokens"] = numbers["pool_tokens"] // (sequences if sequences and not unified else 1)
-        if sequences is None and engine.engine == "llama.cpp":
-            sequences = LLAMA_SLOTS
-        if sequences and found["context_tokens"] != numbers["pool_tokens"]:
-            because = f"{counted(sequences, 'request')} at once share it: {found['context_tokens']} tokens each"
+        sharing = sequences or OWN_SEQUENCES.get(engine.engine)
+        if isinstance(sharing, int) and found["context_tokens"] != numbers["pool_tokens"]:
+            because = f"{counted(sharing, 'request')} at once share it: {found['context_tokens']} tokens each"
             findings.append(Finding("context", str(numbers["pool_tokens"]), "kept", because))
     if sequences:
         found["max_sequences"] = sequences
@@ -178,6 +186,19 @@ def _sizes(kept: Kept, engine: EngineRow, model: ModelRow | None, findings: list
     if option not in (None, "auto"):
         found["kv_cache_dtype"] = option
     return found
+
+
+def _own_sequences(engine: EngineRow, findings: list[Finding]) -> dict[str, int]:
+    """What an engine takes where the launch leaves the number of requests to it, if that is one number."""
+    own, option = OWN_SEQUENCES[engine.engine], f"{PREFIX}max_sequences"
+    if isinstance(own, int):
+        because = f"the launch leaves it to {engine.engine}, whose default this is"
+        findings.append(Finding("requests at once", str(own), "kept", because, option))
+        return {"max_sequences": own}
+    because = f"the launch leaves it to {engine.engine}, which takes {own}; not in the wish, whose default is "
+    because += str(options()[option]["default"])
+    findings.append(Finding("requests at once", "", "placebo", because, f"{option} for another number"))
+    return {}
 
 
 def _spread(kept: Kept) -> dict[str, Any]:

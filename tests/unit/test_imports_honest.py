@@ -229,3 +229,13 @@ services:
     findings, wish = wished(launch, CATALOGUE)
     assert (wish["gpus"], wish["tensor_parallel_size"], "env" in wish) == (["1", "0"], 2, False)
     assert [f.verdict for f in findings if f.name == "CUDA_VISIBLE_DEVICES"] == ["placebo"]
+
+
+@pytest.mark.parametrize("engine", MODEL)
+@pytest.mark.parametrize("chosen", [False, True], ids=["left out", "chosen"])
+def test_how_many_requests_at_once_is_in_the_wish_or_told_for_every_engine(engine, chosen):
+    flag = pinned(engine, CATALOGUE).flags["max_sequences"]
+    findings, wish = wished(Launch("here", engine, "", (*MODEL[engine], *((flag, "3") if chosen else ()))), CATALOGUE)
+    told = ["not in the wish" in one.because for one in findings if one.name == "requests at once"]
+    own = 4 if engine == "llama.cpp" else None
+    assert (told, wish.get("max_sequences")) == (([], 3) if chosen else ([own is None], own))
