@@ -1,0 +1,123 @@
+"""What is kept of a verdict under load: evidence with an age, which a later look at a busy card can disprove."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.unit.host.fake_host import UUID, FakeHost
+from tests.unit.host.test_host_clock_lock import CLOCKS, LOCK, SETTING, applied, under_load
+
+
+def test_the_last_verdict_under_load_is_told_with_its_age_until_the_lock_is_asked_for_again(host: FakeHost):
+    applied(host, 2100)
+    host.sim("load", "on")
+    under_load(host)
+    host.wait(600)
+    answer = host.run("verify", "--section", "gpu")
+    assert (answer.code, answer.verdict(LOCK)) == (0, ("unverified", "needs_load"))
+    told = "asked for, and no call reads a lock back; then held: 55 of 60 samples under load: 2100 to 2100 MHz"
+    assert answer.evidence(LOCK).startswith(told)
+    assert answer.evidence(LOCK).endswith("; under load 10 min ago")
+    host.sim("load", "off")
+    assert under_load(host).verdict(LOCK) == ("unverified", "needs_load")
+    assert "then held" in host.run("verify", "--section", "gpu").evidence(LOCK)
+    applied(host, 2000)
+    assert "then held" not in host.run("verify", "--section", "gpu").evidence(LOCK)
+
+
+@pytest.fixture
+def proven(host: FakeHost) -> FakeHost:
+    """A lock that held under load, and was taken away by somebody (`nvidia-smi -rgc`)."""
+    applied(host, 1500)
+    host.sim("load", "on")
+    host.wait(5)
+    assert under_load(host).verdict(LOCK) == ("held", "none")
+    host.sim("set", LOCK, "none")
+    host.wait(2)
+    return host
+
+
+def test_a_lock_that_held_once_and_was_taken_away_is_not_called_held_at_idle(proven: FakeHost):
+    proven.sim("load", "off")
+    proven.wait(5 * 3600)
+    for verb in ("verify", "apply"):
+        answer = proven.run(verb, "--section", "gpu")
+        assert (answer.code, answer.changed, answer.verdict(LOCK)) == (0, False, ("unverified", "needs_load"))
+        assert answer.evidence(LOCK).endswith("; under load 5 h ago")
+        found = next(v for v in answer.document["verdicts"] if v["setting"] == SETTING)
+        assert found["found"] is None
+    assert f"{LOCK} 1500 unverified (needs_load)" in proven.run("boot").prose
+
+
+def test_one_look_at_a_busy_card_above_its_lock_disproves_it_and_apply_asks_again(proven: FakeHost):
+    answer = proven.run("verify", "--section", "gpu")
+    assert (answer.code, answer.verdict(LOCK)) == (3, ("ignored", "unexplained"))
+    assert "2790 MHz seen while the card was busy" in answer.evidence(LOCK)
+    foretold = proven.run("apply", "--section", "gpu", "--check")
+    answer = proven.run("apply", "--section", "gpu")
+    assert (
+        answer.said == foretold.said == (True, [{"setting": SETTING, "before": "unknown", "after": "asked for 1500"}])
+    )
+    assert "again, because 2790 MHz seen" in answer.evidence(LOCK)
+    assert proven.card()[LOCK] == [1500, 1500]
+    assert under_load(proven).verdict(LOCK) == ("held", "none")
+    assert proven.run("apply", "--section", "gpu").said == (False, [])
+
+
+def test_the_drift_timer_tells_it_and_does_not_fight_over_it(proven: FakeHost):
+    answer = proven.run("watch")
+    assert answer.verdict(LOCK) == ("ignored", "unexplained")
+    assert proven.card()[LOCK] is None
+
+
+def test_a_look_right_after_the_request_proves_nothing(host: FakeHost):
+    """The clock needs a moment to come down."""
+    host.sim("load", "on")
+    applied(host, 1500)
+    host.sim("fault", "graphics_clock", "accepted_ignored")
+    assert host.run("verify", "--section", "gpu").verdict(LOCK) == ("unverified", "needs_load")
+    host.wait(2)
+    assert host.run("verify", "--section", "gpu").verdict(LOCK) == ("ignored", "unexplained")
+
+
+def test_an_ignored_lock_stays_drift_in_a_plain_verify_and_is_asked_for_again_by_apply(host: FakeHost):
+    applied(host, 2100)
+    host.sim("set", LOCK, "none")  # what `nvidia-smi -rgc` of somebody else does: nothing shows it without load
+    assert host.run("verify", "--section", "gpu").verdict(LOCK) == ("unverified", "needs_load")
+    host.sim("load", "on")
+    assert under_load(host).code == 3
+    host.sim("load", "off")
+    assert host.run("verify", "--section", "gpu").code == 3
+    foretold = host.run("apply", "--section", "gpu", "--check")
+    answer = host.run("apply", "--section", "gpu")
+    assert (
+        answer.said == foretold.said == (True, [{"setting": SETTING, "before": "unknown", "after": "asked for 2100"}])
+    )
+    host.sim("load", "on")
+    assert under_load(host).verdict(LOCK) == ("held", "none")
+
+
+def test_a_verdict_on_a_request_that_was_made_again_meanwhile_is_not_kept(host: FakeHost):
+    applied(host, 2100)
+    host.sim("load", "on")
+    host.wait(20)
+    pass_time = host.wait
+
+    def another_apply(seconds: float) -> None:
+        found = json.loads(host.read(CLOCKS))
+        found["asked"][UUID]["time_s"] = 12.0
+        host.write(CLOCKS, json.dumps(found))
+        pass_time(seconds)
+
+    host.wait = another_apply  # type: ignore[method-assign]
+    assert under_load(host).verdict(LOCK) == ("held", "none")
+    assert json.loads(host.read(CLOCKS))["asked"][UUID]["last"] is None
+
+
+def test_check_mode_keeps_no_verdict(host: FakeHost):
+    applied(host, 2100)
+    host.sim("load", "on")
+    assert under_load(host, "--check").verdict(LOCK) == ("held", "none")
+    assert host.run("verify", "--section", "gpu").verdict(LOCK) == ("unverified", "needs_load")
