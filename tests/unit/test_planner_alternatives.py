@@ -6,7 +6,13 @@ import re
 import pytest
 
 from inferhost import planner
-from inferhost.planner.memory.weights import linear_parameters
+from inferhost.planner.memory.weights import (
+    embedding_bytes,
+    linear_parameters,
+    rest_bytes,
+    routed_bytes,
+    weights_bytes,
+)
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal, wish
 
 BITS = re.compile(r"(\d+\.\d) bits per weight for (1 request|(\d+) requests at once) of (\d+) tokens")
@@ -86,3 +92,22 @@ def test_fewer_bits_than_the_engine_has_a_format_for_are_no_offer():
     # 4.1 bits would fit; the fewest that sglang reads for a dense model are 4.16.
     values = wish("rtx-4090", "qwen3-32b", service_engine="sglang", service_context_tokens=4096)
     assert "bits per weight" not in refusal(values)
+
+
+@pytest.mark.parametrize(
+    ("card", "key", "share"), [("rtx-4060-ti-16gb", "gpt-oss-20b", 100), ("rtx-pro-6000-bw-ws", "gpt-oss-120b", 68)]
+)
+def test_the_ordinary_file_of_a_mixture_is_named_where_its_checkpoint_does_not_fit(card: str, key: str, share: int):
+    values = wish(card, key, service_memory_share=share)
+    assert f"the catalogue knows {key}-mxfp4-gguf" in refusal(values)
+    file = planned({**values, "inferhost_service_model": f"{key}-mxfp4-gguf"})
+    assert [service.engine for service in file.service] == ["llama.cpp"]
+
+
+def test_the_file_of_a_mixture_keeps_what_is_no_expert_at_8_bit():
+    for name in ("gpt-oss-20b", "gpt-oss-120b"):
+        file, checkpoint = CATALOGUE.models[f"{name}-mxfp4-gguf"], CATALOGUE.models[name]
+        assert routed_bytes(file) == routed_bytes(checkpoint)
+        assert rest_bytes(file) * 16 == pytest.approx(rest_bytes(checkpoint) * 8.5)
+        whole = routed_bytes(file) + rest_bytes(file) + embedding_bytes(file)
+        assert whole == pytest.approx(weights_bytes(file, False), rel=0.01)

@@ -12,6 +12,8 @@ from inferhost.schema.problems import Problem
 VISION_BITS = 16
 MXFP4_BITS = 4.25
 """Blocks of 32 numbers of 4 bit share a scale of 8 bit."""
+MXFP4_REST_BITS = {"safetensors": 16.0, "gguf": 8.5}
+"""What is no expert beside them, by the file's format. Source: the rows of gpt-oss."""
 
 MISSING_PARTS = {
     "full": ("head_dim",),
@@ -99,9 +101,9 @@ def expert_parameters(model: ModelRow) -> int:
 def rest_bytes(model: ModelRow, linear_bits: float | None = None) -> float:
     """What every step reads whatever its router chooses: all but the routed experts, and the output layer.
 
-    A checkpoint in MXFP4 keeps all of that at 16 bit.
+    MXFP4 is for experts only: all of that is wider.
     """
-    own = 16.0 if model.quantisation == "mxfp4" else model.linear_bits
+    own = MXFP4_REST_BITS[model.format] if model.quantisation == "mxfp4" else model.linear_bits
     bits = own if linear_bits is None else linear_bits
     return (linear_parameters(model, False) - routed_parameters(model)) * bits / 8 + head_bytes(model)
 

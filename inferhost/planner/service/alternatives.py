@@ -146,7 +146,7 @@ def _formats(model: ModelRow, card: GpuRow, catalogue: Catalogue) -> Iterator[Mo
     }
     found = []
     for kind, name in sorted(read):
-        if name in EXPERTS_ONLY and model.moe is None:
+        if name in EXPERTS_ONLY and (model.moe is None or kind == "gguf"):  # a file of its own row
             continue
         row, needs = format_named(name, catalogue), FAST.get(name)
         if row is not None and row.bits_per_weight < model.linear_bits and (needs is None or getattr(card, needs)):
