@@ -287,7 +287,9 @@ def _variable(
     if problem is not None:
         new = _new_name(value, row)
         if new is None:
-            harmful = row is not None and (row.status == "harmful" or bool(_harm(value, row)))
+            harmful = problem.id == "uncounted" or (
+                row is not None and (row.status == "harmful" or bool(_harm(value, row)))
+            )
             return Finding(name, value, "harmful" if harmful else "placebo", problem.message, problem.hint, source)
         words, variable = new
         other = (

@@ -18,7 +18,11 @@ from inferhost.imports.launch import ASSIGNMENT, Launch, Mistake, Source, recogn
 BROKEN_CONTINUATION = re.compile(r"\\[ \t]+$")
 HEREDOC = re.compile(r"<<-?\s*([\"']?)([A-Za-z_][A-Za-z0-9_]*)\1")
 VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)(?:\[@\])?(?::?-([^}]*))?\}?")
-FOR = re.compile(r"(?:^|;)\s*for\s+(\w+)\s+in\s+(\S+)")
+FOR = re.compile(r"(?:^|;)\s*for\s+(\w+)\s+in\s+([^;\n]+)")
+COMPUTED = re.compile(r"[$`*?{]")
+"""What a shell would make a word of a loop from."""
+OWN_ARGUMENTS = re.compile(r"\$(?:[@*]|\{[@*][^}]*\})")
+"""The arguments that a script itself was started with."""
 KEYWORDS = frozenset(
     {"do", "then", "else", "if", "while", "until", "elif", "!", "{", "}", "done", "fi", "exec", "time"}
 )
@@ -53,6 +57,7 @@ class _Reader:
         self.open_launch = False  # the line before was a launch, and could have gone on here
         self.foreground: Launch | None = None
         self.told = False  # that what stands behind it never runs
+        self.loop = ""  # the head of the loop of several rounds that is read
 
     def mistake(self, number: int, verdict: str, found: str, because: str, instead: str) -> None:
         self.mistakes.append(Mistake(f"{self.name}:{number}", verdict, found, because, instead))
@@ -64,7 +69,11 @@ def read_script(text: str, name: str, env: Mapping[str, str] | None = None, dire
     for line in _logical_lines(text, reader):
         loop = FOR.search(line.text)
         if loop:
-            reader.variables[loop[1]] = loop[2].rstrip(";")
+            rounds = loop[2].split()
+            first = "" if COMPUTED.search(rounds[0]) else rounds[0]
+            reader.loop = loop[0].strip("; \t") if rounds[1:] or not first else ""
+            reader.variables.pop(loop[1], None)
+            reader.variables.update({loop[1]: first} if first else {})
         for words, background in _commands(line.text):
             _command(words, background, line.number, reader)
     own = {key: value for key, value in reader.exported.items() if key not in (env or {})}
@@ -166,6 +175,7 @@ def _commands(text: str) -> Iterator[tuple[list[str], bool]]:
 
 def _command(words: list[str], background: bool, number: int, reader: _Reader) -> None:
     while words and words[0] in KEYWORDS:
+        reader.loop = "" if words[0] == "done" else reader.loop
         words = words[1:]
     if not words or _assigns(words, number, reader):
         return
@@ -183,7 +193,10 @@ def _command(words: list[str], background: bool, number: int, reader: _Reader) -
     _run(_expanded(words, reader), background, number, reader)
 
 
-def _run(words: list[str], background: bool, number: int, reader: _Reader) -> None:
+def _run(expanded: list[str], background: bool, number: int, reader: _Reader) -> None:
+    words = [word for word in expanded if not OWN_ARGUMENTS.fullmatch(word)]
+    if not words:
+        return
     if words[0].startswith("-"):
         _orphan(words, number, reader)
         return
@@ -205,6 +218,14 @@ def _run(words: list[str], background: bool, number: int, reader: _Reader) -> No
     reader.open_launch = launch is not None
     if launch is not None:
         reader.launches.append(launch)
+        if len(words) < len(expanded):
+            because = "what the script itself is started with is not known here, so it is not in the wish"
+            reader.mistake(
+                number, "harmful", '"$@"', because, "write those arguments into the wish, if there are any"
+            )
+        if reader.loop:
+            because = "each round is a launch of its own: the wish has the first one"
+            reader.mistake(number, "harmful", reader.loop, because, "one of inferhost_service_instances per round")
         reader.foreground = reader.foreground if background or _detaches(words) else launch
         reader.told = False
 

@@ -239,3 +239,30 @@ def test_how_many_requests_at_once_is_in_the_wish_or_told_for_every_engine(engin
     told = ["not in the wish" in one.because for one in findings if one.name == "requests at once"]
     own = 4 if engine == "llama.cpp" else None
     assert (told, wish.get("max_sequences")) == (([], 3) if chosen else ([own is None], own))
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "told"),
+    [
+        ("for p in 8000 8001; do\n vllm serve /m/a --port $p &\ndone", "8000", ["for p in 8000 8001"]),
+        ("for p in 8000 8001; do vllm serve /m/a --port $p & done", "8000", ["for p in 8000 8001"]),
+        ("for p in $(seq 8000 8003); do\n vllm serve /m/a --port $p &\ndone", "$p", ["for p in $(seq 8000 8003)"]),
+        ("for p in 8000; do\n vllm serve /m/a --port $p\ndone", "8000", []),
+        ("for p in 1 2; do echo $p; done\nvllm serve /m/a --port 8000", "8000", []),
+        ('vllm serve /m/a --port ${P:-8000} "$@"', "8000", ['"$@"']),
+        ("vllm serve /m/a --port 8000 ${@:2}", "8000", ['"$@"']),
+        ('exec "$@"\nvllm serve /m/a --port 8000', "8000", []),
+    ],
+)
+def test_rounds_and_arguments_of_a_script_that_no_wish_holds_are_told(text, words, told):
+    source = read_script(text, "s.sh")
+    (launch,) = source.launches
+    assert launch.words == ("--model", "/m/a", "--port", words)
+    assert [one.found for one in source.mistakes] == told
+
+
+def test_a_variable_that_harms_is_no_placebo():
+    launch = Launch("here", "llama.cpp", "", MODEL["llama.cpp"], {"GGML_CUDA_ENABLE_UNIFIED_MEMORY": "1"})
+    findings, wish = wished(launch, CATALOGUE)
+    found = [one.verdict for one in findings if one.name == "GGML_CUDA_ENABLE_UNIFIED_MEMORY"]
+    assert (found, "env" in wish) == (["harmful"], False)
