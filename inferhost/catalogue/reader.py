@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from inferhost.catalogue.attention import AttentionRow
+from inferhost.catalogue.capability_row import CapabilityRow
 from inferhost.catalogue.driver_row import DriverRow
 from inferhost.catalogue.engine_tables import EngineTable, FlagRows
 from inferhost.catalogue.install_row import InstallRow
@@ -43,6 +44,7 @@ FOLDER = pathlib.Path(__file__).parent
 TABLES: dict[str, type] = {
     "gpus": GpuRow,
     "chips": ChipRow,
+    "capabilities": CapabilityRow,
     "models": ModelRow,
     "engines": EngineRow,
     "attention": AttentionRow,
@@ -94,6 +96,7 @@ class Catalogue:
 
     gpus: Mapping[str, GpuRow]
     chips: Mapping[str, ChipRow]
+    capabilities: Mapping[str, CapabilityRow]
     models: Mapping[str, ModelRow]
     engines: Mapping[str, EngineRow]
     attention: Mapping[str, AttentionRow]

@@ -50,7 +50,7 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     problems: list[Problem] = []
     rows = _part(problems, lambda: cards(request.hardware, catalogue))
     replaced = _without_driver(request) if request.manages("driver") else request
-    drivers = None if rows is None else _part(problems, lambda: driver(rows, replaced.hardware))
+    drivers = None if rows is None else _part(problems, lambda: driver(rows, replaced.hardware, catalogue))
     divided = None if rows is None else _part(problems, lambda: layouts(request, rows, catalogue))
     whole = divided or tuple(None for _ in request.hardware.gpus)
     gpus = (

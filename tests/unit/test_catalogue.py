@@ -63,6 +63,13 @@ def test_an_engine_without_a_rate_for_every_family_of_formats_is_an_error():
     )
 
 
+def test_the_least_driver_of_every_card_is_known_and_no_later_than_its_first_open_one():
+    for key, card in CATALOGUE.gpus.items():
+        known = CATALOGUE.capabilities[card.compute_capability]
+        assert known.architecture == card.architecture, key
+        assert card.first_open_driver is None or known.first_driver_branch <= int(card.first_open_driver[:3]), key
+
+
 def test_every_card_of_the_catalogue_is_known_by_what_it_computes_and_agrees_with_itself():
     for key, card in CATALOGUE.gpus.items():
         chip = CATALOGUE.chips[key]

@@ -364,3 +364,25 @@ def test_a_quantised_cache_needs_heads_of_whole_blocks():
     assert (
         "keeps q8_0 in blocks of 32, which do not divide heads of 80 in llama-2-7b-q4_k_m; use auto or f16" in found
     )
+
+
+@pytest.mark.parametrize(
+    ("card", "found", "least"),
+    [
+        ("rtx-4090", "470.1", 520),
+        ("rtx-3090", "450.80.02", 455),
+        ("h100-sxm", "515.65.01", 520),
+        ("tesla-p4", "352.99", 367),
+    ],
+)
+def test_a_driver_older_than_the_card_is_refused_whatever_the_engine(card, found, least):
+    # An engine without a least branch of its own was planned on a driver that does not know the card.
+    text = refusal(on(wish(card, "llama-3.1-8b-instruct"), driver_version=found))
+    path = "error: inferhost_hardware.driver_version"
+    capability = CATALOGUE.gpus[card].compute_capability
+    assert text.startswith(f"{path}: found {found}, {card} (compute capability {capability}) needs branch {least} or")
+
+
+def test_an_unknown_driver_is_pending_with_the_branch_that_the_card_needs():
+    pending = planned(on(wish("rtx-4090", LLAMA_GGUF), driver_version=None)).pending
+    assert "an NVIDIA driver: branch 520 or later" in [one.needs for one in pending]

@@ -53,11 +53,13 @@ def cards(hardware: Hardware, catalogue: Catalogue) -> tuple[GpuRow, ...]:
     return tuple(rows)
 
 
-def driver(rows: tuple[GpuRow, ...], hardware: Hardware) -> tuple[Driver, list[Reason], list[Pending]]:
+def driver(
+    rows: tuple[GpuRow, ...], hardware: Hardware, catalogue: Catalogue
+) -> tuple[Driver, list[Reason], list[Pending]]:
     """The driver that all cards can share, or `InputError`.
 
-    For cards that take either module no least version is known, so none is given.
-    Source: formula `driver.modules`.
+    For cards that take either module no least version is known, only the least branch, so no version is given.
+    Source: formulas `driver.modules` and `driver.first_branch`.
     """
     path = f"{HARDWARE}.driver_version"
     kinds = {row.kernel_module: row.key for row in rows}
@@ -78,7 +80,7 @@ def driver(rows: tuple[GpuRow, ...], hardware: Hardware) -> tuple[Driver, list[R
         default=None,
     )
     last = min((row.last_driver_branch for row in rows if row.last_driver_branch), default=None)
-    problems = _version_problems(rows, hardware.driver_version, path)
+    problems = _version_problems(rows, hardware.driver_version, path, catalogue)
     if problems:
         raise InputError(problems)
     found = hardware.driver_version
@@ -90,14 +92,23 @@ def driver(rows: tuple[GpuRow, ...], hardware: Hardware) -> tuple[Driver, list[R
         reasons = [reason("driver.kernel_module", kind, because, source, gain=gain, disruption="reboot")]
     pending = []
     if found is None and rows:
-        needs = f"{least} or later" if least else f"branch {last} or older" if last else "any current branch"
+        first = max(first_branch(row, catalogue) for row in rows)
+        needs = f"{least} or later" if least else f"branch {first} to {last}" if last else f"branch {first} or later"
         pending = [
             Pending("driver.version_found", f"an NVIDIA driver: {needs}", f"{HARDWARE}.driver_version is not known")
         ]
     return Driver(kind, least, str(last) if last else None, found), reasons, pending
 
 
-def _version_problems(rows: tuple[GpuRow, ...], found: str | None, path: str) -> list[Problem]:
+def first_branch(row: GpuRow, catalogue: Catalogue) -> int:
+    """The branch before which no driver knows the card, whatever its module.
+
+    Source: formula `driver.first_branch`.
+    """
+    return catalogue.capabilities[row.compute_capability].first_driver_branch
+
+
+def _version_problems(rows: tuple[GpuRow, ...], found: str | None, path: str, catalogue: Catalogue) -> list[Problem]:
     if found is None:
         return []
     if not VERSION.fullmatch(found):
@@ -105,11 +116,15 @@ def _version_problems(rows: tuple[GpuRow, ...], found: str | None, path: str) ->
         return [Problem(path, f'found "{found}", wanted a version such as 580.95.05', hint)]
     problems = []
     for row in rows:
-        first, last = row.first_open_driver, row.last_driver_branch
+        first, last, least = row.first_open_driver, row.last_driver_branch, first_branch(row, catalogue)
         if row.kernel_module == "open" and first and driver_version(found) < driver_version(first):
             problems.append(
                 Problem(path, f"found {found}, {row.key} needs {first} or later", "install a newer driver branch")
             )
+        elif driver_version(found)[0] < least:
+            card = f"{row.key} (compute capability {row.compute_capability})"
+            says = f"found {found}, {card} needs branch {least} or later"
+            problems.append(Problem(path, says, "install a newer driver branch", "driver-branch"))
         if last and driver_version(found)[0] > last:
             problems.append(
                 Problem(path, f"found {found}, branch {last} is the last for {row.key}", f"install branch {last}")
