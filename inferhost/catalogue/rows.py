@@ -295,7 +295,7 @@ class ValueRow:
 
 @dataclasses.dataclass(frozen=True)
 class UncountedRow:
-    """Flags and variables that change memory or speed in a way that the plan does not compute, so it refuses them."""
+    """Flags and variables that change memory, speed or what is served in a way that the plan does not compute."""
 
     key: str
     engine: str

@@ -23,6 +23,8 @@ REFUSED = {
         ["--compilation-config.cudagraph_mode=NONE"],
         ["--device-ids", "1"],
         ["--hf-overrides", '{"num_hidden_layers": 8}'],
+        ["--runner", "pooling"],
+        ["--convert", "embed"],
     ],
     "sglang": [
         ["--quantization", "fp8"],
@@ -34,6 +36,7 @@ REFUSED = {
         ["--cpu-offload-gb", "4"],
         ["--enable-lora"],
         ["--base-gpu-id", "1"],
+        ["--is-embedding"],
     ],
     "llama.cpp": [
         ["-ot", "exps=CPU"],
@@ -48,12 +51,20 @@ REFUSED = {
         ["--override-kv", "llama.expert_used_count=int:1"],
         ["--mmproj", "/srv/models/mmproj.gguf"],
         ["-hf", "ggml-org/gemma-3-4b-it-GGUF"],
+        ["--embedding"],
+        ["--reranking"],
     ],
     "tabbyapi": [["--gpu-split", "20"], ["--draft-model-name", "small"], ["--cpu-moe-offload-layers", "4"]],
     "sfllm": [["--quantization", "fp8"], ["--disable-cuda-graph"], ["--speculative-algorithm", "eagle3"]],
 }
 PASSED = {
-    "vllm": [["--dtype", "bfloat16"], ["--block-size", "16"], ["--no-enforce-eager"], ["--load-format", "auto"]],
+    "vllm": [
+        ["--dtype", "bfloat16"],
+        ["--block-size", "16"],
+        ["--no-enforce-eager"],
+        ["--runner", "generate"],
+        ["--convert", "none"],
+    ],
     "sglang": [["--dtype", "half"], ["--page-size", "1"], ["--schedule-policy", "lpm"]],
     "llama.cpp": [["--kv-offload"], ["-fa", "on"], ["--spec-type", "ngram-mod"], ["--no-kv-unified"]],
     "tabbyapi": [["--backend", "exllamav3"]],
@@ -89,6 +100,7 @@ def test_what_changes_neither_memory_nor_speed_passes(engine, words):
         ("sglang", "SGLANG_MAMBA_SSM_DTYPE", "float32"),
         ("llama.cpp", "LLAMA_ARG_OVERRIDE_TENSOR", "exps=CPU"),
         ("llama.cpp", "LLAMA_ARG_KV_OFFLOAD", "0"),
+        ("llama.cpp", "LLAMA_ARG_EMBEDDINGS", "1"),
         ("llama.cpp", "LLAMA_ARG_FLASH_ATTN", "off"),
         ("llama.cpp", "GGML_CUDA_ENABLE_UNIFIED_MEMORY", "1"),
     ],
