@@ -5,6 +5,7 @@ Everything said here is read from the plan, the option list and the catalogue: n
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from inferhost import catalogue, explain_figures, table
 from inferhost.catalogue.rows import EngineRow
 from inferhost.planner.launch.flags import OPTION_OF, concept_of, full_name
+from inferhost.planner.service.engine import on_card
 from inferhost.schema.problems import InputError, Problem, near
 from inferhost.schema.wish import INSTANCE_PREFIX, options
 
@@ -125,7 +127,8 @@ def possible(plan: Mapping[str, Any], reason: Mapping[str, Any]) -> Iterator[str
         yield from _levers(speed, "batching")
     if concept in ("kv_cache_dtype", "kv_cache_dtype_v", "context_tokens", "pool_tokens", "memory_fraction"):
         now = engine.kv_cache["auto"].bytes_per_element
-        for name, kind in engine.kv_cache.items():
+        cards = [catalogue.load().gpus[gpu["model"]] for gpu in plan["gpus"]]
+        for name, kind in functools.reduce(on_card, cards, engine).kv_cache.items():
             if kind.bytes_per_element < now:
                 factor = now / kind.bytes_per_element
                 yield f"a {name} KV cache: {factor:.2f} times the tokens in the same memory, at less quality"

@@ -14,6 +14,7 @@ class KvCacheFormat:
     argument: Optional[str]
     bytes_per_element: float
     block_elements: int  # that share a scale; a head has to be made of whole blocks
+    min_compute_capability: Optional[str] = None  # None where it runs wherever the engine does
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,7 +76,7 @@ def test_a_backend_of_the_wish_that_the_card_has_takes_the_place_of_the_choice()
 
 
 def test_with_a_cache_of_fewer_bits_the_choice_is_the_engines_at_start_and_nothing_is_said():
-    assert chosen(planned(wish("rtx-3090", SMALL, service_engine="vllm", service_kv_cache_dtype="fp8"))) == []
+    assert chosen(planned(wish("rtx-4090", SMALL, service_engine="vllm", service_kv_cache_dtype="fp8"))) == []
 
 
 def test_no_card_has_two_defaults_of_one_engine():
@@ -106,3 +106,18 @@ def test_a_cache_of_16_bit_is_said_with_what_fewer_bits_would_hold():
     assert f"fp8 would hold about {2 * held} tokens instead of {held}" in reason.because
     assert more.budget["main"]["kv_cache_tokens"] == pytest.approx(2 * held, rel=0.01)
     assert [r for r in more.reasons if r.setting == "service.main.kv_cache_dtype"] == []
+
+
+def test_an_fp8_cache_of_vllm_is_refused_below_8_9_and_no_hint_offers_it():
+    asked = {"service_engine": "vllm", "service_context_tokens": 65536}
+    found = refusal(wish("rtx-3090", SMALL, service_engine="vllm", service_kv_cache_dtype="fp8"))
+    assert found == (
+        'error: inferhost_service_kv_cache_dtype: found "fp8": vllm 0.33.0 has no fp8 KV cache below compute '
+        "capability 8.9, a rtx-3090 has 8.6 (it has: auto, f16)\n"
+        "hint: sglang 0.5.23 serves qwen3-4b on a rtx-3090; auto picks it"
+    )
+    for card, offered in (("rtx-3090", False), ("rtx-4090", True)):
+        assert ("fp8 nearly doubles it" in refusal(wish(card, "llama-3.1-8b-instruct", **asked))) is offered
+        plan = planned(wish(card, SMALL, service_engine="vllm"))
+        (reason,) = [r for r in plan.reasons if r.setting == "service.main.kv_cache_dtype"]
+        assert ("fp8 would hold" in reason.because) is offered

@@ -96,6 +96,8 @@ def test_explain_prices_what_else_a_flag_could_be():
     assert "  possible: batching, 8 requests at once: " in text
     assert "  changes with: inferhost_service_max_sequences (default 8)\n" in text
     assert "a fp8 KV cache: 2.00 times the tokens" in explain.explained(plan, "--context-length")
+    ampere = document.plain(planned(wish("rtx-3090", "qwen3-4b", service_engine="vllm")))
+    assert "fp8" not in explain.explained(ampere, "--max-model-len")
 
 
 def test_every_setting_of_a_plan_is_explained_and_names_only_options_that_exist():

@@ -6,6 +6,7 @@ was asked for and cannot work is refused with every obstacle and with what would
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -56,10 +57,11 @@ def obstacles(
         found.append(("served_model_name", f"{name} cannot be told a name for the model"))
     if "gpu_layers" not in engine.flags and instance.text("gpu_layers") not in ("all", "auto"):
         found.append(("gpu_layers", f"{name} keeps every layer on its cards"))
-    dtype = instance.text("kv_cache_dtype")
-    if dtype not in engine.kv_cache:
-        known = ", ".join(sorted(engine.kv_cache))
-        found.append(("kv_cache_dtype", f"{name} has no {dtype} KV cache (it has: {known})"))
+    dtype, here = instance.text("kv_cache_dtype"), on_card(engine, card).kv_cache
+    if dtype not in here:
+        since = engine.kv_cache[dtype].min_compute_capability if dtype in engine.kv_cache else None
+        where = f" below compute capability {since}, a {card.key} has {have}" if since else ""
+        found.append(("kv_cache_dtype", f"{name} has no {dtype} KV cache{where} (it has: {', '.join(sorted(here))})"))
     elif model.mla is None and (model.head_dim or 0) % engine.kv_cache[dtype].block_elements:
         block, whole = engine.kv_cache[dtype].block_elements, f"heads of {model.head_dim} in {model.key}"
         fitting = " or ".join(
@@ -72,6 +74,15 @@ def obstacles(
             )
         )
     return found
+
+
+def on_card(engine: EngineRow, card: GpuRow) -> EngineRow:
+    """The engine's row with no cache format but those that run on the card, so that no hint names another."""
+    have = capability(card.compute_capability)
+    formats = {
+        key: one for key, one in engine.kv_cache.items() if capability(one.min_compute_capability or "0.0") <= have
+    }
+    return dataclasses.replace(engine, kv_cache=formats)
 
 
 def chosen_engine(
@@ -107,7 +118,7 @@ def chosen_engine(
     else:
         because, source = instance.origin("engine"), instance.source("engine")
     version = "the version that the catalogue was read for" if usable.pinned else "the version that the wish names"
-    return usable, [
+    return on_card(usable, card), [
         reason(
             f"{path}.engine",
             usable.engine,
