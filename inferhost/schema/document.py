@@ -12,8 +12,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 import typing
-from typing import Any, Dict, Tuple, TypeVar, Union
+from typing import Any, Dict, Optional, Tuple, TypeVar, Union
 
 from inferhost.schema.problems import InputError, Problem, near
 
@@ -37,6 +38,12 @@ def shown(value: object) -> str:
         return "a list"
     text = f'"{value}"' if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def whole_number(text: str) -> Optional[int]:
+    """The number that a person means by `8k` or `2 M`, in powers of 1024; None where it is none."""
+    sized = re.fullmatch(r"(\d{1,9})\s*([kKmM]?)", text.strip())
+    return int(sized[1]) * {"": 1, "k": 2**10, "m": 2**20}[sized[2].lower()] if sized else None
 
 
 def counted(count: int, what: str) -> str:

@@ -17,7 +17,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from inferhost.schema.document import shown
+from inferhost.schema.document import shown, whole_number
 from inferhost.schema.problems import InputError, Problem, near
 
 PREFIX = "inferhost_"
@@ -143,7 +143,7 @@ def _converted(value: Any, option: Mapping[str, Any], path: str, problems: list[
         value = next((c for c in option.get("choices", ()) if c in (TRUE if value else FALSE)), value)
     result = _of_kind(value, kind)
     if result is None:
-        problems.append(Problem(path, f"found {shown(value)}, wanted {kind}", option["description"], "type"))
+        problems.append(Problem(path, f"found {shown(value)}, wanted {kind}", _that_works(value, option), "type"))
         return option.get("default")
     if kind == "list" and option.get("elements") == "str":
         result = [str(item) for item in result]
@@ -153,6 +153,15 @@ def _converted(value: Any, option: Mapping[str, Any], path: str, problems: list[
             hint = near(str(item), allowed) or f"{_default_shown(option)} is the default"
             problems.append(Problem(path, f"found {shown(item)}, wanted one of {', '.join(allowed)}", hint, "choice"))
     return result
+
+
+def _that_works(value: Any, option: Mapping[str, Any]) -> str:
+    """A value of the option's type, the one that was meant where that shows, and what the option says."""
+    meant = whole_number(str(value)) if option["type"] == "int" else None
+    example = option.get("default") if meant is None else meant
+    if example is None:
+        return str(option["description"])
+    return f"for example {json.dumps(example)}; {option['description']}"
 
 
 def _default_shown(option: Mapping[str, Any]) -> str:

@@ -231,6 +231,7 @@ def test_llama_cpp_flags_are_the_options_of_its_help():
 --temp N                                temperature (default: 0.80)
 -sm,   --split-mode {none,layer}
                                         how to split
+-dev,  --device <dev1,dev2,..>          devices to compute on
 --jinja, --no-jinja                     whether to use jinja (default: enabled)
                                         (env: LLAMA_ARG_JINJA)
 -lm,   --load-mode MODE                 model loading mode (default: auto)
@@ -244,6 +245,7 @@ def test_llama_cpp_flags_are_the_options_of_its_help():
         "-c": {"names": ("-c", "--ctx-size"), "type": "int", "variables": ("LLAMA_ARG_CTX_SIZE",)},
         "--temp": {"names": ("--temp",)},
         "-sm": {"names": ("-sm", "--split-mode"), "choices": ("none", "layer")},
+        "-dev": {"names": ("-dev", "--device")},
         "--jinja": {"names": ("--jinja", "--no-jinja"), "takes": "no", "variables": jinja},
         "-lm": {"names": ("-lm", "--load-mode"), "choices": ("auto", "mlock")},
         "--draft-max": {"names": ("--draft-max",), "status": "removed", "replacement": "--spec-draft-n-max"},

@@ -31,6 +31,17 @@ from tests.unit.test_planner_placebo import refused_arguments, served
         ),
         ("llama.cpp", ["--split-mode", "rows"], '"--split-mode" found "rows", which is none of its choices'),
         ("llama.cpp", ["--main-gpu", "first"], '"--main-gpu" found "first", wanted a whole number'),
+        (
+            "vllm",
+            ["--max-num-batched-tokens", "8k"],
+            '"--max-num-batched-tokens" found "8k", wanted a number above 0\nhint: for example 8192, or',
+        ),
+        (
+            "llama.cpp",
+            ["--device", "CUDA0"],
+            '"--device" takes other cards than the plan, or divides them in another way\n'
+            "hint: use inferhost_service_gpus",
+        ),
         ("tabbyapi", ["--vision"], '"--vision" has no value'),
         ("tabbyapi", ["--vision", "maybe"], '"--vision" found "maybe", wanted true or false'),
         ("sfllm", ["--quantization", "awq"], '"--quantization" found "awq", which is none of its choices'),

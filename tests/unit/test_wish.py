@@ -59,6 +59,9 @@ def test_an_unquoted_off_is_the_choice_off():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"inferhost_service_context_tokens": "8k"}, "\nhint: for example 8192; "),
+        ({"inferhost_service_max_sequences": "many"}, "\nhint: for example 8; "),
+        ({"inferhost_service_env": "A=B"}, "\nhint: for example {}; "),
         ({"inferhost_service_port": "x"}, 'error: inferhost_service_port: found "x", wanted int'),
         ({"inferhost_service_env": "A=B"}, 'error: inferhost_service_env: found "A=B", wanted dict'),
         ({"inferhost_gpu_persistence_mode": "maybe"}, "error: inferhost_gpu_persistence_mode: found"),

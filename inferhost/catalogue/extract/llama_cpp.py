@@ -86,7 +86,7 @@ def _spellings(head: str) -> tuple[tuple[str, ...], str]:
 def _choices(placeholder: str, lines: list[str], body: str) -> tuple[str, ...] | None:
     """The values that a placeholder like `{none,layer}`, the text or its list of `- value: ` lists."""
     match = CHOICES.fullmatch(placeholder)
-    if match:
+    if match and ".." not in match.group(1):  # dots say that there are more, and that these are examples
         return tuple(re.split(r"[|,]", match.group(1)))
     items = tuple(found.group(1) for line in lines[1:] if (found := ITEM.match(line.strip())))
     if len(items) > 1 and placeholder in ("MODE", "TYPE"):

@@ -20,6 +20,7 @@ from inferhost.planner.launch.uncounted import uncounted_flag
 from inferhost.planner.launch.unknown_settings import unknown_setting
 from inferhost.planner.reasons import instead, is_flag
 from inferhost.planner.request import Instance
+from inferhost.schema.document import whole_number
 from inferhost.schema.problems import InputError, Problem
 
 OVERRIDES: dict[str, type] = {
@@ -29,6 +30,7 @@ OVERRIDES: dict[str, type] = {
     "most_cache_tokens": int,
 }
 """Concepts that a further argument may set; the budget is then computed with them."""
+EXAMPLES = {float: 0.85, int: 8192}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +61,8 @@ def extra_arguments(instance: Instance, engine: EngineRow, catalogue: Catalogue)
             found = one.values[0] if one.values else ""
             overrides[concept] = _positive(found, OVERRIDES[concept])
             if overrides[concept] is None:
-                problems.append(
-                    Problem(path, f'"{one.name}" found "{found}", wanted a number above 0', "or leave it to the plan")
-                )
+                hint = f"for example {whole_number(found) or EXAMPLES[OVERRIDES[concept]]}, or leave it to the plan"
+                problems.append(Problem(path, f'"{one.name}" found "{found}", wanted a number above 0', hint))
     if "memory_fraction" in overrides and not problems and not overrides["memory_fraction"] < 1:
         hint = "for example 0.85, or leave it to the plan"
         problems.append(Problem(instance.path("extra_args"), "the memory fraction has to be below 1", hint))
