@@ -221,3 +221,28 @@ def test_a_batch_below_the_sequences_is_refused_because_vllm_would_not_start(own
     batch = 2048 if "service_workload" in own else 1
     assert f'found {asked}, but "--max-num-batched-tokens" is {batch}' in found
     assert f'at most {batch}, or "--max-num-batched-tokens" {asked}' in found
+
+
+@pytest.mark.parametrize("chunk", [[], ["--chunked-prefill-size", "4096"]])
+def test_a_fraction_that_leaves_what_a_chunk_needs_is_planned_and_waits_for_a_start(chunk):
+    # On large cards SGLang keeps 10 GiB however small the chunk is; its guide calls 5 to 8 GB enough.
+    extra = ["--mem-fraction-static", "0.88", *chunk]
+    plan = planned(wish("h100-sxm", "llama-3.1-8b-instruct", service_engine="sglang", service_extra_args=extra))
+    (waits,) = [p for p in plan.pending if p.setting == "service.main.argv.--mem-fraction-static"]
+    assert waits.because == "0.88 leaves 9.49 GiB beside the pool, sglang itself would keep 10.00 GiB"
+    assert plan.budget["main"]["batched_tokens"] == 4096
+
+
+def test_a_fraction_that_leaves_less_than_the_least_chunk_needs_is_refused():
+    extra = ["--mem-fraction-static", "0.97"]
+    found = refusal(wish("h100-sxm", "llama-3.1-8b-instruct", service_engine="sglang", service_extra_args=extra))
+    assert "chunks of 2048 tokens need" in found
+    most = found.partition("hint: at most ")[2].partition(" ")[0]
+    extra[1] = most
+    planned(wish("h100-sxm", "llama-3.1-8b-instruct", service_engine="sglang", service_extra_args=extra))
+
+
+def test_a_fraction_below_the_engines_own_waits_for_nothing():
+    extra = ["--mem-fraction-static", "0.8"]
+    plan = planned(wish("h100-sxm", "llama-3.1-8b-instruct", service_engine="sglang", service_extra_args=extra))
+    assert [p for p in plan.pending if "--mem-fraction-static" in p.setting] == []

@@ -23,6 +23,7 @@ from inferhost.planner.memory.engine_rules import (
 from inferhost.planner.memory.kv_cache import CacheLayout, cache_layout
 from inferhost.planner.memory.llama_cpp_offload import Placement, largest_placement, part_of_cache, whole
 from inferhost.planner.request import Instance
+from inferhost.schema.plan import Pending
 from inferhost.schema.problems import InputError, Problem
 
 
@@ -300,10 +301,10 @@ def _fraction_problem(
     Guides raise both at once, which takes the room from the very activations that grow.
     """
     asked = demand.memory_fraction
-    flag, reserve_bytes = engine.flags.get("memory_fraction"), RULES[engine.memory_rule].reserve_bytes
-    if asked is None or reserve_bytes is None or division.batched_tokens is None:
+    flag, needed_bytes = engine.flags.get("memory_fraction"), RULES[engine.memory_rule].needed_bytes
+    if asked is None or needed_bytes is None or division.batched_tokens is None:
         return None
-    needs = reserve_bytes(total_bytes, model, engine, demand, division.batched_tokens)
+    needs = needed_bytes(total_bytes, model, engine, demand, division.batched_tokens)
     most = round((total_bytes - needs) / total_bytes, 3)
     if asked <= most:
         return None
@@ -314,6 +315,22 @@ def _fraction_problem(
         f"at most {most} with chunks of {division.batched_tokens}, or leave both to the plan",
         "memory-fraction",
     )
+
+
+def fraction_pending(
+    total_bytes: int, budget: Budget, model: ModelRow, engine: EngineRow, demand: Demand, *, instance: Instance
+) -> list[Pending]:
+    """A memory fraction of the wish that leaves what a chunk needs, and less than the engine itself would keep."""
+    asked, chunk = demand.memory_fraction, budget.division.batched_tokens
+    reserve_bytes = RULES[engine.memory_rule].reserve_bytes
+    if asked is None or reserve_bytes is None or chunk is None:
+        return []
+    left, own = (1 - asked) * total_bytes, reserve_bytes(total_bytes, model, engine, demand, chunk)
+    if left >= own:
+        return []
+    flag = engine.flags["memory_fraction"]
+    because = f"{asked} leaves {shown_gib(left)} beside the pool, {engine.engine} itself would keep {shown_gib(own)}"
+    return [Pending(f"service.{instance.name}.argv.{flag}", "a start that holds under load", because)]
 
 
 def card_bytes(found_mib: int, card: GpuRow, ecc: bool | None = None) -> int:

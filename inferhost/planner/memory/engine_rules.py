@@ -95,6 +95,13 @@ def sglang_reserve_bytes(
     return _above_steps(sglang_rules.reserve_mib, total_bytes, model, engine, demand, chunk=chunk)
 
 
+def sglang_needed_bytes(
+    total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand, chunk: int | None
+) -> int:
+    """The same without the 10 GiB that SGLang keeps at least on cards above 60 GiB: what a chunk itself needs."""
+    return _above_steps(sglang_rules.needed_mib, total_bytes, model, engine, demand, chunk=chunk)
+
+
 def _above_steps(
     kept_mib: Callable[[SglangRun, ModelRow], float],
     total_bytes: int,
@@ -124,7 +131,7 @@ def sglang_shared_reserve_bytes(total_bytes: int, model: ModelRow, engine: Engin
     Source: formula `memory.sglang_small_cards`.
     """
     own = sglang_reserve_bytes(total_bytes, model, engine, demand, None)
-    least = _above_steps(sglang_rules.needed_mib, total_bytes, model, engine, demand, chunk=SGLANG_LEAST_CHUNK_TOKENS)
+    least = sglang_needed_bytes(total_bytes, model, engine, demand, SGLANG_LEAST_CHUNK_TOKENS)
     request = demand.request_bytes
     if model.state is not None:
         ratio = sglang_rules.STATE_TO_CACHE_RATIO
@@ -164,7 +171,8 @@ def sglang(total_bytes: int, model: ModelRow, engine: EngineRow, demand: Demand)
     chunk = demand.batched_tokens
     if chunk is None:
         reserve = sglang_shared_reserve_bytes(total_bytes, model, engine, demand)
-        chunk = sglang_chunk(reserve, total_bytes, model, engine, demand)
+        left = reserve if demand.memory_fraction is None else math.floor((1 - demand.memory_fraction) * total_bytes)
+        chunk = sglang_chunk(left, total_bytes, model, engine, demand)
     else:
         reserve = sglang_reserve_bytes(total_bytes, model, engine, demand, chunk)
     fraction = demand.memory_fraction or sglang_fraction(total_bytes, reserve, demand.used_bytes)
@@ -369,12 +377,13 @@ class Rule:
     allocated_as_asked: bool = False  # the cache is what is asked for, not all that is left
     slot_per_sequence: bool = False  # fewer whole requests mean fewer sequences
     token_per_sequence: bool = False  # refuses to start with fewer batched tokens than sequences
-    # what a chunk size needs beside the pool
+    # what a chunk size needs beside the pool, and what the engine itself would keep
+    needed_bytes: Callable[[int, ModelRow, EngineRow, Demand, int], int] | None = None
     reserve_bytes: Callable[[int, ModelRow, EngineRow, Demand, int], int] | None = None
 
 
 RULES: dict[str, Rule] = {
-    "sglang": Rule(sglang, reserve_bytes=sglang_reserve_bytes),
+    "sglang": Rule(sglang, needed_bytes=sglang_needed_bytes, reserve_bytes=sglang_reserve_bytes),
     "vllm": Rule(vllm, step_tokens=vllm_rules.BLOCK_TOKENS, token_per_sequence=True),
     "llama.cpp": Rule(llama_cpp, step_tokens=LLAMA_CPP_STEP_TOKENS, allocated_as_asked=True, slot_per_sequence=True),
     "exllamav3": Rule(exllamav3, step_tokens=EXLLAMAV3_PAGE_TOKENS, allocated_as_asked=True),

@@ -18,7 +18,7 @@ from inferhost.planner.launch.environment import engine_environment
 from inferhost.planner.machine import cpu
 from inferhost.planner.machine.gpu_modes import ecc_wish
 from inferhost.planner.machine.mig import sliced_card
-from inferhost.planner.memory.budget import Budget, card_bytes, memory_budget
+from inferhost.planner.memory.budget import Budget, card_bytes, fraction_pending, memory_budget
 from inferhost.planner.memory.engine_rules import Demand
 from inferhost.planner.memory.host_memory import (
     HostNeed,
@@ -262,6 +262,7 @@ def _sized(
                 raise first.refusal(card, instance, total_bytes, catalogue) from error
             unfit[engine.key] = f"{engine.engine} {engine.version}: {error.problems[0].message}"
             continue
+        pending += fraction_pending(total_bytes, budget, model, engine, demand, instance=instance)
         return _Sized(engine, extra, budget, env, [*reasons, *env_reasons], pending)
 
 
