@@ -194,8 +194,9 @@ def _roofline(instance: str, roofline: Mapping[str, Any]) -> list[str]:
         f"{roofline['context_tokens']} tokens of context ({roofline['expected_source']})",
         "  ",
     )
-    parts = ", ".join(f"{name} {ms} ms" for name, ms in roofline["parts_ms"].items() if ms)
-    lines += _wrapped(f"a step waits most for {roofline['paced_by']}: {parts}; reading and computing overlap", "  ")
+    parts = ", ".join(f"{name.replace('_', ' ')} {ms} ms" for name, ms in roofline["parts_ms"].items() if ms)
+    overlap = "reading overlaps with the other work per weight, which is fitted"
+    lines += _wrapped(f"a step waits most for {roofline['paced_by']}: {parts}; {overlap}", "  ")
     lines += _prefill(roofline["prefill"])
     lines += _energy(roofline["energy"])
     lines += _wrapped(roofline["conclusion"], "  ")

@@ -120,9 +120,9 @@ def _unfitted_tok_s(case: Case, catalogue: Catalogue) -> float:
     if case.step.family != "16bit" or case.step.mixture_layers or case.speed.key not in UNFITTED_AT_16_BIT:
         return 0.0
     parts = step_parts(case.step, case.cards, case.speed, catalogue.decode)
-    if parts.computing_s <= parts.reading_s:
+    if parts.other_work_s <= parts.reading_s:
         return 0.0
-    return 1 / dataclasses.replace(parts, computing_s=0.0).step_s
+    return 1 / dataclasses.replace(parts, other_work_s=0.0).step_s
 
 
 def expected_tok_s(case: Case, catalogue: Catalogue) -> float:

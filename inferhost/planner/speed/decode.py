@@ -1,7 +1,7 @@
-"""How long one decode step takes: the time that memory, arithmetic and launches need, by engine and card.
+"""How long one decode step takes: the time that memory, other work and launches need, by engine and card.
 
-A step reads every weight in use once. Reading and computing overlap, so the slower one sets the pace; launching a
-layer's kernels, choosing experts and joining the parts of a split layer come on top. The matrices of chosen experts
+A step reads every weight in use once. Reading and the other work per weight overlap, so the slower one sets the pace;
+launching a layer's kernels, choosing experts and joining the parts of a split layer come on top. The matrices of chosen experts
 are small, and small reads reach less of the bandwidth. The rates of `speeds.json` and `decode.json` were
 fitted on published figures by `python -m tests.reality.fit_decode`, which also measures how wrong they are.
 """
@@ -24,6 +24,8 @@ STATE_PASSES = 2
 """A step reads the state of linear attention and writes it back."""
 
 UNKNOWN_MEMORY = "gddr"
+OTHER_WORK = "other work per weight (fitted)"
+"""Unpacking, arithmetic, whatever else a kernel does per weight: a fitted rate, of which arithmetic may be little."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,24 +63,24 @@ def ceiling_tok_s(bytes_read: float, cards: Cards) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a step's time is made of, in seconds. Reading and computing overlap; the other two come on top."""
+    """What a step's time is made of, in seconds. Reading and other work overlap; the other two come on top."""
 
     reading_s: float
-    computing_s: float  # multiplying, and unpacking fewer bits; 0 where nothing is known of the chip
+    other_work_s: float  # all that is done per weight besides; 0 where nothing is known of the chip
     launching_s: float
     joining_s: float
 
     @property
     def step_s(self) -> float:
         """Source: formula `decode.step`."""
-        return _slower(self.reading_s, self.computing_s) + self.launching_s + self.joining_s
+        return _slower(self.reading_s, self.other_work_s) + self.launching_s + self.joining_s
 
     @property
     def paced_by(self) -> str:
         """What the step waits for most."""
         parts = {
             "memory": self.reading_s,
-            "computing": self.computing_s,
+            OTHER_WORK: self.other_work_s,
             "launches": self.launching_s,
             "joining parts": self.joining_s,
         }
@@ -101,10 +103,10 @@ def step_parts(step: Step, cards: Cards, speed: SpeedRow, constants: Mapping[str
         efficiency *= constants["efficiency.inline_ecc"].value
     slower = step.expert_bytes * (1 / _own(constants, "experts", speed) - 1)
     reading_s = (step.bytes_read + slower) / (shares * cards.bandwidth_bytes_s * efficiency)
-    computing_s = joining_s = 0.0
+    other_work_s = joining_s = 0.0
     if chip:
         per_second = chip.sm_count * chip.graphics_clock_mhz * 1e6 * speed.weights_per_clock[step.family]
-        computing_s = step.weights / (shares * per_second)
+        other_work_s = step.weights / (shares * per_second)
     more = {"mixture": step.mixture_layers, "recurrent": step.recurrent_layers, "latent": step.latent_layers}
     more_us = sum(layers * _own(constants, kind, speed) for kind, layers in more.items() if layers)
     each_us, usual_us = overhead_us_per_layer(speed, chip), speed.overhead_us_per_layer
@@ -113,7 +115,7 @@ def step_parts(step: Step, cards: Cards, speed: SpeedRow, constants: Mapping[str
         link = "nvlink" if chip and chip.nvlink else "pcie"
         joins = ALL_REDUCES_PER_LAYER * step.layers * math.log2(shares)
         joining_s = joins * constants[f"all_reduce.{link}"].value * 1e-6
-    return Parts(reading_s, computing_s, launching_s, joining_s)
+    return Parts(reading_s, other_work_s, launching_s, joining_s)
 
 
 def _own(constants: Mapping[str, DecodeRow], kind: str, speed: SpeedRow) -> float:

@@ -119,8 +119,8 @@ def _clocks(speed: Speed) -> dict[str, Any]:
     effect = f"cannot lift the ceiling: 0 from graphics clock and power while memory is the bound; {memory}"
     if speed.clocks_matter:
         effect = (
-            "cannot lift the ceiling; a lower graphics clock or power limit may cost speed, because computing is "
-            f"not hidden behind reading here: only a measurement tells; {memory}"
+            "cannot lift the ceiling; whether a lower graphics clock or power limit costs speed only a measurement "
+            f"tells: other work per weight (fitted) is not hidden behind reading here; {memory}"
         )
     return _lever("clocks and power limit", effect, speed.alone.ceiling_tok_s, None, "roofline.clocks")
 

@@ -46,11 +46,12 @@ CLOCKS_CANNOT = (
     "Batching, speculative decoding and fewer bits per weight can"
 )
 CLOCKS_MATTER = (
-    "GPU clocks and power limit cannot lift this ceiling, but a lower graphics clock may cost speed below it: "
-    "computing with the weights takes about as long as reading them. Batching and speculative decoding can"
+    "GPU clocks and power limit cannot lift this ceiling. Whether a lower graphics clock costs speed below it only a "
+    "measurement tells: other work per weight (fitted) takes about as long as reading. Batching and speculative "
+    "decoding can"
 )
 CLOCKS_MATTER_FROM = 0.8
-"""Computing time over reading time from which the graphics clock is said to matter; 1 is where both are equal."""
+"""Fitted other work over reading time from which a measurement is asked for; 1 is where both are equal."""
 
 RANDOM_NOTE = "random numbers: no speed is predicted"
 
@@ -140,9 +141,9 @@ class Speed:
 
     @property
     def clocks_matter(self) -> bool:
-        """Whether computing takes so long that a lower graphics clock or power limit may cost speed."""
+        """Whether reading does not hide the other work, so that nothing can be said of a lower graphics clock."""
         parts = self.parts()
-        return parts.computing_s > CLOCKS_MATTER_FROM * parts.reading_s
+        return parts.other_work_s > CLOCKS_MATTER_FROM * parts.reading_s
 
     # What every rate asks for again; a plan asks for some twenty.
     @functools.cached_property
@@ -313,7 +314,7 @@ def document(card: GpuRow, speed: Speed, budget: Budget) -> dict[str, Any]:
         "paced_by": parts.paced_by,
         "parts_ms": {
             "reading": round(1000 * parts.reading_s, 2),
-            "computing": round(1000 * parts.computing_s, 2),
+            "other_work": round(1000 * parts.other_work_s, 2),
             "launching": round(1000 * parts.launching_s, 2),
             "joining": round(1000 * parts.joining_s, 2),
         },
