@@ -144,3 +144,16 @@ def test_what_is_the_hosts_alone_is_among_the_options():
 def test_a_common_card_is_known_by_what_its_sellers_call_it_and_is_planned_for(key: str):
     budget = planned(wish(key, "llama-3.1-8b-instruct-q4_k_m")).budget["main"]
     assert budget["total_memory_bytes"] <= (CATALOGUE.gpus[key].memory_label_gb or 0) * 2**30
+
+
+@pytest.mark.parametrize(("watts", "refused"), [("600", False), ("675", False), ("676", True), ("9999", True)])
+def test_a_limit_far_above_the_default_is_refused_where_the_highest_is_not_known(watts, refused):
+    values = wish("rtx-4090", "llama-3.1-8b-instruct", gpu_power_limit=watts)
+    if not refused:
+        assert planned(values).gpus[0].power_limit_w == int(watts)
+        return
+    assert refusal(values) == (
+        f"error: inferhost_gpu_power_limit: found {watts}, above 675 W, 1.5 times the default 450 W of gpus[0] "
+        "(rtx-4090), whose highest is not known\n"
+        "hint: at most 675, default or max; power_max_w of the card in inferhost_hardware says what it takes"
+    )

@@ -142,9 +142,16 @@ def test_the_cache_of_a_layer_in_host_memory_is_in_host_memory():
 def test_no_speed_is_promised_where_a_token_waits_for_host_memory():
     speed = planned(offloaded()).roofline["main"]
     assert speed["expected_tok_s"] is None
-    assert "the bandwidth of the host's memory is not known" in speed["note"]
+    assert "The bandwidth of the host's memory is not known" in speed["note"]
     on_card = speed["bytes_read_per_token"] - speed["bytes_read_on_host"]
     assert speed["ceiling_tok_s_max_clock"] == pytest.approx(936.2e9 / on_card, abs=0.1)
+
+
+def test_what_the_host_bounds_is_told_before_what_the_card_could_do_alone():
+    # A card that held all of the model would be slower than the part of it that lies on the card.
+    note = planned(offloaded()).roofline["main"]["note"]
+    assert note.index("50 GB/s") < note.index("the card's part alone")
+    assert "at most" not in note.lower().partition("the card's part alone")[2]
 
 
 def test_a_mixture_reads_only_the_experts_in_use_from_host_memory():

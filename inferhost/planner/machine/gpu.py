@@ -2,7 +2,7 @@
 
 Takes the wish, the hardware and the catalogue row; the hardware's own power range wins over the catalogue's,
 because boards of one model differ. A limit is never clamped: outside a known range it is refused, and where the
-range is unknown the word stays and the host's card decides.
+range is unknown the word stays and the host's card decides, but for watts that no such card takes.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ T = TypeVar("T")
 
 POWER = "inferhost_gpu_power_limit"
 PERSISTENCE = "inferhost_gpu_persistence_mode"
+MOST_OF_DEFAULT = 1.5
+"""Times the default above which watts are taken for a slip of the pen; no highest limit of the catalogue comes near."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,12 @@ def power_limit_w(wanted: str, limits: PowerRange, card: str) -> int | str:
         hint = "default, max, or watts as a whole number, for example 450"
         raise InputError([Problem(POWER, f'found "{wanted}", wanted default, max or watts', hint, "power-limit")])
     too_low = limits.min_w is not None and watts < limits.min_w
+    most = round(MOST_OF_DEFAULT * limits.default_w) if limits.max_w is None and limits.default_w else None
+    if most is not None and watts > most:
+        above = f"above {most} W, {MOST_OF_DEFAULT} times the default {limits.default_w} W of {card}"
+        hint = f"at most {most}, default or max; power_max_w of the card in {HARDWARE} says what it takes"
+        message = f"found {watts}, {above}, whose highest is not known"
+        raise InputError([Problem(POWER, message, hint, "power-limit")])
     if too_low or (limits.max_w is not None and watts > limits.max_w):
         raise InputError(
             [

@@ -110,9 +110,9 @@ def host_roofline(
         f"{gb_s} GB/s would give {1 / (card_s + on_host / (gb_s * GB)):.1f}" for gb_s in EXAMPLE_BANDWIDTHS_GB_S
     )
     note = (
-        f"{part}. The card's part alone takes {1000 * card_s:.2f} ms, so at most {1 / card_s:.1f} tok/s; the "
-        "bandwidth of the host's memory is not known, so no speed is predicted. At most, in tok/s, were it known: "
-        f"{examples} (formula:decode.host_part)"
+        f"{part}. The bandwidth of the host's memory is not known, so no speed is predicted. At most, in tok/s, were "
+        f"it known: {examples}; the card's part alone takes {1000 * card_s:.2f} ms of each token "
+        "(formula:decode.host_part)"
     )
     return {
         "bytes_read_per_token": read,

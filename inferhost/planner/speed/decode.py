@@ -1,9 +1,9 @@
 """How long one decode step takes: the time that memory, other work and launches need, by engine and card.
 
 A step reads every weight in use once. Reading and the other work per weight overlap, so the slower one sets the pace;
-launching a layer's kernels, choosing experts and joining the parts of a split layer come on top. The matrices of chosen experts
-are small, and small reads reach less of the bandwidth. The rates of `speeds.json` and `decode.json` were
-fitted on published figures by `python -m tests.reality.fit_decode`, which also measures how wrong they are.
+launching a layer's kernels, choosing experts and joining the parts of a split layer come on top. The matrices of
+chosen experts are small, and small reads reach less of the bandwidth. The rates of `speeds.json` and `decode.json`
+were fitted on published figures by `python -m tests.reality.fit_decode`, which also measures how wrong they are.
 """
 
 from __future__ import annotations
