@@ -43,7 +43,7 @@ T = TypeVar("T")
 POWER = "inferhost_gpu_power_limit"
 PERSISTENCE = "inferhost_gpu_persistence_mode"
 MOST_OF_DEFAULT = 1.5
-"""Times the default above which watts are taken for a slip of the pen; no highest limit of the catalogue comes near."""
+"""Times the default above which watts are a slip of the pen; no highest limit of the catalogue comes near."""
 
 
 @dataclasses.dataclass(frozen=True)
