@@ -11,7 +11,7 @@ from typing import Any
 
 from inferhost import catalogue
 from inferhost.imports.containers import read_compose, read_dockerfile, read_manifest
-from inferhost.imports.launch import Launch, Source
+from inferhost.imports.launch import Launch, Mistake, Source
 from inferhost.imports.report import commented, render_findings, render_wish
 from inferhost.imports.settings import read_settings
 from inferhost.imports.shell import read_script
@@ -68,6 +68,11 @@ def imported(source: Source, where: str, engine: str | None = None) -> str:
         title = f"{launch.place}: {launch.engine}"
         parts.append(commented(render_findings(title, findings, source.mistakes if not number else ())))
         instances[instance_name(launch, number)] = wish
+    shared = [name for name, wish in instances.items() if "gpus" not in wish]
+    if len(shared) > 1:
+        because = "no launch names its cards, so the plan starts each at the first one"
+        told = Mistake(where, "harmful", ", ".join(shared), because, f"{PREFIX}gpus for each, or _memory_share")
+        parts.append(commented(render_findings("instances", [], [told])))
     if len(instances) == 1:
         whole = {f"{PREFIX}{key}": value for wish in instances.values() for key, value in wish.items()}
     else:

@@ -108,6 +108,16 @@ def test_a_compose_file_is_read_from_its_own_folder(tmp_path):
     assert launch.volumes == {"/m": str(tmp_path / "m")}
 
 
+@pytest.mark.parametrize(
+    ("cards", "told"),
+    [("", True), (", deploy: {resources: {reservations: {devices: [{device_ids: ['1']}]}}}", False)],
+)
+def test_two_services_that_land_on_one_card_are_told(cards, told):
+    text = f"services: {{a: {{image: vllm/x, command: {RUN}}}, b: {{image: vllm/x, command: {RUN}{cards}}}}}"
+    found = command.imported(read_compose(text, "c.yml", lambda p: None), "c.yml")
+    assert ("the plan starts each at the first one" in " ".join(found.replace("#", " ").split())) == told
+
+
 def test_a_model_in_a_named_volume_is_to_be_copied():
     findings, found = compose(f"command: {RUN}, volumes: ['models:/m']", "/srv/app")
     assert found["model_path"] == "/srv/models/Qwen3-8B"
