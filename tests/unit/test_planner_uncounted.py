@@ -189,3 +189,8 @@ def test_what_takes_the_place_of_a_refused_setting_is_not_refused_itself():
     for engine, text in texts:
         for flag in re.findall(r"--[a-z][a-z0-9-]+", text or ""):
             assert not any(e == engine and fnmatch.fnmatchcase(flag, p) for e, p in refused), (engine, text)
+
+
+def test_a_variable_of_vllm_on_a_processor_is_refused_on_a_card():
+    found = refusal(served("vllm", service_env={"VLLM_CPU_KVCACHE_SPACE": "40"}))
+    assert "is for vllm on a processor" in found
