@@ -176,7 +176,7 @@ def test_an_unknown_power_range_leaves_the_decision_to_the_card_and_says_so(want
 def test_an_unknown_card_is_refused_with_the_nearest_one():
     assert refusal(on(wish(PRO_6000, MISTRAL), gpus=[gpu(PRO_6000, model="rtx-pro-7000")])) == (
         'error: inferhost_hardware.gpus[0].model: found "rtx-pro-7000", which the catalogue does not know\n'
-        f"hint: near it: {PRO_6000}, rtx-pro-6000-bw-maxq, rtx-pro-6000-bw-server; {LISTED.format('gpus')}"
+        f"hint: near it: {PRO_6000}, rtx-pro-6000-bw-maxq, rtx-a6000; {LISTED.format('gpus')}"
     )
 
 
