@@ -53,8 +53,10 @@ class Figure:
 
     def is_called(self, asked: str) -> bool:
         """Whether a person who writes `asked` may mean it: its label, its place, or a group that it is in."""
-        groups = (self.setting, self.setting.rpartition(".")[2], self.setting.split(".")[0], self.label)
-        return asked.lower() in (name.lower() for name in groups) or self.setting.startswith(f"{asked}.")
+        group, word = self.setting.split(".")[0], asked.lower()
+        names = [name.lower() for name in (self.setting, self.setting.rpartition(".")[2], group, f"{group}s")]
+        label = self.label.lower()
+        return word in names or label == word or label.startswith(f"{word} ") or self.setting.startswith(f"{asked}.")
 
 
 def figures(plan: Mapping[str, Any]) -> Iterator[Figure]:
@@ -63,7 +65,8 @@ def figures(plan: Mapping[str, Any]) -> Iterator[Figure]:
         for key, label in MEMORY_ROWS:
             value = table.shown_bytes(budget[key]).strip() if "bytes" in key else str(budget[key])
             law = MEMORY_LAWS.get(key, budget["formula"])
-            yield _figure(f"memory.{instance}.{key}", label, value, law)
+            said = _divided(budget) if key == "concurrent_requests" else ""
+            yield _figure(f"memory.{instance}.{key}", label, value, law, said)
         for need in (budget.get("host") or {}).get("needs", ()):
             value = table.shown_bytes(need["bytes"]).strip()
             yield _figure(
@@ -73,6 +76,10 @@ def figures(plan: Mapping[str, Any]) -> Iterator[Figure]:
         for key, label, law in SPEED_ROWS:
             if speed.get(key) is not None:
                 yield _speed_figure(f"speed.{instance}.{key}", label, key, speed, law)
+        for part, value in (speed.get("parts_ms") or {}).items():
+            yield _speed_figure(
+                f"speed.{instance}.parts_ms.{part}", part, part, {**speed, part: value}, "decode.step"
+            )
         for lever in speed.get("levers", ()):
             values = f"{table.shown(lever['ceiling_tok_s'])} -> {table.shown(lever['expected_tok_s'])} tok/s"
             place, law = f"lever.{instance}.{lever['lever']}", lever["source"].partition(":")[2]
@@ -83,6 +90,13 @@ def explained(figure: Figure) -> list[str]:
     """The lines that `inferhost explain` prints of a figure."""
     lines = [f"{figure.label} ({figure.setting}) = {figure.value}", f"  because: {figure.because}"]
     return [*lines, f"  source: {figure.source}"]
+
+
+def _divided(budget: Mapping[str, Any]) -> str:
+    """How the cache's tokens become requests; windows and states let a request take less or more than its tokens."""
+    tokens, context, found = (budget[key] for key in ("kv_cache_tokens", "context_tokens", "concurrent_requests"))
+    whole = f"{tokens} tokens in the KV cache / {context} tokens of context = {tokens / context:.2f}, rounded down"
+    return f"{whole}; " if tokens // context == found else f"{whole}, its windows, states and slots counted; "
 
 
 def _speed_figure(setting: str, label: str, key: str, speed: Mapping[str, Any], law: str) -> Figure:

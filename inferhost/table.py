@@ -161,6 +161,10 @@ def _budget(instance: str, budget: Mapping[str, Any]) -> list[str]:
         f"{counted(budget['concurrent_requests'], 'request')} of {context} tokens at once",
         "  ",
     )
+    served, held = budget["max_sequences"], budget["concurrent_requests"]
+    if served and served < held:
+        capped = f"the engine takes {counted(served, 'request')} at a time (max_sequences), so {held - served} more"
+        lines += _wrapped(f"{capped} of that length would fit and wait", "  ")
     return [*lines, *_wrapped(budget["uncertainty"], "  "), *_host_memory(budget.get("host"))]
 
 

@@ -121,6 +121,12 @@ def test_every_setting_of_a_plan_is_explained_and_names_only_options_that_exist(
         ("speculative decoding", "  source: formula:roofline.speculation ("),
         ("--max-model-len", "service.main.argv.--max-model-len = 2048"),
         ("-tp", "service.main.argv.--tensor-parallel-size = 2"),
+        ("KV", "KV cache per token (memory.main.kv_bytes_per_token) = "),
+        ("activations", "activations and compute buffers (memory.main.activation_bytes) = "),
+        ("computing", "computing (speed.main.parts_ms.computing) = "),
+        ("levers", "speculative decoding (lever.main.speculative decoding) = "),
+        ("TimeoutStopSec", "TimeoutStopSec = "),
+        ("concurrent_requests", " tokens in the KV cache / 2048 tokens of context = "),
         ("CUDA_DEVICE_ORDER", "env.main.CUDA_DEVICE_ORDER = PCI_BUS_ID"),
     ],
 )
@@ -140,6 +146,16 @@ def test_every_row_of_the_table_can_be_explained():
     for label in labels:
         assert label.split()[0].rpartition(".")[2] in shown
         assert explain.explained(plan, label)
+
+
+def test_a_cap_below_what_the_cache_holds_is_said_beside_the_memory():
+    capped = document.plain(planned(wish("a100-pcie-80gb", "qwen3-4b", service_engine="vllm")))
+    held = capped["budget"]["main"]["concurrent_requests"]
+    said = f"the engine takes 8 requests at a time (max_sequences), so {held - 8} more of that length would fit"
+    assert held > 8
+    assert said in " ".join(table.render_plan(capped).split())
+    free = wish("a100-pcie-80gb", "qwen3-4b", service_engine="vllm", service_max_sequences=held)
+    assert "at a time (max_sequences)" not in table.render_plan(document.plain(planned(free)))
 
 
 def test_explain_says_of_a_flag_that_the_plan_does_not_set_who_does():
