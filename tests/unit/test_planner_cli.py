@@ -123,7 +123,7 @@ def test_every_setting_of_a_plan_is_explained_and_names_only_options_that_exist(
         ("-tp", "service.main.argv.--tensor-parallel-size = 2"),
         ("KV", "KV cache per token (memory.main.kv_bytes_per_token) = "),
         ("activations", "activations and compute buffers (memory.main.activation_bytes) = "),
-        ("computing", "computing (speed.main.parts_ms.computing) = "),
+        ("reading", "reading (speed.main.parts_ms.reading) = "),
         ("levers", "speculative decoding (lever.main.speculative decoding) = "),
         ("TimeoutStopSec", "TimeoutStopSec = "),
         ("concurrent_requests", " tokens in the KV cache / 2048 tokens of context = "),
@@ -142,6 +142,7 @@ def test_every_row_of_the_table_can_be_explained():
     shown = table.render_plan(plan)
     labels = [label for key, label in table.BUDGET_ROWS if plan["budget"]["main"][key]]
     labels += [lever["lever"] for lever in plan["roofline"]["main"]["levers"]]
+    labels += [part for part, ms in plan["roofline"]["main"]["parts_ms"].items() if ms]
     labels += ["ceiling", "expected", "prefill", "energy", "service.main.target_ttft_ms"]
     for label in labels:
         assert label.split()[0].rpartition(".")[2] in shown
