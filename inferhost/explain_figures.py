@@ -77,9 +77,8 @@ def figures(plan: Mapping[str, Any]) -> Iterator[Figure]:
             if speed.get(key) is not None:
                 yield _speed_figure(f"speed.{instance}.{key}", label, key, speed, law)
         for part, value in (speed.get("parts_ms") or {}).items():
-            yield _speed_figure(
-                f"speed.{instance}.parts_ms.{part}", part, part, {**speed, part: value}, "decode.step"
-            )
+            place, name = f"speed.{instance}.parts_ms.{part}", part.replace("_", " ")
+            yield _speed_figure(place, name, part, {**speed, part: value}, "decode.step")
         for lever in speed.get("levers", ()):
             values = f"{table.shown(lever['ceiling_tok_s'])} -> {table.shown(lever['expected_tok_s'])} tok/s"
             place, law = f"lever.{instance}.{lever['lever']}", lever["source"].partition(":")[2]

@@ -142,7 +142,7 @@ def test_every_row_of_the_table_can_be_explained():
     shown = table.render_plan(plan)
     labels = [label for key, label in table.BUDGET_ROWS if plan["budget"]["main"][key]]
     labels += [lever["lever"] for lever in plan["roofline"]["main"]["levers"]]
-    labels += [part for part, ms in plan["roofline"]["main"]["parts_ms"].items() if ms]
+    labels += [part.replace("_", " ") for part, ms in plan["roofline"]["main"]["parts_ms"].items() if ms]
     labels += ["ceiling", "expected", "prefill", "energy", "service.main.target_ttft_ms"]
     for label in labels:
         assert label.split()[0].rpartition(".")[2] in shown
