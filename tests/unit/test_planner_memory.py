@@ -246,3 +246,9 @@ def test_a_fraction_below_the_engines_own_waits_for_nothing():
     extra = ["--mem-fraction-static", "0.8"]
     plan = planned(wish("h100-sxm", "llama-3.1-8b-instruct", service_engine="sglang", service_extra_args=extra))
     assert [p for p in plan.pending if "--mem-fraction-static" in p.setting] == []
+
+
+def test_a_card_whose_memory_under_cuda_nobody_printed_counts_less_than_its_label():
+    row = CATALOGUE.gpus["rtx-3060"]
+    assert row.memory_under_cuda_mib is None
+    assert 11.5 < budget.card_bytes(12288, row) / 2**30 < 11.6

@@ -324,7 +324,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_formats_and_checkpoints_th
     found = refusal(wish("rtx-3070", "llama-3.1-8b-instruct"))
     assert found == (
         'error: inferhost_service_model: found "llama-3.1-8b-instruct" with 14.96 GiB of weights, but sglang has '
-        "3.24 GiB for weights and KV cache on a card of 7.76 GiB\n"
+        "3.20 GiB for weights and KV cache on a card of 7.72 GiB\n"
         "hint: on a rtx-3070 it fits as q6_k (6.56 bit) 5.73 GiB with llama.cpp, q5_k_m (5.69 bit) 5.02 GiB with "
         "llama.cpp, awq (4.16 bit) 5.33 GiB with vllm, gptq (4.16 bit) 5.33 GiB with vllm; the catalogue knows "
         "llama-3.1-8b-instruct-q4_k_m; for another checkpoint inferhost model PATH prints a row; or a smaller model, "

@@ -13,6 +13,7 @@ from typing import Any
 
 from inferhost.catalogue.engine_parts import KvCacheFormat
 from inferhost.catalogue.rows import EngineRow, GpuRow, ModelRow
+from inferhost.planner.card_names import LABEL_SHARE
 from inferhost.planner.memory.engine_rules import (
     GIB,
     MIB,
@@ -337,11 +338,14 @@ def card_bytes(found_mib: int, card: GpuRow, ecc: bool | None = None) -> int:
     """A card's memory in bytes, as a CUDA program sees it.
 
     What discovery reads through NVML is 0.3 to 0.6 GiB more, which no program can allocate: the lesser of both
-    counts, because promising more than fits is the worse error. Inline check bits are taken off where they are
+    counts, because promising more than fits is the worse error. Of a card that nobody has printed it for, it is the
+    least share of the label. Inline check bits are taken off where they are
     wished for or show in what was found; memory that a switched off ECC sets free counts once it was found.
     Source: formula `memory.inline_ecc`.
     """
     known = card.memory_under_cuda_mib
+    if known is None and card.memory_label_gb is not None:
+        known = math.floor(LABEL_SHARE * card.memory_label_gb * 1024)
     checked_mib = (card.memory_label_gb or math.inf) * 1024 * 15 / 16
     inline = card.ecc == "inline" and (ecc is True or found_mib <= checked_mib)
     sizes = [mib for mib in (found_mib, known) if mib is not None]
