@@ -6,7 +6,7 @@ from tests.unit.planner_wishes import gpu, hardware, planned, refusal, wish
 
 CARD, LARGE, SMALL = "rtx-3090", "mistral-7b-instruct-v0.3", "qwen3-4b"
 INSTANCES = "inferhost_service_instances"
-UNITS = [f"/etc/systemd/system/inferhost-{name}.service" for name in ("serve@", "uvm", "warm@")]
+UNITS = [f"/etc/systemd/system/inferhost-{name}@.service" for name in ("serve", "warm")]
 
 
 def on_cards(count, instances, card=CARD, **own):

@@ -23,7 +23,7 @@ MPS = "inferhost-mps.service"
 MPS_PROGRAM = "/usr/bin/nvidia-cuda-mps-control"
 LASTING = (".timer", GUARD, MPS)
 """Ends of the names of units that run for as long as the plan stands, and are therefore switched now."""
-STARTED_BY_OTHERS = ("inferhost-verify.service",)
+STARTED_BY_OTHERS = ("inferhost-uvm.service", "inferhost-verify.service")
 """Units without an [Install] section: another unit starts them."""
 SYSTEMD_RUNS = "/run/systemd/system"  # Source: sd_booted(3)
 OFF = ("disabled", "masked", "masked-runtime")

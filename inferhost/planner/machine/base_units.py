@@ -30,6 +30,12 @@ UNITS = (
         "looks every few minutes, because other programs write the same settings",
         "formula:gpu.other_writers",
     ),
+    (
+        "inferhost-uvm.service",
+        ("service",),
+        "before each start of an engine: the module of unified memory and its device, which the engine may not make",
+        "formula:unit.devices",
+    ),
 )
 """Unit, the sections of which one has to be managed, why it is there, and the source."""
 

@@ -32,7 +32,6 @@ from inferhost.planner.service.surroundings import (
 from inferhost.schema.plan import UNIT_DIRECTORY, Drain, Dropin, File, Probe, Reason, Service, Slice
 
 WARM_FILE = "inferhost-warm@.service"
-UVM_FILE = "inferhost-uvm.service"
 SLOW_DISK_BYTES_S = 200_000_000
 WARM_UP_WORDS = (16, 64, 256, 1024, 4096)
 """Prompt lengths of the warm-up, as far as they fill half of the context. Source: formula `gate.warm_up`."""
@@ -152,8 +151,6 @@ def files(engine: EngineRow) -> tuple[tuple[File, ...], list[Reason]]:
          "it serves at all"),
         (WARM_FILE, "goes with the engine's unit: after each start, also one at boot or after a crash, a token is "
          "asked for and prompts of several lengths", "none", "the first request of a person is as fast as the next"),
-        (UVM_FILE, "before each start of an engine: the module of unified memory and its device, which the engine "
-         "itself may not make", "none", "CUDA finds its device at the first start after a boot"),
     )  # fmt: skip
     entries = tuple(File(f"{UNIT_DIRECTORY}/{name}", "service", "0644", None, name, how) for name, _, how, _ in rows)
     return entries, [
