@@ -111,3 +111,28 @@ def test_the_file_of_a_mixture_keeps_what_is_no_expert_at_8_bit():
         assert rest_bytes(file) * 16 == pytest.approx(rest_bytes(checkpoint) * 8.5)
         whole = routed_bytes(file) + rest_bytes(file) + embedding_bytes(file)
         assert whole == pytest.approx(weights_bytes(file, False), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("own", "setting"),
+    [
+        (
+            {"service_engine": "vllm", "service_extra_args": ["--gpu-memory-utilization", "0.5"]},
+            "--gpu-memory-utilization 0.5 of inferhost_service_extra_args",
+        ),
+        ({"service_memory_share": 10}, "inferhost_service_memory_share 10"),
+    ],
+)
+def test_a_wish_that_keeps_the_engine_from_the_cards_memory_is_named_first(own: dict[str, object], setting: str):
+    found = refusal(wish("rtx-4090", "llama-3.1-8b-instruct", **own))
+    assert f"\nhint: without {setting} it fits; or " in found
+    assert "without" not in refusal(wish("rtx-3070", "llama-3.1-8b-instruct", **own))
+
+
+def test_where_nothing_fits_whole_a_checkpoint_of_which_a_part_can_stay_on_the_host_is_named():
+    key, values = "llama-3-70b-instruct-q4_k_m", wish("rtx-3090", "llama-3.1-70b-instruct")
+    offer = f"hint: {key} with llama.cpp and inferhost_service_gpu_layers: auto, which leaves a part in host memory"
+    assert offer in refusal(values)
+    taken = {**values, "inferhost_service_model": key, "inferhost_service_gpu_layers": "auto"}
+    assert [service.engine for service in planned(taken).service] == ["llama.cpp"]
+    assert "gpu_layers" not in refusal(wish("rtx-3070", "llama-3.1-8b-instruct"))

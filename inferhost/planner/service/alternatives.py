@@ -67,6 +67,37 @@ def fitting_hint(
     return "; ".join(parts)
 
 
+def offload_hint(
+    model: ModelRow, card: GpuRow, instance: Instance, *, total_bytes: int, demand: Demand, catalogue: Catalogue
+) -> str:
+    """The known checkpoint of most bits of which an engine can leave a part in host memory, or the empty string."""
+    demand = dataclasses.replace(demand, placement=None, may_offload=True)
+    rows = [row for row in catalogue.models.values() if _is_smaller_sibling(row, model)]
+    for row in sorted(rows, key=lambda row: -row.linear_bits):
+        for engine in catalogue.engines.values():
+            can = engine.pinned and "gpu_layers" in engine.flags
+            if can and _holds(row, card, engine, instance, total_bytes=total_bytes, demand=demand):
+                path = instance.path("gpu_layers")
+                return f"{row.key} with {engine.engine} and {path}: auto, which leaves a part in host memory"
+    return ""
+
+
+def room_hint(
+    model: ModelRow, engine: EngineRow, card: GpuRow, instance: Instance, *, total_bytes: int, demand: Demand
+) -> str:
+    """What of the wish keeps the engine from memory in which it would hold the model, or the empty string."""
+    settings = []
+    if demand.memory_fraction is not None:
+        flag = engine.flags["memory_fraction"]
+        settings.append(f"{flag} {demand.memory_fraction:g} of {instance.path('extra_args')}")
+    if demand.used_bytes:
+        settings.append(f"{instance.path('memory_share')} {100 * instance.share:g}")
+    whole = dataclasses.replace(demand, memory_fraction=None, used_bytes=0, later_bytes=0)
+    if settings and _holds(model, card, engine, instance, total_bytes=total_bytes, demand=whole):
+        return f"without {' and '.join(settings)} it fits"
+    return ""
+
+
 def cards_hint(
     model: ModelRow,
     engine: EngineRow,

@@ -31,7 +31,7 @@ from inferhost.planner.memory.host_memory import (
 )
 from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
 from inferhost.planner.service import offload, unit
-from inferhost.planner.service.alternatives import bits_hint, cards_hint, fitting_hint
+from inferhost.planner.service.alternatives import bits_hint, cards_hint, fitting_hint, offload_hint, room_hint
 from inferhost.planner.service.attention import attention_problems, attention_reason
 from inferhost.planner.service.container import contained, in_container, own_environment, refuse_container
 from inferhost.planner.service.engine import chosen_engine
@@ -213,10 +213,15 @@ class _Unfit:
         """The refusal, with what would fit added to the problem of weights that do not."""
         model, engine, demand = self.model, self.engine, self.demand
         offers = [
+            room_hint(model, engine, card, instance, total_bytes=total_bytes, demand=demand),
             fitting_hint(model, card, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue),
             cards_hint(model, engine, card, instance, total_bytes=total_bytes, demand=demand, cards=self.cards),
             bits_hint(model, engine, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue),
         ]
+        if not any(offers):
+            offers = [
+                offload_hint(model, card, instance, total_bytes=total_bytes, demand=demand, catalogue=catalogue)
+            ]
         offer = "; or ".join(text for text in offers if text)
         told = InputError(
             dataclasses.replace(p, hint=f"{offer}; or {p.hint}") if offer and p.id == "weights-do-not-fit" else p
