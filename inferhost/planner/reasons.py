@@ -91,7 +91,17 @@ def setting_paths(plan: Plan, catalogue: Catalogue) -> set[str]:
         engine = next(
             e for e in catalogue.engines.values() if (e.engine, e.version) == (service.engine, service.engine_version)
         )
-        own = ("install", "engine", "engine_version", "model", "user", "limit_nofile", "limit_memlock", "executable")
+        own = (
+            "install",
+            "engine",
+            "engine_version",
+            "model",
+            "user",
+            "limit_nofile",
+            "limit_memlock",
+            "executable",
+            "upgrade_least_percent",
+        )
         paths |= {f"service.{service.instance}.{name}" for name in own}
         paths |= {concept_path(service.instance, engine, concept) for concept in FIELD_CONCEPTS}
         paths |= {f"service.{service.instance}.argv.{flag}" for flag in argument_flags(service.argv)}

@@ -274,6 +274,9 @@ class Service:
     probe: Probe
     disruption: str
     install: Optional[Install] = None  # None: the engine is there
+    upgrade_least_percent: int = (
+        0  # how fast another version has to answer, in percent of the one before; 0: as it likes
+    )
     check_argv: Tuple[str, ...] = ()  # has the engine read its arguments and end; none where it cannot
     drain: Optional[Drain] = None  # None: the engine ends its streams by itself
     slice: Optional[Slice] = None  # the part of a divided card that it runs on

@@ -63,7 +63,7 @@ IN_ROTATION = dict.fromkeys(ENGINES, "UP")
 @pytest.fixture(scope="module")
 def upgraded(fleet):
     before = fleet.starts()
-    ran, load = upgrade(fleet, NEW, "-e", "upgrade_least_ratio=0")
+    ran, load = upgrade(fleet, NEW, upgrade_least_percent=0)
     return before, fleet.starts(), ran, load, programs(fleet)
 
 
@@ -83,8 +83,8 @@ def refused(fleet, back):
 
 @pytest.fixture(scope="module")
 def slower(fleet, refused):
-    """No version is a million times as fast as the one before."""
-    ran, load = upgrade(fleet, NEW, "-e", "upgrade_least_ratio=1000000")
+    """No version is a hundred times as fast as the one before."""
+    ran, load = upgrade(fleet, NEW, upgrade_least_percent=10_000)
     return ran, load, programs(fleet), rotation(fleet)
 
 
@@ -126,7 +126,7 @@ def test_the_wait_for_it_is_told_of(refused):
 def test_a_version_that_is_much_slower_gives_its_place_back(slower):
     ran, load, found, states = slower
     assert ran.code != 0
-    assert "slower than upgrade_least_ratio 1000000 allows" in ran.told()
+    assert "no answer, or slower than inferhost_service_upgrade_least_percent 10000 allows" in ran.told()
     assert load["failures"] == []
     assert found == dict.fromkeys(ENGINES, OLD)
     assert states == IN_ROTATION

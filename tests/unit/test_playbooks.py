@@ -74,3 +74,26 @@ def test_without_the_filter_neither_site_nor_plan_works(tmp_path):
         code, output = ansible_playbook(playbook, "-l", "gb200", *NOWHERE, root=copy)
         assert code != 0
         assert "inferhost_plan" in output
+
+
+@pytest.mark.parametrize(
+    ("least", "after_s", "stays"),
+    [(80, 0.125, True), (80, 0.126, False), (0, 9.0, True), (101, 0.1, False), (0, None, False)],
+)
+def test_an_upgrade_is_held_against_the_speed_that_the_plan_asks_for(tmp_path, least, after_s, stays):
+    """0.1 s before; a new version that does not answer at all never stays."""
+    tasks = yaml.safe_load((ROOT / "roles/inferhost_service/tasks/upgrade.yml").read_text())
+    compare = tasks[-1]["block"][-1]
+    new = {} if after_s is None else {"main": after_s}
+    values = {
+        "__inferhost_plan": {"service": [{"instance": "main", "upgrade_least_percent": least}]},
+        "__inferhost_service_old": {"facts": {"answer_s": {"main": 0.1}}},
+        "__inferhost_service_new": {"facts": {"answer_s": new}},
+    }
+    playbook = tmp_path / "compare.yml"
+    playbook.write_text(
+        yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "vars": values, "tasks": [compare]}])
+    )
+    code, output = ansible_playbook(str(playbook))
+    assert (code == 0) is stays, output
+    assert stays or f"inferhost_service_upgrade_least_percent {least} allows" in output

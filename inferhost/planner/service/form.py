@@ -30,6 +30,7 @@ RANGES = (
     ("context_tokens", 1, 20_000_000, "8192 is the default"),
     ("max_sequences", 1, 4096, "8 is the default"),
     ("start_wait_s", 0, 86400, "0 is the default: computed from the weights"),
+    ("upgrade_least_percent", 0, 10_000, "80 is the default, 0 takes a version however fast it is"),
 )
 """Whole numbers: option, least, most, and what would work."""
 

@@ -75,6 +75,7 @@ def service(
         limit_memlock=cpu.memlock_bytes(request),
         probe=probe,
         disruption=RESTART,
+        upgrade_least_percent=instance.integer("upgrade_least_percent"),
         drain=_drain(engine, address),
         check_argv=(*argv, *engine.check_arguments) if engine.check_arguments else (),
         slice=Slice(selector(request, instance.gpus[0]), instance.slice.number) if instance.slice else None,
@@ -103,7 +104,13 @@ def service(
             "none: it loads at all",
         ),
     )
-    return entry, key.key_reasons(engine, instance) + [
+    least = "upgrade_least_percent"
+    slower = reason(
+        f"{where}.{least}", entry.upgrade_least_percent, instance.origin(least),
+        instance.source(least) if instance.sets(least) else "formula:upgrade.least",
+        gain="none: a version that is much slower gives its place back",
+    )  # fmt: skip
+    return entry, [slower, *key.key_reasons(engine, instance)] + [
         reason(f"{where}.{name}", value, because, source, gain=gain, disruption=RESTART)
         for name, value, because, source, gain in rows
     ]
