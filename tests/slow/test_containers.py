@@ -174,6 +174,8 @@ def test_an_engine_that_is_killed_is_started_again_by_its_unit(host):
         )
     )
     assert token(host) == "4"
+    shown = ("systemctl", "show", "--timestamp=unix", "-P", "ExecMainStartTimestamp", UNIT)
+    host.wait_for(lambda: f'"{host.run(*shown).strip()}"' in host.run("cat", "/run/inferhost/warm.json"))
 
 
 def test_another_wish_restarts_it_once_with_other_words(host):

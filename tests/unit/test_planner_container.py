@@ -15,6 +15,7 @@ from inferhost.planner.service.container import build_command
 from inferhost.schema.plan import Plan
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal, wish
 from tests.unit.test_planner_unit import AWKWARD, read_back
+from tests.unit.test_units_of_engines import UNITS
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 IMAGE = f"registry.example:5000/engines/llama.cpp@{DIGEST}"
@@ -301,6 +302,35 @@ def test_the_stop_waits_for_streams_before_the_container_goes():
     assert "inferhost drain --instance main" in stops[0]
     assert " down " in stops[1]
     assert "inferhost drain --instance main" in keys(planned(values("quadlet")))["ExecStop"][0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_start_is_warmed_up_and_the_cards_devices_are_described_before(mode):
+    plan = planned(values(mode))
+    unit = text(plan, ".container" if mode == "quadlet" else "inferhost-serve-main.service").splitlines()
+    words = {key: " ".join(line for line in unit if line.startswith(f"{key}=")) for key in ("Wants", "After")}
+    assert "inferhost-warm@main.service" in words["Wants"]
+    for before in ("inferhost-uvm.service", "inferhost-cdi.service"):
+        assert before in words["Wants"]
+        assert before in words["After"]
+    placed = {file.package_file for file in plan.files}
+    assert {"inferhost-warm@.service", "inferhost-uvm.service"} <= placed
+    assert "inferhost-serve@.service" not in placed
+
+
+def test_the_warm_up_ends_and_begins_with_the_engine_in_either_form():
+    unit = (UNITS / "inferhost-warm@.service").read_text().splitlines()
+    named = [f"inferhost-serve{sign}%i.service" for sign in "@-"]
+    for key in ("PartOf", "After"):
+        assert f"{key}={' '.join(named)}" in unit
+
+
+def test_cards_are_described_after_the_device_of_unified_memory_is_there():
+    unit = (UNITS / "inferhost-cdi.service").read_text().splitlines()
+    for key in ("Wants", "After"):
+        assert any(line.startswith(f"{key}=") and "inferhost-uvm.service" in line for line in unit)
+    alone = {**values("quadlet"), "inferhost_manage": ["runtime"]}
+    assert "inferhost-uvm.service" in {file.package_file for file in planned(alone).files}
 
 
 def test_an_engine_waits_for_the_one_that_shares_its_card_whatever_that_runs_in():

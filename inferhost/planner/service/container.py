@@ -24,6 +24,7 @@ from inferhost.planner.service.surroundings import (
     CONTAINER_USER,
     ON_HOST,
     RESTART,
+    WARM_FILE,
     Entries,
     bound,
     needs,
@@ -174,7 +175,7 @@ def _around(
     """What the container's unit has around it, in both modes."""
     where = f"service.{instance.name}.container.unit"
     entries, reasons = needs(request, instance, where, before)
-    entries = [*BEFORE_CONTAINER, *entries]
+    entries = [*BEFORE_CONTAINER, ("Unit", "Wants", WARM_FILE.replace("@.", f"@{instance.name}.")), *entries]
     own = f"-m 0700 -o {container.user} -g {container.user}"
     entries.append(("Service", "ExecStartPre", f"/usr/bin/install -d {own} {container.working_directory}"))
     path = instance.text(key.OPTION)

@@ -89,7 +89,7 @@ def service_section(
         problems += host_problems(request.hardware.memory_mib, needs, cpu.memlock_bytes(request))
     if problems:
         raise InputError(problems)
-    shared, file_reasons = unit.files(parts[0].engine) if any(part.dropin for part in parts) else ((), [])
+    shared, file_reasons = unit.files(parts[0].engine, any(part.dropin for part in parts))
     return ServiceSection(
         services=tuple(part.service for part in parts),
         env={part.instance.name: part.env for part in parts},

@@ -15,6 +15,7 @@ from inferhost.schema.plan import Reason, Service
 from inferhost.schema.units import CONTAINED
 
 UNIT_FILE = "inferhost-serve@.service"
+WARM_FILE = "inferhost-warm@.service"
 ON_HOST, COMPOSE = "unit", "compose"
 """The mode without a container, and the one whose container runs outside of its unit."""
 RESTART = "engine restart"
@@ -26,21 +27,20 @@ CONTAINER_USER = 65532
 Entries = list[tuple[str, str, str]]
 BEFORE_CONTAINER: Entries = [
     ("Unit", "Description", "Inferhost inference engine in a container"),
-    ("Unit", "Wants", "network-online.target inferhost-cdi.service"),
+    ("Unit", "Wants", "network-online.target inferhost-uvm.service inferhost-cdi.service"),
     (
         "Unit",
         "After",
         "network-online.target nvidia-persistenced.service inferhost-apply.service inferhost-mps.service "
-        "inferhost-cdi.service",
+        "inferhost-uvm.service inferhost-cdi.service",
     ),
     # A model that cannot load fails the same way every time.
     ("Unit", "StartLimitIntervalSec", "600"),
     ("Unit", "StartLimitBurst", "3"),
     ("Service", "Restart", "on-failure"),
     ("Service", "RestartSec", "5"),
-    ("Service", "ExecStartPre", "-/usr/bin/nvidia-modprobe -u -c 0"),
 ]
-"""What the static unit of a process says too; the module of unified memory has to be there before the container."""
+"""What the static unit of a process says too, and that the card's description is made before."""
 
 
 def unit_name(instance: Instance) -> str:

@@ -22,6 +22,7 @@ from inferhost.planner.service.surroundings import (
     RESTART,
     START_S,
     UNIT_FILE,
+    WARM_FILE,
     Entries,
     bound,
     needs,
@@ -31,7 +32,6 @@ from inferhost.planner.service.surroundings import (
 )
 from inferhost.schema.plan import UNIT_DIRECTORY, Drain, Dropin, File, Probe, Reason, Service, Slice
 
-WARM_FILE = "inferhost-warm@.service"
 SLOW_DISK_BYTES_S = 200_000_000
 WARM_UP_WORDS = (16, 64, 256, 1024, 4096)
 """Prompt lengths of the warm-up, as far as they fill half of the context. Source: formula `gate.warm_up`."""
@@ -150,8 +150,8 @@ def _reachable(host: str) -> str:
     return everywhere.get(host, f"[{host}]" if ":" in host else host)
 
 
-def files(engine: EngineRow) -> tuple[tuple[File, ...], list[Reason]]:
-    """The static units, and why they are there."""
+def files(engine: EngineRow, on_host: bool) -> tuple[tuple[File, ...], list[Reason]]:
+    """The static units, and why they are there; the engine's own only where one runs outside of a container."""
     source = f"catalogue:engines/{engine.key}#executable"
     rows = (
         (UNIT_FILE, "the engine's unit with its hardening; the drop-in adds what was decided here", RESTART,
@@ -159,10 +159,12 @@ def files(engine: EngineRow) -> tuple[tuple[File, ...], list[Reason]]:
         (WARM_FILE, "goes with the engine's unit: after each start, also one at boot or after a crash, a token is "
          "asked for and prompts of several lengths", "none", "the first request of a person is as fast as the next"),
     )  # fmt: skip
-    entries = tuple(File(f"{UNIT_DIRECTORY}/{name}", "service", "0644", None, name, how) for name, _, how, _ in rows)
+    wanted = rows if on_host else rows[1:]
+    paths = [(f"{UNIT_DIRECTORY}/{name}", name, how) for name, _, how, _ in wanted]
+    entries = tuple(File(path, "service", "0644", None, name, how) for path, name, how in paths)
     return entries, [
         reason(f"files.{UNIT_DIRECTORY}/{name}", name, because, source, gain=gain, disruption=how)
-        for name, because, how, gain in rows
+        for name, because, how, gain in wanted
     ]
 
 
