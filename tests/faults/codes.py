@@ -24,6 +24,7 @@ CONCERNS = {
     "nvmlDeviceGetComputeMode": ("compute_mode",),
     "nvmlDeviceSetComputeMode": ("compute_mode",),
     "nvmlDeviceGetComputeRunningProcesses": ("compute_mode", "ecc", "mig"),
+    "nvmlDeviceGetGraphicsRunningProcesses": ("ecc", "mig"),
     **dict.fromkeys(MIG_CALLS, ("mig",)),
     "nvmlDeviceGetEccMode": ("ecc",),
     "nvmlDeviceSetEccMode": ("ecc",),
@@ -42,3 +43,6 @@ CONCERNS = {
     "nvmlDeviceSetApplicationsClocks": ("application_clocks_mhz",),
 }
 """The settings that cannot be judged or written without a call, in `apply` and `verify`."""
+
+SPARED = {"nvmlDeviceGetGraphicsRunningProcesses"}
+"""What a setting goes without on a card that has no such reading."""

@@ -27,7 +27,7 @@ from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.nvml import Nvml
 from inferhost.host.record.baseline import BASELINE
 from tests.faults import cells
-from tests.faults.codes import CODES, CONCERNS, FEW, NO_DRIVER, NO_INTERFACE, REFUSED
+from tests.faults.codes import CODES, CONCERNS, FEW, NO_DRIVER, NO_INTERFACE, REFUSED, SPARED
 from tests.faults.test_every_write import comparable, with_modes
 from tests.unit.host.fake_host import Answer, FakeHost, plan, simulator_state
 from tests.unit.host.test_host_mig import H100, HALVES, card_plan
@@ -171,6 +171,8 @@ class Stage:
 
     def concerned(self, function: str, name: str) -> bool:
         """Whether this setting cannot do without this call, in this run."""
+        if function in SPARED and self.fault.code in NO_INTERFACE:
+            return False
         met = {setting for of, setting in self.of_knobs if of == function}
         return name in CONCERNS.get(function, ()) and (not met or name in met)
 

@@ -16,7 +16,7 @@ static const char *const sim_usage =
 	"usage: inferhost-sim init PERSONALITY_FILE...     several kinds of cards in one machine: several files\n"
 	"       inferhost-sim dump [--all]\n"
 	"       inferhost-sim set KEY VALUE [--gpu N]      KEY: power_limit_mw persistence compute_mode "
-	"ambient_celsius ecc_pending\n"
+	"ambient_celsius ecc_pending drawing_pid\n"
 	"                                                  graphics_clock_lock_mhz memory_clock_lock_mhz (MIN,MAX or "
 	"none)\n"
 	"                                                  application_clocks_mhz (MEMORY,GRAPHICS)\n"

@@ -132,6 +132,13 @@ static int sim_set_gpu(struct sim_gpu *gpu, void *context)
 		gpu->ecc.pending = (uint32_t)value;
 		return 0;
 	}
+	if (strcmp(set->key, "drawing_pid") == 0) {
+		if (!sim_whole(set->text, 0, 0x7fffffff, &value))
+			return sim_refused(set->key, set->text, "a process, 0 for none");
+		gpu->drawing_pid = (uint32_t)value;
+		gpu->loaded |= gpu->drawing_pid != 0;
+		return 0;
+	}
 	if (strcmp(set->key, "ambient_celsius") == 0) {
 		if (!sim_whole(set->text, -40, 120, &value))
 			return sim_refused(set->key, set->text, "whole degrees from -40 to 120");

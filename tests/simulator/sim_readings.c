@@ -227,11 +227,12 @@ static nvmlReturn_t sim_processes(
 	struct sim_call call;
 
 	nvmlReturn_t code = sim_enter_gpu(&call, function, device);
-	unsigned int running = code == NVML_SUCCESS && compute && call.gpu->load ? 1 : 0;
+	unsigned int running = code == NVML_SUCCESS && (compute ? call.gpu->load : call.gpu->drawing_pid) ? 1 : 0;
 	if (code == NVML_SUCCESS)
 		code = sim_list_room(count, list ? &list->pid : NULL, running);
 	if (code == NVML_SUCCESS && running) /* -1: no MIG instance */
-		*list = (nvmlProcessInfo_t){call.gpu->load_pid, call.gpu->card.load_memory_used_bytes, ~0u, ~0u};
+		*list = compute ? (nvmlProcessInfo_t){call.gpu->load_pid, call.gpu->card.load_memory_used_bytes, ~0u, ~0u}
+				: (nvmlProcessInfo_t){call.gpu->drawing_pid, SIM_DRAWING_BYTES, ~0u, ~0u};
 	return sim_leave(&call, code);
 }
 

@@ -195,7 +195,7 @@ static nvmlReturn_t sim_mig_activated(struct sim_gpu *gpu)
 	for (int i = 0; i < SIM_INSTANCES_MAX; i++)
 		if (gpu->instances[i].used)
 			return NVML_ERROR_IN_USE;
-	if (gpu->load)
+	if (gpu->load || gpu->drawing_pid)
 		return NVML_ERROR_IN_USE;
 	if (gpu->card.mig_needs_reset && gpu->card.virtualization_mode == NVML_VIRTUALIZATION_PASSTHROUGH)
 		return NVML_ERROR_RESET_REQUIRED;

@@ -186,7 +186,7 @@ void sim_gpu_reboot(struct sim_gpu *gpu)
 	gpu->prepared = 0;
 	gpu->persistence = 0;
 	gpu->compute_mode = 0; /* "always resets to Default" at reboot only (facts-nvml.md A.1) */
-	gpu->load = 0;
+	gpu->load = gpu->drawing_pid = 0;
 	gpu->ecc.current = gpu->ecc.pending; /* kept in the InfoROM */
 	/* A card that needs a reset keeps the mode likewise; the others start without it. */
 	gpu->mig.pending = gpu->card.mig_needs_reset ? gpu->mig.pending : 0;
@@ -199,7 +199,7 @@ bool sim_state_settle(struct sim_state *state)
 
 	for (uint64_t i = 0; i < state->gpu_count; i++) {
 		struct sim_gpu *gpu = &state->gpus[i];
-		bool kept = gpu->persistence || gpu->load || gpu->prepared;
+		bool kept = gpu->persistence || gpu->load || gpu->drawing_pid || gpu->prepared;
 		if (!gpu->loaded || kept || sim_clients_exist())
 			continue;
 		sim_gpu_unload(gpu);

@@ -23,6 +23,7 @@
 #define SIM_SLICES_MAX 8    /* of one instance */
 #define SIM_MIG_PROFILES_MAX 8
 #define SIM_TICK_MS 100
+#define SIM_DRAWING_BYTES (256ull << 20) /* of a desktop: assumed, nothing captured */
 #define SIM_POWER_WINDOW_TICKS 10 /* GetPowerUsage is a 1 s average on Ampere and later (facts-nvml.md A.2) */
 
 /* One size of instance that a card can be divided into; `starts` are units of its memory. */
@@ -101,7 +102,7 @@ struct sim_gpu {
 	uint32_t prepared; /* `set` acted for an unnamed earlier process; ends with the first real client */
 	uint32_t lost;
 	/* The world around it, moved by the command line only. */
-	uint32_t load, load_pid;
+	uint32_t load, load_pid, drawing_pid; /* a desktop's process, 0 = none */
 	int64_t ambient_millicelsius;
 	struct sim_fault faults[SIM_SETTING_COUNT];
 	/* Readings, moved by virtual time only. */

@@ -116,6 +116,16 @@ def test_running_processes_are_listed_by_card(bare):
     assert seen == [[], [4711]]
 
 
+def test_a_desktop_is_listed_apart_and_keeps_a_card_from_its_reset(host):
+    sim = host("a100-80gb-pcie")
+    sim.do("set", "drawing_pid", 900)
+    lists = "nvmlDeviceGetComputeRunningProcesses(gpu), nvmlDeviceGetGraphicsRunningProcesses(gpu)"
+    assert sim.nvml(f"show([[process.pid for process in found] for found in ({lists})])") == [[], [900]]
+    assert sim.nvml(MIG + "show(mig(1))") == [19, [0, 1]]
+    sim.do("set", "drawing_pid", 0)
+    assert sim.nvml(MIG + "show(mig(1))") == [0, [1, 1]]
+
+
 def test_one_lost_card_leaves_the_other_alone(bare):
     bare.do("init", PERSONALITIES / "rtx-4090.txt", PERSONALITIES / "h200.txt")
     held = bare.start(

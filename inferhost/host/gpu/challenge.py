@@ -54,7 +54,7 @@ def refuse_where_in_use(machine: Machine, plan: Plan, knobs: Sequence[Knob], ask
     cards = {knob.card.uuid: knob for knob in knobs if isinstance(knob, CardKnob)}
     for uuid, knob in cards.items():
         try:
-            pids = knob.nvml.process_ids(knob.card)
+            pids = sorted({*knob.nvml.compute_process_ids(knob.card), *knob.nvml.drawing_process_ids(knob.card)})
         except NvmlError as error:
             hint = "without an answer nobody can tell who is on the card"
             problems.append(Problem("--challenge", f"gpu.{uuid}: {error.evidence}", hint, "nvml"))

@@ -10,6 +10,7 @@ class ComputeMode(IdleCardKnob):
     """The mode by name."""
 
     name = key_name = "compute_mode"
+    minds_drawing = False  # the mode is about contexts of CUDA
 
     def observe(self) -> str:
         return self.nvml.compute_mode(self.card)

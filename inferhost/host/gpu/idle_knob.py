@@ -15,7 +15,10 @@ from inferhost.host.machine import Machine
 
 
 class IdleCardKnob(CardKnob):
-    """A knob written only while nothing computes on the card; `machine` gives the running programs their names."""
+    """A knob written only while no program uses the card; `machine` gives the running programs their names."""
+
+    minds_drawing = True
+    """Whether a change concerns programs that draw on the card as well: a desktop holds its memory too."""
 
     def __init__(self, machine: Machine, nvml: Nvml, card: Card, wanted: Any, context: dict[str, str]) -> None:
         super().__init__(nvml, card, wanted, context)
@@ -24,14 +27,20 @@ class IdleCardKnob(CardKnob):
 
     def obstacle(self) -> Unusable | None:
         held_back = super().obstacle()
-        if held_back is not None or self.programs_end_first:
+        if held_back is not None:
             return held_back
         try:
-            running = self.nvml.compute_process_ids(self.card)
+            computing = [] if self.programs_end_first else self.nvml.compute_process_ids(self.card)
+            drawing = self.nvml.drawing_process_ids(self.card) if self.minds_drawing else []
         except NvmlError as error:
             return error
-        if not running:
+        if not computing and not drawing:
             return None
-        named = ", ".join(f"{pid} ({self.machine.read_text(f'/proc/{pid}/comm') or 'unknown'})" for pid in running)
-        evidence = f"not written while programs compute on the card: process {named}; stop them and run again"
+        named = [self._named(pid) for pid in computing]
+        named += [f"{self._named(pid)} that draws" for pid in drawing if pid not in computing]
+        desktop = " (a desktop: systemctl isolate multi-user.target)" if drawing else ""
+        evidence = f"not written while programs use the card: {', '.join(named)}; stop them{desktop} and run again"
         return Unusable("refused", "other_writer", evidence, True)
+
+    def _named(self, pid: int) -> str:
+        return f"process {pid} ({self.machine.read_text(f'/proc/{pid}/comm') or 'unknown'})"

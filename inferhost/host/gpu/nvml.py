@@ -263,10 +263,10 @@ class Nvml:
         """The processes that compute on the card now."""
         return sorted(int(p.pid) for p in self.call("nvmlDeviceGetComputeRunningProcesses", card.handle))
 
-    def process_ids(self, card: Card) -> list[int]:
-        """Everybody on the card now, those who draw included."""
-        drawing = self.reading("nvmlDeviceGetGraphicsRunningProcesses", card.handle) or []
-        return sorted({*self.compute_process_ids(card), *(int(p.pid) for p in drawing)})
+    def drawing_process_ids(self, card: Card) -> list[int]:
+        """The processes that draw on the card now, as far as it tells."""
+        found = self.reading("nvmlDeviceGetGraphicsRunningProcesses", card.handle) or []
+        return sorted(int(p.pid) for p in found)
 
     def energy_mj(self, card: Card) -> int | None:
         """Energy since the driver was loaded, so that a fall tells of a reload; None for a card without a counter."""

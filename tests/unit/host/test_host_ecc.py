@@ -93,7 +93,30 @@ def test_it_is_not_changed_under_a_running_program_which_is_named(p4: FakeHost, 
     assert modes(p4) == [1, 1]
 
 
-@pytest.mark.parametrize("function", ["nvmlDeviceGetEccMode", "nvmlDeviceGetComputeRunningProcesses_v3"])
+@pytest.mark.parametrize("check", [(), ("--check",)], ids=["run", "check"])
+def test_it_is_not_changed_under_a_desktop_which_is_named(p4: FakeHost, check):
+    p4.sim("set", "drawing_pid", 900)
+    p4.write("/proc/900/comm", "Xorg\n")
+    answer = p4.run("apply", *GPU, *check)
+    assert (answer.code, answer.verdict(ECC)) == (3, ("refused", "other_writer"))
+    assert "process 900 (Xorg) that draws; stop them (a desktop: systemctl isolate" in answer.evidence(ECC)
+    assert modes(p4) == [1, 1]
+
+
+def test_a_card_that_keeps_its_drawing_programs_to_itself_is_changed_all_the_same(p4: FakeHost):
+    p4.sim("fail", "nvmlDeviceGetGraphicsRunningProcesses_v3", 3)
+    p4.run("apply", *GPU)
+    assert modes(p4) == [1, 0]
+
+
+FUNCTIONS = (
+    "nvmlDeviceGetEccMode",
+    "nvmlDeviceGetComputeRunningProcesses_v3",
+    "nvmlDeviceGetGraphicsRunningProcesses_v3",
+)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_revert_that_cannot_ask_keeps_the_record(p4: FakeHost, function: str):
     p4.run("apply", *GPU)
     p4.sim("fail", function, 18)  # is told as pending, needs_reboot, as a mode that was put back is

@@ -263,6 +263,17 @@ def test_a_card_is_not_divided_under_a_running_program_which_is_named(a100: Fake
     assert a100.card()["mig_mode"] == [0, 0]
 
 
+def test_a_card_is_not_divided_under_a_desktop_which_a_revert_does_not_end_either(a100: FakeHost):
+    assert a100.run("install").code == 0
+    assert a100.run("apply", *GPU).code == 0
+    a100.sim("set", "drawing_pid", 900)
+    for words in (["revert", *GPU, "--check"], ["revert", *GPU]):
+        answer = a100.run(*words)
+        assert (answer.code, answer.verdict(MIG)) == (3, ("refused", "other_writer"))
+        assert "process 900 (unknown) that draws" in answer.evidence(MIG)
+    assert a100.card()["mig_mode"] == [1, 1]
+
+
 def test_a_mode_that_the_card_does_not_take_is_no_success_although_the_call_returns_one(
     a100: FakeHost, monkeypatch: pytest.MonkeyPatch
 ):

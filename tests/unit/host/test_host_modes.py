@@ -196,6 +196,13 @@ def test_a_compute_mode_is_not_changed_under_a_running_program_which_is_named(ho
     assert host.card()[MODE] == 0
 
 
+def test_a_compute_mode_is_no_business_of_a_desktop(host: FakeHost):
+    host.plan = with_gpu(compute_mode="exclusive_process")
+    host.run("install")
+    host.sim("set", "drawing_pid", 900)
+    assert host.run("apply", *GPU).verdict(MODE) == ("held", "none")
+
+
 def test_a_mode_that_is_as_wanted_is_no_business_of_running_programs(host: FakeHost):
     host.plan = with_gpu(compute_mode="default")
     host.run("install")
