@@ -30,6 +30,9 @@ FAMILY = "apt"
 UNIT_PREFIX = f"{UNIT_DIRECTORY}/inferhost-"
 DISTRIBUTION_UNITS = {"haproxy": "haproxy.service", "nginx-light": "nginx.service"}
 LOOSE = 0o007
+RELOAD_S = 90
+"""systemd's own patience (DefaultTimeoutStartSec), after which it gives a reload up."""
+LOOK_S = 0.2
 
 
 def balancer_records(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str, Record]:
@@ -68,7 +71,7 @@ def apply_balancer(machine: Machine, plan: Plan, baseline: Baseline, report: Rep
         report.verdicts.append(Verdict(setting, "active", None, "unverified", "no_interface", said))
         return
     _leave_the_distributions(machine, wanted, baseline, report)
-    why = _out_of_date(machine, wanted)
+    why = _out_of_date(machine, wanted, report)
     if why:
         report.change(setting, why, "active")
     if report.check:
@@ -82,7 +85,7 @@ def apply_balancer(machine: Machine, plan: Plan, baseline: Baseline, report: Rep
             _systemctl(machine, ["reload", wanted.unit], report)
         else:
             _systemctl(machine, ["restart", wanted.unit], report)
-    after = _out_of_date(machine, wanted)
+    after = _out_of_date(machine, wanted, report)
     if after:
         hint = f"see: journalctl -u {wanted.unit}"
         report.problems.append(Problem(setting, f"found {after}, wanted active", hint, "balancer-not-started"))
@@ -95,7 +98,7 @@ def verify_balancer(machine: Machine, plan: Plan, report: Report) -> None:
     wanted = plan.balancer
     if wanted is None:
         return
-    why = _out_of_date(machine, wanted)
+    why = _out_of_date(machine, wanted, report)
     verdict = ("overridden", "other_writer") if why else ("held", "none")
     report.verdicts.append(
         Verdict("balancer.active", "active", why or "active", *verdict, f"systemctl show {wanted.unit}")
@@ -142,9 +145,24 @@ def restore_balancer(machine: Machine, sections: Sequence[str], baseline: Baseli
     baseline.drop([BEFORE], report.check)
 
 
-def _out_of_date(machine: Machine, wanted: Balancer) -> str:
+def _settled(machine: Machine, unit: str, report: Report) -> dict[str, str]:
+    """What systemd says of the unit once its reload is over, which HAProxy tells systemd after `systemctl` returned.
+
+    A unit that is met in its reload and taken for one that does not run would be restarted, and its streams cut.
+    """
+    clock = machine.clock
+    end_s = clock.now_s() + RELOAD_S
+    with told(report.progress, f"balancer: {unit} reads its configuration, for at most {RELOAD_S} s"):
+        while True:
+            state = unit_state(machine, unit)
+            if state.get("ActiveState") != "reloading" or clock.now_s() >= end_s:
+                return state
+            clock.sleep(LOOK_S)
+
+
+def _out_of_date(machine: Machine, wanted: Balancer, report: Report) -> str:
     """Why the unit has to be started, restarted or reloaded; empty where it runs with what is on disk and at boot."""
-    state = unit_state(machine, wanted.unit)
+    state = _settled(machine, wanted.unit, report)
     if state.get("ActiveState") != "active":
         return "not running" if state.get("ActiveState") == "inactive" else state.get("ActiveState", "unknown")
     if machine.command(["systemctl", "is-enabled", "--", wanted.unit]).stdout.strip() != "enabled":
