@@ -31,7 +31,7 @@ from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.record.lock import locked
 from inferhost.host.report import HostError, Report
-from inferhost.host.runtime import containers
+from inferhost.host.runtime import containers, inside
 from inferhost.host.runtime import state as runtime
 from inferhost.host.service import account, adopt, container, engine, exercise, key, processes, slices
 from inferhost.host.service import install as engine_install
@@ -180,18 +180,19 @@ def verify(
         for entry in plan.service:
             environment = {**plan.env.get(entry.instance, {}), **slices.slice_environment(machine, entry)}
             processes.verify_service(machine, entry, environment, report)
-    for section, verified in VERIFIED.items():
-        if section in chosen:
+    for owners, verified in VERIFIED:
+        if owners & set(chosen):
             verified(machine, plan, report)
     name_writers(machine, report)
 
 
-VERIFIED: dict[str, Callable[[Machine, Plan, Report], None]] = {
-    "runtime": runtime.verify_runtime,
-    "models": models.verify_models,
-    "balancer": placed_unit.verify_balancer,
-}
-"""Sections that one function compares."""
+VERIFIED: tuple[tuple[set[str], Callable[[Machine, Plan, Report], None]], ...] = (
+    ({"runtime"}, runtime.verify_runtime),
+    ({"runtime", "service"}, inside.verify_inside),
+    ({"models"}, models.verify_models),
+    ({"balancer"}, placed_unit.verify_balancer),
+)
+"""What one function compares, and the sections with one of which it is asked."""
 
 
 def verify_under_load(machine: Machine, knobs: Sequence[Knob], seconds: float, report: Report) -> None:

@@ -1,7 +1,8 @@
 """The CDI specification: whether it is there, and whether it still names this driver's files.
 
-It is a generated file on a tmpfs. Nothing reads YAML here: the lines that name files of the host are looked at, and
-each has to exist; a driver version in a library's name has to be the loaded driver's.
+It is a generated file on a tmpfs. Nothing reads YAML here: the lines that name files and devices of the host are
+looked at, and each has to exist; a driver version in a library's name has to be the loaded driver's, and a device's
+number the one that the kernel gave when the module was loaded.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from inferhost.schema.result import Verdict
 SETTING = "runtime.cdi_spec"
 UNIT = "inferhost-cdi.service"
 HOST_PATH = re.compile(r"^[\s-]*\"?hostPath\"?:\s*\"?([^\"\s,]+)", re.MULTILINE)
+NODE = re.compile(r"^[\s-]*path: (/dev/nvidia\S*)(\n\s+hostPath: \S+)?(?:\n\s+major: (\d+))?$", re.MULTILINE)
+"""A device with its number, in the order in which nvidia-ctk writes them. Source: its internal/edits/device.go."""
+UVM = "nvidia-uvm"
+NUMBERED_ANEW = {UVM: f"/dev/{UVM}", "nvidia-caps": "/dev/nvidia-caps/"}
+"""Drivers in /proc/devices whose number may be another one after each load, and how their devices' paths begin."""
 LIBRARY_VERSION = re.compile(r"/lib(?:cuda|nvidia-ml)\.so\.(\d{3}(?:\.\d+){1,2})")
 
 
@@ -55,11 +61,37 @@ def stale(machine: Machine, runtime: Runtime) -> str:
     if text is None:
         return f"{runtime.cdi_spec} is not there"
     missing = [path for path in HOST_PATH.findall(text) if not machine.exists(path)]
+    missing += [path for path, elsewhere, _ in NODE.findall(text) if not elsewhere and not machine.exists(path)]
     if missing:
         return f"it names {missing[0]}, which is not on this host"
+    other = _renumbered(machine, text)
+    if other:
+        return other
     named, loaded = set(LIBRARY_VERSION.findall(text)), loaded_driver(machine)
     if loaded is not None and named and named != {loaded}:
         return f"it names libraries of driver {' and '.join(sorted(named))}, and {loaded} is loaded"
+    return ""
+
+
+def device_numbers(machine: Machine) -> dict[str, str]:
+    """The major number of each driver that has devices now, as /proc/devices lists them."""
+    lines = (line.split() for line in (machine.read_text("/proc/devices") or "").splitlines())
+    return {words[1]: words[0] for words in lines if len(words) == 2 and words[0].isdigit()}
+
+
+def _renumbered(machine: Machine, text: str) -> str:
+    """Which device the specification has by a number of an earlier load, or lacks; empty where there is none."""
+    given, nodes = device_numbers(machine), NODE.findall(text)
+    for driver, begins in NUMBERED_ANEW.items():
+        now = given.get(driver)
+        if now is None:
+            continue
+        mine = [(path, number) for path, _, number in nodes if path.startswith(begins)]
+        for path, number in mine:
+            if number not in ("", now):
+                return f"it names {path} by number {number}, and the module has {now} since it was loaded"
+        if driver == UVM and not mine:
+            return f"it does not name {begins}, without which CUDA does not start"
     return ""
 
 

@@ -16,7 +16,7 @@ from inferhost.host.machine import Machine
 from inferhost.host.record import placed
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
-from inferhost.host.runtime import cdi, containers, daemon_json, inside
+from inferhost.host.runtime import cdi, containers, daemon_json
 from inferhost.host.service.account import restore_trees
 from inferhost.schema.plan import Plan, Runtime
 from inferhost.schema.problems import InputError, Problem
@@ -105,7 +105,6 @@ def verify_runtime(machine: Machine, plan: Plan, report: Report) -> None:
     if runtime.daemon:
         report.verdicts.append(_daemon_runs(machine))
     cdi.verify_cdi(machine, runtime, report)
-    inside.verify_inside(machine, plan, report)
 
 
 def runtime_revert(machine: Machine, baseline: Baseline, report: Report) -> dict[str, Any]:
