@@ -134,6 +134,7 @@ def test_a_planned_container_that_was_given_no_card_is_not_passed_over(host: Fak
 
 def test_verify_looks_into_the_container_with_the_service_where_the_engine_was_given(host: FakeHost):
     assert looked_at(host, "quadlet", "nvidia0").verdict == "held"
+    host.plan = dataclasses.replace(host.plan, host=dataclasses.replace(host.plan.host, simulated=True))
     assert host.run("install").code == 0
     answer = host.run("verify", "--section", "service")
     assert answer.verdict(f"runtime.container.{NAME}") == ("held", "none")
