@@ -222,6 +222,7 @@ class EngineRow:
     notes: str
     source: str
     host_memory: Tuple[HostMemoryFlag, ...] = ()
+    overruled_by: Tuple[str, ...] = ()  # files that say other than its arguments; {model}, {cache}: where they lie
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,6 +95,7 @@ def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report)
                 hint = "install or copy it first, or name the place where it is"
                 problems.append(Problem(f"inferhost_service_{option}", message, hint, "not-there"))
         problems += engine.argument_problems(machine, entry, report)
+        problems += engine.overruling_problems(machine, entry)
     if problems:
         raise InputError(problems)
 

@@ -277,6 +277,7 @@ class Service:
     upgrade_least_percent: int = (
         0  # how fast another version has to answer, in percent of the one before; 0: as it likes
     )
+    overruled_by: Tuple[str, ...] = ()  # files that the engine would read and that change what the plan says
     check_argv: Tuple[str, ...] = ()  # has the engine read its arguments and end; none where it cannot
     drain: Optional[Drain] = None  # None: the engine ends its streams by itself
     slice: Optional[Slice] = None  # the part of a divided card that it runs on

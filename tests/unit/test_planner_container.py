@@ -354,3 +354,8 @@ def test_systemd_accepts_the_unit_of_the_compose_file(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     said = [line for line in (done.stdout + done.stderr).splitlines() if "inferhost-serve" in line]
     assert (done.returncode, said) == (0, [])
+
+
+def test_the_folder_of_a_containers_engine_is_its_images_and_the_models_is_the_hosts():
+    (service,) = planned(values("quadlet", "qwen3-1.7b", service_engine="tabbyapi")).service
+    assert service.overruled_by == ("/srv/models/qwen3-1.7b/tabby_config.yml",)

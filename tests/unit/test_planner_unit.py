@@ -172,3 +172,9 @@ def test_an_engine_orders_its_queue_by_priority_where_the_wish_says_so(engine, w
 def test_priorities_are_refused_where_the_engine_has_no_order():
     said = refusal(wish("rtx-3090", "tiny-random", service_engine="llama.cpp", service_priorities=True))
     assert "inferhost_service_priorities: llama.cpp 0.7.0 has one queue without an order" in said
+
+
+def test_the_plan_names_the_files_with_which_an_engine_could_be_told_something_else():
+    plan = planned(wish("rtx-3090", "qwen3-1.7b", service_engine="tabbyapi"))
+    beside, own = "/srv/models/qwen3-1.7b/tabby_config.yml", "/var/cache/inferhost/main/config.yml"
+    assert plan.service[0].overruled_by == (beside, own)

@@ -77,6 +77,21 @@ def argument_problems(machine: Machine, service: Service, report: Report) -> lis
     return [Problem("inferhost_service_extra_args", message, hint, "arguments")]
 
 
+def overruling_problems(machine: Machine, service: Service) -> list[Problem]:
+    """Files of somebody that the engine would read beside its arguments: the plan would not say what runs."""
+    found = [path for path in service.overruled_by if machine.exists(path)]
+    hint = "move it away; inferhost import --tabbyapi FILE says which options mean the same"
+    return [
+        Problem(
+            "inferhost_service_engine",
+            f"{service.engine} reads {path}, which changes what is planned",
+            hint,
+            "overruled",
+        )
+        for path in found
+    ]
+
+
 def recorded_units(baseline: Baseline) -> list[str]:
     """The service units that we made or gave a drop-in, by the record: true even when the plan is new, broken or
     gone."""

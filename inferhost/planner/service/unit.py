@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from inferhost.catalogue.rows import EngineRow, ModelRow
 from inferhost.planner.launch import quoting
+from inferhost.planner.launch.environment import CACHE_ROOT
 from inferhost.planner.machine import cpu
 from inferhost.planner.machine.gpu import selector
 from inferhost.planner.memory.budget import Budget
@@ -75,6 +76,7 @@ def service(
         limit_memlock=cpu.memlock_bytes(request),
         probe=probe,
         disruption=RESTART,
+        overruled_by=_overruled_by(instance, engine),
         upgrade_least_percent=instance.integer("upgrade_least_percent"),
         drain=_drain(engine, address),
         check_argv=(*argv, *engine.check_arguments) if engine.check_arguments else (),
@@ -123,6 +125,13 @@ def start_wait_s(weights_bytes: int) -> int:
     Source: formula `unit.start_wait`.
     """
     return START_S + weights_bytes // SLOW_DISK_BYTES_S
+
+
+def _overruled_by(instance: Instance, engine: EngineRow) -> tuple[str, ...]:
+    """The files with which somebody could change what the plan says; a container's own folder is its image's."""
+    places = {"model": instance.text("model_path"), "cache": f"{CACHE_ROOT}/{instance.name}"}
+    on_host = instance.text("mode") == ON_HOST
+    return tuple(path.format(**places) for path in engine.overruled_by if on_host or "{cache}" not in path)
 
 
 def _drain(engine: EngineRow, address: str) -> Drain | None:

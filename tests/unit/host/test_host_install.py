@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import stat
 
@@ -146,6 +147,23 @@ def test_an_engine_or_a_model_that_is_not_there_is_refused_before_anything_is_pl
     assert answer.prose.splitlines() == [
         "error: inferhost_service_model_path: /srv/m.gguf is not on this host",
         "hint: install or copy it first, or name the place where it is",
+    ]
+    assert host.snapshot() == before
+
+
+def test_a_file_that_changes_what_the_arguments_say_is_refused_before_anything_is_placed(host: FakeHost):
+    (service,) = host.plan.service
+    host.plan = plan(
+        service=(dataclasses.replace(service, engine="tabbyapi", overruled_by=("/srv/m/tabby_config.yml",)),)
+    )
+    assert host.run("install", "--check").code == 0
+    host.write("/srv/m/tabby_config.yml", "model: {cache_mode: Q4}\n")
+    before = host.snapshot()
+    answer = host.run("install")
+    assert answer.code == 2
+    assert answer.prose.splitlines() == [
+        "error: inferhost_service_engine: tabbyapi reads /srv/m/tabby_config.yml, which changes what is planned",
+        "hint: move it away; inferhost import --tabbyapi FILE says which options mean the same",
     ]
     assert host.snapshot() == before
 
