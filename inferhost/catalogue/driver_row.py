@@ -33,3 +33,4 @@ class DriverRow:
     keyring: Optional[str]  # on the host already; None: it has to be brought
     notes: str
     source: str
+    signed: Tuple[str, ...] = ()  # built and signed by the distribution for one kernel; {open} is -open or nothing

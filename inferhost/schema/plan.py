@@ -63,6 +63,7 @@ class DriverPackages:
     reboot: bool  # whether the host may be restarted when the running module is not the planned one
     persistence: bool = False  # whether the packaged daemon keeps the driver loaded, read back from each card
     units: Tuple[str, ...] = ()  # of these packages, and to start at boot, which their packages leave to the operator
+    signed: Tuple[str, ...] = ()  # what a person can install in their place where the kernel trusts no key of its own
     module_options: Tuple[Tuple[str, ...], ...] = ()  # name, its name in /proc/driver/nvidia/params, value
 
 

@@ -301,3 +301,14 @@ def test_every_row_names_packages_for_both_modules_and_a_layout():
         assert row.packages_open != row.packages_proprietary, row.key
         assert row.branches, row.key
         assert row.keyring or row.repository == "nvidia", row.key
+
+
+@pytest.mark.parametrize(("kind", "sign"), [("open", "-open"), ("proprietary", "")])
+def test_ubuntus_signed_modules_are_named_for_the_branch_and_kind_and_debian_has_none(kind, sign):
+    install = planned(wish(EITHER, "ubuntu-24.04", kernel_module=kind)).driver.install
+    assert install.signed == (
+        f"linux-modules-nvidia-580-server{sign}-{{kernel}}",
+        f"nvidia-headless-no-dkms-580-server{sign}",
+        "nvidia-utils-580-server",
+    )
+    assert planned(wish(EITHER, "debian-12")).driver.install.signed == ()

@@ -6,6 +6,7 @@ Asked before anything is installed, because only a person enrols a key: on the c
 from __future__ import annotations
 
 from inferhost.host.machine import Machine
+from inferhost.schema.plan import DriverPackages
 from inferhost.schema.problems import Problem
 
 EFI = "/sys/firmware/efi/efivars"
@@ -24,7 +25,7 @@ NEW_KEY = (
 )
 
 
-def secure_boot_problems(machine: Machine) -> list[Problem]:
+def secure_boot_problems(machine: Machine, install: DriverPackages) -> list[Problem]:
     """Secure Boot without a key that the firmware trusts, which would refuse every module that dkms builds.
 
     mokutil's exit status says nothing (1 for an enrolled key), so its words count.
@@ -43,7 +44,16 @@ def secure_boot_problems(machine: Machine) -> list[Problem]:
         steps = f"run mokutil --import {keys[0]}, restart, and choose Enroll MOK on the console"
     else:
         steps = NEW_KEY
-    return [Problem("secure boot", message, f"{steps}; {OFF}", "secure-boot")]
+    return [Problem("secure boot", message, f"{steps}; {_signed(machine, install)}{OFF}", "secure-boot")]
+
+
+def _signed(machine: Machine, install: DriverPackages) -> str:
+    """The distribution's own modules for the running kernel, whose signature every firmware with its shim trusts."""
+    kernel = machine.read_text("/proc/sys/kernel/osrelease")
+    if not install.signed or kernel is None:
+        return ""
+    names = " ".join(install.signed).replace("{kernel}", kernel)
+    return f"or take the signed modules: leave driver out of inferhost_manage, apt-get install {names}, restart; "
 
 
 def _is_one(machine: Machine, variable: str) -> bool:

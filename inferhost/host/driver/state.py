@@ -97,7 +97,7 @@ def driver_problems(machine: Machine, plan: Plan) -> list[Problem]:
     """What would be refused before anything is installed."""
     if SECTION not in plan.manage or plan.driver.install is None:
         return []
-    return secure_boot_problems(machine)
+    return secure_boot_problems(machine, plan.driver.install)
 
 
 def apply_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:

@@ -100,12 +100,18 @@ def driver_section(
         reboot=request.wish.flag(OPTION + "reboot"),
         persistence=request.wish.flag("inferhost_gpu_persistence_mode"),
         units=(FABRIC_MANAGER,) if fabric_manager else (),
+        signed=tuple(_signed(name, branch, kind) for name in row.signed),
         module_options=options,
     )
     files = _files(request, row, install)
     dropins = _dropins(request, row)
     reasons = [*_reasons(request, row, install, files, dropins), *module_option_reasons(options, catalogue)]
     return DriverSection(install, (*files, *module_options_file(options, NOTICE)), dropins, reasons)
+
+
+def _signed(name: str, branch: int, kind: str) -> str:
+    """A package of modules that the distribution signed, whose kernel the host knows."""
+    return name.replace("{branch}", str(branch)).replace("{open}", "-open" if kind == "open" else "")
 
 
 def can_drive(branch: int, rows: tuple[GpuRow, ...]) -> bool:

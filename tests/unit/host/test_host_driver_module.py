@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 
@@ -170,6 +171,15 @@ def test_secure_boot_without_a_trusted_key_stops_before_anything_is_written(bare
     after = bare.snapshot()
     assert {path: after[path] for path in before if path != "/run/inferhost"} == before
     assert not bare.at("/var/lib/inferhost/baseline.json").exists()
+
+
+def test_secure_boot_names_the_distributions_signed_modules_for_the_running_kernel(bare: DriverHost):
+    bare.secure_boot(on=True)
+    install = dataclasses.replace(bare.plan.driver.install, signed=("linux-modules-nvidia-580-{kernel}", "utils"))
+    bare.plan = dataclasses.replace(bare.plan, driver=dataclasses.replace(bare.plan.driver, install=install))
+    (problem,) = bare.run("install").problems
+    wanted = f"leave driver out of inferhost_manage, apt-get install linux-modules-nvidia-580-{RUNNING} utils, "
+    assert wanted in problem["hint"]
 
 
 @pytest.mark.parametrize("words", ["is already enrolled", "is already in db"])
