@@ -48,7 +48,7 @@ def rendered(name: str, card: str, restore=(), **facts) -> list[dict]:
 @pytest.mark.parametrize(
     ("card", "stream", "module"),
     [
-        (BLACKWELL, "nvidia-driver:open-dkms", "kmod-nvidia-open-dkms"),
+        (BLACKWELL, "nvidia-driver:580-open", "kmod-nvidia-open-dkms"),
         (FIRST, "nvidia-driver:580-dkms", "kmod-nvidia-latest-dkms"),
     ],
 )

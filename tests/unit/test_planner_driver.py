@@ -235,8 +235,16 @@ def test_the_last_version_that_a_distribution_takes_is_not_passed():
 
 def test_rhel_gets_a_module_stream_and_a_repository_with_a_checked_key():
     plan = planned({**wish(BLACKWELL, "rocky-9.6"), **NVIDIA})
-    assert plan.driver.install.module_stream == "nvidia-driver:open-dkms"
+    assert plan.driver.install.module_stream == "nvidia-driver:580-open"
     assert "gpgcheck=1\ngpgkey=file:///etc/pki/rpm-gpg/inferhost-driver.asc\n" in plan.files[-1].content
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in CATALOGUE.drivers.values() if row.family == "dnf"], ids=lambda r: r.key
+)
+def test_a_stream_holds_the_planned_branch_and_not_the_newest_of_all(row):
+    assert "{branch}" in row.module_stream_open
+    assert "{branch}" in row.module_stream_proprietary
 
 
 def test_a_version_is_not_promised_where_the_stream_decides():
