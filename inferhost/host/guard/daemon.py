@@ -17,8 +17,9 @@ from collections.abc import Callable
 from inferhost.host.gpu import selection, which
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.guard.card import RETRY_S, GuardedCard, Say
-from inferhost.host.guard.latch import FREE, NOTHING, read_latches, write_latches
+from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, read_latches, write_latches
 from inferhost.host.guard.rule import freed, too_hot
+from inferhost.host.guard.told import Told
 from inferhost.host.machine import PLAN, PROGRAM, Machine
 from inferhost.host.report import HostError, NoDriver, NothingTouched, Report
 from inferhost.schema.plan import Plan
@@ -69,6 +70,7 @@ def after_the_end(machine: Machine, plan: Plan, result: str, say: Callable[[str]
         elif card.can_be_guarded():
             card.trip(f"the guard ended ({result})", machine.clock.now_s())
     watcher.close()
+    watcher.told.finish(watcher.latched())
 
 
 def guarded(plan: Plan) -> list[int]:
@@ -106,6 +108,7 @@ class _Watcher:
         self.session = contextlib.ExitStack()
         self.open_at_s = machine.clock.now_s()
         self.blind_since_s: dict[int, float] = {}
+        self.told = Told(machine, plan, lambda text: say.once("metrics", text))
 
     def turn(self) -> None:
         """One look at every card."""
@@ -123,6 +126,12 @@ class _Watcher:
             else:
                 self.blind_since_s.pop(number, None)
                 self.say.over(card.card.uuid, f"{card.card.uuid}: answers again")
+        self.told.tell(self.latched())
+
+    def latched(self) -> dict[str, bool]:
+        """Whether each card is held, by UUID; one that is lost is what it was."""
+        holds = {**self.holds, **{card.card.uuid: card.hold for card in self.cards.values()}}
+        return {uuid: hold.state == LATCHED for uuid, hold in holds.items()}
 
     def open(self) -> None:
         """NVML anew, and every guarded card that is there."""
@@ -172,6 +181,7 @@ class _Watcher:
         if any(hold.state != FREE for hold in self.holds.values()):
             with contextlib.suppress(HostError):
                 write_latches(self.machine, {uuid: freed(hold) for uuid, hold in self.holds.items()})
+        self.told.finish(dict.fromkeys(self.holds, False))
 
 
 def _look_once(machine: Machine, plan: Plan, report: Report) -> None:
