@@ -9,11 +9,13 @@ import time
 import pytest
 
 from tests.bed.fleet import BALANCER, ENGINE_PORT, ENGINES, FRONT_PORT, Fleet
+from tests.bed.playbook import ROOT
 
 WHOLE = bool(os.environ.get("INFERHOST_SLOW"))
 LEAST = 1000 if WHOLE else 120
 STREAMS = 6
 UNIT = "inferhost-serve@main.service"
+WARMED = (ROOT / "tests/bed/warmed.sh").read_text()
 LONG = 1024
 """Tokens of an answer that is still on its way when its engine is told to stop."""
 
@@ -100,7 +102,8 @@ def test_what_people_ask_is_in_no_journal(fleet, rolled):
 
 @pytest.fixture(scope="module")
 def killed(fleet, rolled):
-    """One engine is killed with its streams on it; HAProxy counts what each engine broke off."""
+    """One engine is killed with its streams on it, comes back and is warmed up by its unit; HAProxy counts what each
+    engine broke off."""
     victim, before, started = ENGINES[0], broken_off(fleet), fleet.starts()
     with fleet.load(LEAST // 2, STREAMS, tokens=LONG // 4) as load:
         with fleet.when_busy(victim, "systemctl", "kill", "--signal=KILL", UNIT):
@@ -108,6 +111,7 @@ def killed(fleet, rolled):
         while set(fleet.starts()[victim]) & set(started[victim]):
             time.sleep(0.2)
         fleet.until_up(victim)
+    fleet.on(victim, "timeout", "300", "sh", "-c", WARMED)
     again = [name for name, start in fleet.starts().items() if not set(start) & set(started[name])]
     return load.result, {name: count - before[name] for name, count in broken_off(fleet).items()}, again
 

@@ -314,6 +314,10 @@ def test_the_engine_comes_back_at_boot_with_its_limits(booted):
     assert engine["status"]["NoNewPrivs"] == "1"
 
 
+def test_the_engine_is_warmed_up_at_boot(booted):
+    vm("exec", NAME, "timeout", "300", "sh", "-c", (ROOT / "tests/bed/warmed.sh").read_text())
+
+
 def test_revert_after_a_boot_restores_what_was_found_before_it(found, reverted_after_boot):
     assert reverted_after_boot.governors() == found.governors()
     for name in ("vm.swappiness", "kernel.numa_balancing"):
