@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from inferhost.catalogue import Catalogue
-from inferhost.planner.balancer.section import BalancerSection, balancer_section
+from inferhost.planner.balancer.section import BalancerSection, balancer_section, refuse_taken_port
 from inferhost.planner.machine.base_units import base_units, metrics_folder
 from inferhost.planner.machine.cpu import CpuSection, cpu_section
 from inferhost.planner.machine.driver import cards, driver
@@ -69,6 +69,8 @@ def planned(request: Request, host_name: str, catalogue: Catalogue) -> Plan:
     )
     adopted = _part(problems, lambda: adopted_units(request)) if request.manages("service") else ((), [])
     balancer: BalancerSection | None = _part(problems, lambda: balancer_section(request))
+    if balancer and service:
+        _part(problems, lambda: refuse_taken_port(balancer.balancer, service.services))
     models = _part(problems, lambda: model_section(request, catalogue))
     section: DriverSection | None = None
     if rows is not None and drivers is not None:

@@ -115,7 +115,7 @@ def test_the_process_inside_is_what_the_plan_says(host):
 def test_the_image_is_read_only_the_weights_too_and_the_cache_is_the_hosts(host):
     table = host.run("cat", f"/proc/{first_process(host)}/mountinfo").splitlines()
     mounts = {line.split()[4]: line.split()[5].split(",")[0] for line in table}
-    assert (mounts["/"], mounts["/srv/models"], mounts[CACHE]) == ("ro", "ro", "rw")
+    assert (mounts["/"], mounts[plan(host)["service"][0]["model_path"]], mounts[CACHE]) == ("ro", "ro", "rw")
     assert host.run("stat", "--format", "%u %a", CACHE).strip() == "65532 700"
 
 

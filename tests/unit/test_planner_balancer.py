@@ -41,6 +41,26 @@ def test_a_host_without_a_card_can_be_a_balancer():
     assert [member.name for member in plan.balancer.members] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("front", "behind", "taken"),
+    [("127.0.0.1", "127.0.0.1", True), ("0.0.0.0", "10.0.0.1", True), ("10.0.0.1", "127.0.0.1", False)],
+)
+def test_a_balancer_is_refused_the_port_of_an_engine_of_its_own_host(front: str, behind: str, taken: bool):
+    members = {"a": {"address": behind, "port": 8000}}
+    values = {
+        **balancer(members, host=front, port=8000),
+        **wish("rtx-4090", "mistral-7b-instruct-v0.3", service_engine="vllm", service_host=behind, service_port=8000),
+        "inferhost_manage": ["service", "balancer"],
+    }
+    if taken:
+        assert (
+            'inferhost_balancer_port: found 8000, where the engine "main" of this host listens\n'
+            "hint: inferhost_balancer_port: 8001"
+        ) in refusal(values)
+    values["inferhost_balancer_port"] = 8000 if not taken else 8001
+    assert planned(values).balancer is not None
+
+
 def test_every_setting_of_the_section_has_its_reason():
     plan = planned(balancer(tls_certificate="/etc/ssl/site.pem"))
     told = {reason.setting for reason in plan.reasons}

@@ -21,6 +21,7 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 IMAGE = f"registry.example:5000/engines/llama.cpp@{DIGEST}"
 ENGINES = {"quadlet": "podman 5.4.2", "compose": "docker 26.1.5"}
 MODES = sorted(ENGINES)
+UNIT_OF = {"quadlet": ".container", "compose": "inferhost-serve-main.service"}
 GGUF = "llama-2-7b-q4_k_m"
 UUID = "GPU-5a1b6000-2bb1-4000-8000-000000000001"
 
@@ -40,10 +41,10 @@ def text(plan: Plan, suffix: str) -> str:
     return next(str(f.content) for f in plan.files if f.path.endswith(suffix))
 
 
-def keys(plan: Plan) -> dict[str, list[str]]:
-    """What the Quadlet file says, by key."""
+def keys(plan: Plan, suffix: str = ".container") -> dict[str, list[str]]:
+    """What the Quadlet file, or the unit beside a Compose file, says, by key."""
     found: dict[str, list[str]] = {}
-    for line in text(plan, ".container").splitlines():
+    for line in text(plan, suffix).splitlines():
         name, sign, value = line.partition("=")
         if sign and not line.startswith("#"):
             found.setdefault(name, []).append(value)
@@ -158,9 +159,9 @@ def test_every_word_and_value_survives_the_file(mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_a_place_with_signs_of_systemd_survives_too(mode):
     plan = planned(values(mode, service_model_path="/srv/100%/$HOME/m.gguf"))
-    assert described(plan)["mounts"][0] == ("/srv/100%/$HOME",) * 2 + ("ro",)
+    assert described(plan)["mounts"][0] == ("/srv/100%/$HOME/m.gguf",) * 2 + ("ro",)
     if mode == "quadlet":
-        assert "Volume=/srv/100%%/$$HOME:/srv/100%%/$$HOME:ro" in text(plan, ".container")
+        assert "Volume=/srv/100%%/$$HOME/m.gguf:/srv/100%%/$$HOME/m.gguf:ro" in text(plan, ".container")
 
 
 @pytest.mark.parametrize(
@@ -265,11 +266,37 @@ def test_the_key_is_a_file_of_the_container_and_no_word_of_its_description(mode)
 def test_the_weights_are_read_only_and_the_kernels_kept():
     said = described(planned(values("quadlet", service_model_path="/srv/models/a.gguf")))
     cache = "/var/cache/inferhost/main"
-    assert said["mounts"] == [("/srv/models", "/srv/models", "ro"), (cache, cache, "rw")]
+    assert said["mounts"] == [("/srv/models/a.gguf", "/srv/models/a.gguf", "ro"), (cache, cache, "rw")]
     assert said["environment"]["CUDA_CACHE_PATH"].startswith(cache)
     assert (said["environment"]["HOME"], said["environment"]["XDG_CACHE_HOME"], said["place"]) == (cache,) * 3
     whole = described(planned(values("quadlet", "qwen3-4b", service_engine="vllm")))
     assert whole["mounts"][0] == ("/srv/models/qwen3-4b", "/srv/models/qwen3-4b", "ro")
+
+
+def test_all_parts_of_a_file_in_parts_are_there_and_nothing_beside_it():
+    said = described(planned(values("quadlet", service_model_path="/m-00001-of-00003.gguf")))
+    parts = [(f"/m-0000{number}-of-00003.gguf",) * 2 + ("ro",) for number in (1, 2, 3)]
+    assert said["mounts"][:-1] == parts
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_keys_place_is_one_word_of_the_step_that_copies_it(mode):
+    plan = planned(values(mode, service_api_key_file="/etc/my keys/100%/k$x"))
+    step = next(
+        value
+        for value in keys(plan, UNIT_OF[mode])["ExecStartPre"]
+        if "65532 /run" not in value and "my keys" in value
+    )
+    assert '"/etc/my keys/100%%/k$$x" /run/inferhost-serve-main/api-key' in step
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("engine", ["sglang", "vllm", "llama.cpp"])
+def test_a_units_stop_lasts_longer_than_the_grace_of_its_container(mode, engine):
+    plan = planned(values(mode, "tiny-random" if engine == "llama.cpp" else "qwen3-4b", service_engine=engine))
+    container, drain = plan.service[0].container, plan.service[0].drain
+    limit_s = container.stop_s + (drain.limit_s if drain else 0)
+    assert int(keys(plan, UNIT_OF[mode])["TimeoutStopSec"][0]) > limit_s
 
 
 def test_cards_come_by_uuid_and_the_only_one_by_number():
@@ -307,7 +334,7 @@ def test_the_stop_waits_for_streams_before_the_container_goes():
 @pytest.mark.parametrize("mode", MODES)
 def test_each_start_is_warmed_up_and_the_cards_devices_are_described_before(mode):
     plan = planned(values(mode))
-    unit = text(plan, ".container" if mode == "quadlet" else "inferhost-serve-main.service").splitlines()
+    unit = text(plan, UNIT_OF[mode]).splitlines()
     words = {key: " ".join(line for line in unit if line.startswith(f"{key}=")) for key in ("Wants", "After")}
     assert "inferhost-warm@main.service" in words["Wants"]
     for before in ("inferhost-uvm.service", "inferhost-cdi.service"):

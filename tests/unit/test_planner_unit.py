@@ -132,6 +132,13 @@ def test_an_engine_on_all_addresses_is_walled_where_the_wish_says_who_may():
     assert allowed == ["localhost 10.0.0.0/24 fd00::1"]
 
 
+def test_a_host_that_asks_its_own_engine_at_its_own_address_is_let_through_its_own_wall():
+    allowed = entries_of("IPAddressAllow", service_host="192.168.1.5", service_allow_from=["10.0.0.0/24"])
+    assert allowed == ["localhost 192.168.1.5 10.0.0.0/24"]
+    said = refusal(wish("rtx-3090", MODEL, service_host="gpu.lan", service_allow_from=["10.0.0.0/24"]))
+    assert 'inferhost_service_host: found "gpu.lan" beside allow_from, whose filter takes addresses alone' in said
+
+
 def test_engines_of_several_cards_are_not_walled_for_their_cards_talk_over_the_host_s_own_address():
     values = wish("rtx-3090", MODEL, service_gpus=["all"], service_engine="vllm")
     values["inferhost_hardware"] = hardware(gpu("rtx-3090"), gpu("rtx-3090"))

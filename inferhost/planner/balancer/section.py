@@ -14,8 +14,8 @@ from inferhost.planner.balancer import texts
 from inferhost.planner.balancer.members import MEMBERS, OPTION, read_members
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import HARDWARE, Request
-from inferhost.schema.plan import UNIT_DIRECTORY, Balancer, File, Member, Reason
-from inferhost.schema.problems import InputError, Problem
+from inferhost.schema.plan import UNIT_DIRECTORY, Balancer, File, Member, Reason, Service
+from inferhost.schema.problems import PORT_TAKEN, InputError, Problem
 
 SECTION = "balancer"
 POOL = "inferhost"
@@ -74,6 +74,20 @@ def balancer_section(request: Request) -> BalancerSection:
         File(unit, SECTION, "0644", None, planned.unit, "none"),
     )
     return BalancerSection(planned, files, tuple(_reasons(request, planned, silence, unit)))
+
+
+def refuse_taken_port(balancer: Balancer | None, services: tuple[Service, ...]) -> None:
+    """`InputError` where an engine of this host listens where its balancer would."""
+    if balancer is None:
+        return
+    everywhere = ("0.0.0.0", "::", "*")
+    for service in services:
+        same = balancer.host == service.host or balancer.host in everywhere or service.host in everywhere
+        if same and service.port == balancer.port:
+            taken = {other.port for other in services}
+            free = next(number for number in range(balancer.port + 1, 65536 + len(taken)) if number not in taken)
+            found = f'found {balancer.port}, where the engine "{service.instance}" of this host listens'
+            raise InputError([Problem(OPTION + "port", found, f"{OPTION}port: {free}", PORT_TAKEN)])
 
 
 def buffer_bytes(members: tuple[Member, ...]) -> int:

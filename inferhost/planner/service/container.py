@@ -8,11 +8,11 @@ here; a unit of its own starts and stops the container in both.
 from __future__ import annotations
 
 import dataclasses
-import posixpath
 import re
 
 from inferhost.catalogue.install_row import InstallRow
 from inferhost.catalogue.rows import EngineRow, GpuRow
+from inferhost.planner.launch import quoting
 from inferhost.planner.machine.mps import PIPE_DIRECTORY, with_mps
 from inferhost.planner.machine.runtime import FIRST_WITH_CDI, QUADLET, present_engines, version_numbers
 from inferhost.planner.reasons import reason
@@ -36,6 +36,7 @@ from inferhost.schema.plan import File, Reason, Runtime, Service
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.units import CONTAINED
 
+GGUF_PART = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})\.gguf")
 IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}")
 ENGINE_OF = {"quadlet": "podman", COMPOSE: "docker"}
 FIRST = {"quadlet": QUADLET, COMPOSE: FIRST_WITH_CDI["docker"]}
@@ -117,8 +118,7 @@ def in_container(
     writer = compose if mode == COMPOSE else quadlet
     stop_s = engine.stop_timeout_s
     cache, runtime_directory = f"/var/cache/inferhost/{instance.name}", f"/run/{name}"
-    model_mount = entry.model_path if not entry.model_path.endswith(".gguf") else posixpath.dirname(entry.model_path)
-    mounts = [(model_mount, model_mount, "ro"), (cache, cache, "rw")]
+    mounts = [*((path, path, "ro") for path in _weights(entry.model_path)), (cache, cache, "rw")]
     if with_mps(request):
         mounts.append((PIPE_DIRECTORY, PIPE_DIRECTORY, "rw"))
     if instance.text(key.OPTION):
@@ -155,6 +155,15 @@ def in_container(
     return service, files, [*reasons, *_reasons(instance, engine, row, container)]
 
 
+def _weights(path: str) -> list[str]:
+    """The files or the folder that the engine reads: of a GGUF in parts, all of them; nothing that lies beside."""
+    part = GGUF_PART.fullmatch(path)
+    if part is None:
+        return [path]
+    stem, count = part[1], int(part[2])
+    return [f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+
+
 def own_environment(instance: Instance) -> tuple[dict[str, str], list[Reason]]:
     """What a program asks the account for, which a number does not have, with the reasons."""
     if not contained(instance):
@@ -183,8 +192,8 @@ def _around(
         folder = f"/run/{container.name}"
         entries.append(("Service", "RuntimeDirectory", container.name))
         entries.append(("Service", "RuntimeDirectoryMode", "0700"))
-        copy = f"/usr/bin/install -m 0400 -o {container.user} {path} {folder}/{key.CREDENTIAL}".replace("%", "%%")
-        entries.append(("Service", "ExecStartPre", copy))
+        copy = ["/usr/bin/install", "-m", "0400", "-o", str(container.user), path, f"{folder}/{key.CREDENTIAL}"]
+        entries.append(("Service", "ExecStartPre", quoting.exec_start(copy)))
     parts = [bound(request, instance, where), stop(instance, entry, engine, where)]
     if container.mode != COMPOSE:  # docker's containers are no part of the unit
         parts.insert(1, wall(instance, entry, where))

@@ -21,6 +21,9 @@ USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 LAYERS = re.compile(r"[1-9][0-9]{0,3}")
 HOST = re.compile(r"[A-Za-z0-9.:_-]+")
 
+PRIVILEGED_PORT_MAX = 1023
+"""Source: ip(7), net.ipv4.ip_unprivileged_port_start."""
+
 REQUIRED = {
     "model": "docs/catalogue.md lists them",
     "model_path": "where the weights are on the host, for example /srv/models/NAME",
@@ -37,7 +40,7 @@ RANGES = (
 
 def form_problems(instance: Instance) -> list[Problem]:
     """What is wrong with single values, whatever engine they are for."""
-    problems = []
+    problems = _place_problems(instance)
     for option, where in REQUIRED.items():
         if not instance.text(option):
             hint = f"{where}; without an engine, leave service out of inferhost_manage"
@@ -50,9 +53,6 @@ def form_problems(instance: Instance) -> list[Problem]:
     if not instance.text("served_model_name").isprintable():
         found, hint = "holds a character that cannot be printed", "leave it empty for the model's catalogue key"
         problems.append(Problem(instance.path("served_model_name"), found, hint))
-    if not HOST.fullmatch(instance.text("host")):
-        hint = "127.0.0.1 for this host alone, 0.0.0.0 for all its addresses"
-        problems.append(Problem(instance.path("host"), f'found "{instance.text("host")}", wanted an address', hint))
     if not USER.fullmatch(instance.text("user")):
         hint = "lower-case letters, digits, - and _, at most 31, for example inferhost"
         problems.append(Problem(instance.path("user"), f'found "{instance.text("user")}", wanted a user name', hint))
@@ -62,11 +62,6 @@ def form_problems(instance: Instance) -> list[Problem]:
             "an engine reads strangers' input: inferhost is the default",
         )
         problems.append(Problem(instance.path("user"), found, hint, "user-root"))
-    problems += [
-        Problem(instance.path(f"allow_from[{n}]"), f'found "{text}", wanted an address or a network', "10.0.0.0/24")
-        for n, text in enumerate(instance.wish.words(INSTANCE_PREFIX + "allow_from"))
-        if not _is_network(text)
-    ]
     layers = instance.text("gpu_layers")
     if layers not in ("all", "auto") and not LAYERS.fullmatch(layers):
         found = f'found "{layers}", wanted all, auto or a number of layers'
@@ -76,6 +71,31 @@ def form_problems(instance: Instance) -> list[Problem]:
         if not least <= number <= most:
             problems.append(Problem(instance.path(option), f"found {number}, wanted {least} to {most}", hint))
     return problems
+
+
+def _place_problems(instance: Instance) -> list[Problem]:
+    """What is wrong with the address, the port, or who may reach them."""
+    problems = []
+    if not HOST.fullmatch(instance.text("host")):
+        hint = "127.0.0.1 for this host alone, 0.0.0.0 for all its addresses"
+        problems.append(Problem(instance.path("host"), f'found "{instance.text("host")}", wanted an address', hint))
+    elif instance.wish.words(INSTANCE_PREFIX + "allow_from") and not _is_address(instance.text("host")):
+        hint = "the address itself, 0.0.0.0 for all of them, or no inferhost_service_allow_from"
+        found = f'found "{instance.text("host")}" beside allow_from, whose filter takes addresses alone'
+        problems.append(Problem(instance.path("host"), found, hint))
+    if 0 < instance.integer("port") <= PRIVILEGED_PORT_MAX:
+        found = f"found {instance.integer('port')}, which an engine without privileges cannot listen on"
+        hint = f"{PRIVILEGED_PORT_MAX + 1} or above; inferhost_balancer_port serves a lower one"
+        problems.append(Problem(instance.path("port"), found, hint))
+    return problems + [
+        Problem(instance.path(f"allow_from[{n}]"), f'found "{text}", wanted an address or a network', "10.0.0.0/24")
+        for n, text in enumerate(instance.wish.words(INSTANCE_PREFIX + "allow_from"))
+        if not _is_network(text)
+    ]
+
+
+def _is_address(text: str) -> bool:
+    return text == "localhost" or ("/" not in text and _is_network(text))
 
 
 def _is_network(text: str) -> bool:

@@ -19,6 +19,8 @@ WARM_FILE = "inferhost-warm@.service"
 ON_HOST, COMPOSE = "unit", "compose"
 """The mode without a container, and the one whose container runs outside of its unit."""
 RESTART = "engine restart"
+CONTAINER_STOP_S = 15
+"""What the container's engine has to end in after its kill. Source: formula `container.stop`."""
 PROGRAM = "/usr/local/bin/inferhost"
 START_S = 300
 
@@ -77,6 +79,8 @@ def bound(request: Request, instance: Instance, where: str) -> tuple[Entries, li
 def stop(instance: Instance, entry: Service, engine: EngineRow, where: str) -> tuple[Entries, list[Reason]]:
     """How the engine is stopped: after its streams, and within a time."""
     entries, reasons, stop_s = [], [], engine.stop_timeout_s
+    if instance.text("mode") != ON_HOST:
+        stop_s += CONTAINER_STOP_S
     if entry.drain is not None:
         # systemd gives this time to ExecStop and then once more to the process.
         stop_s += entry.drain.limit_s
@@ -108,7 +112,9 @@ def wall(instance: Instance, entry: Service, where: str) -> tuple[Entries, list[
     loopback = _is_loopback(entry.host)
     if instance.tensor_parallel_size > 1 or not (loopback or allowed):
         return [], []
-    words = " ".join(["localhost", *allowed])
+    # A packet of the host to its own address comes from that address: the gate asks there.
+    own = [] if loopback or _is_any(entry.host) else [entry.host]
+    words = " ".join(["localhost", *own, *allowed])
     because = "the engine listens on loopback" if loopback and not allowed else "the wish names who may reach it"
     rows = [("Service", "IPAddressDeny", "any"), ("Service", "IPAddressAllow", words)]
     source = "formula:unit.addresses" if loopback and not allowed else instance.source("allow_from")
@@ -120,6 +126,10 @@ def wall(instance: Instance, entry: Service, where: str) -> tuple[Entries, list[
 
 def _is_loopback(host: str) -> bool:
     return host.startswith("127.") or host in ("::1", "localhost")
+
+
+def _is_any(host: str) -> bool:
+    return host in ("0.0.0.0", "::")
 
 
 def _turn(
