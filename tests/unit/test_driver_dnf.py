@@ -1,5 +1,6 @@
 """What the role would tell dnf on the RHEL 9 family. Rendered from the role's own tasks; no such host was run."""
 
+import itertools
 import pathlib
 
 import pytest
@@ -12,6 +13,7 @@ from tests.unit.test_planner_driver import BLACKWELL, FIRST, NVIDIA, planned, wi
 
 TASKS = pathlib.Path(__file__).resolve().parents[2] / "roles/inferhost_driver/tasks"
 MODULES = ("ansible.builtin.dnf", "ansible.builtin.command")
+TOOLS = ["dkms", "python3-dnf-plugin-versionlock"]
 KERNEL_HEADERS = ["kernel-devel-5.14.0-570.el9.x86_64", "kernel-devel-matched"]
 
 
@@ -20,17 +22,20 @@ def _plugins():
     init_plugin_loader()
 
 
-def rendered(name: str, card: str, restore=(), **facts) -> list[dict]:
+def rendered(name: str, card: str, restore=(), check=False, **facts) -> list[dict]:
     """The arguments of each task of a file that runs, with this card's plan; loops are rendered for each item."""
     plan = document.plain(planned({**wish(card, "rocky-9.6"), **NVIDIA}))
     variables = {
         "__inferhost_plan": plan,
+        "ansible_check_mode": check,
+        "__inferhost_driver_files": {"changed": True},  # as on a host that has nothing yet
         "__inferhost_installed": {"driver": {"headers": KERNEL_HEADERS, "restore": list(restore)}},
         "__inferhost_driver_applied": {"facts": {"driver": {"hold": ["nvidia-persistenced"]}}},
         "__inferhost_driver_status": {"facts": {"driver": {"restore": list(restore), "hold": [], **facts}}},
     }
     loader, found = DataLoader(), []
-    for task in loader.load_from_file(str(TASKS / name), trusted_as_template=True):
+    listed = loader.load_from_file(str(TASKS / name), trusted_as_template=True)
+    for task in itertools.chain.from_iterable(task.get("block", [task]) for task in listed):
         module = next((module for module in MODULES if module in task), None)
         if module is None or "dpkg" in str(task):
             continue
@@ -52,9 +57,9 @@ def rendered(name: str, card: str, restore=(), **facts) -> list[dict]:
         (FIRST, "nvidia-driver:580-dkms", "kmod-nvidia-latest-dkms"),
     ],
 )
-def test_headers_come_first_then_the_stream_of_the_cards_module_then_the_driver(card, stream, module):
+def test_tools_and_headers_come_first_then_the_stream_of_the_cards_module_then_the_driver(card, stream, module):
     assert rendered("dnf.yml", card) == [
-        {"dnf": {"name": KERNEL_HEADERS, "install_weak_deps": False}},
+        {"dnf": {"name": TOOLS + KERNEL_HEADERS, "install_weak_deps": False}},
         {"command": {"argv": ["dnf", "--assumeyes", "module", "enable", stream]}},
         {
             "dnf": {
@@ -65,6 +70,11 @@ def test_headers_come_first_then_the_stream_of_the_cards_module_then_the_driver(
             }
         },
     ]
+
+
+def test_check_mode_asks_only_for_what_the_hosts_own_sources_have():
+    found = [task["dnf"]["name"] for task in rendered("dnf.yml", BLACKWELL, check=True) if "dnf" in task]
+    assert found == [TOOLS + KERNEL_HEADERS]
 
 
 def test_a_version_that_somebody_moved_goes_back_to_the_one_that_is_locked():

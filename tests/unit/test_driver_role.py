@@ -87,9 +87,32 @@ def test_check_mode_asks_for_no_package_of_a_source_that_it_has_not_placed(check
         "__inferhost_driver_files": {"changed": changed},
         "__inferhost_installed": {"driver": {"headers": ["linux-headers-amd64"]}},
     }
-    headers = task("apt.yml", "apt | Every kernel of this host can get a module")
-    packages = task("apt_packages.yml", "apt_packages | The driver's packages are installed")
-    assert holds(headers["when"], variables) is holds(packages["when"], variables) is (not (check and changed))
+    for file, name in (
+        ("apt.yml", "apt | Every kernel of this host can get a module"),
+        ("apt_packages.yml", "apt_packages | The driver's packages are installed"),
+        ("dnf.yml", "dnf | The driver's packages are installed"),
+    ):
+        assert holds(task(file, name)["when"], variables) is (not (check and changed)), name
+    assert holds(task("main.yml", "What check mode cannot know is said")["when"], variables) is (check and changed)
+
+
+@pytest.mark.parametrize(("check", "changed"), list(itertools.product([True, False], [True, False])))
+@pytest.mark.parametrize("family", ["apt", "dnf"])
+def test_check_mode_asks_for_no_toolkit_of_a_source_that_it_has_not_placed(family, check, changed):
+    variables = {"ansible_check_mode": check, "__inferhost_runtime_files": {"changed": changed}}
+    runtime = ROLES / "inferhost_runtime/tasks"
+    packages = task(f"{family}.yml", f"{family} | The engine and the toolkit are installed", runtime)
+    assert holds(packages["when"], variables) is (not (check and changed))
+    said = task("main.yml", "What check mode cannot know is said", runtime)
+    assert holds(said["when"], variables) is (check and changed)
+
+
+def test_a_tool_that_no_source_has_is_named_with_where_it_comes_from():
+    said = task("dnf.yml", "dnf | What is missing is named")["ansible.builtin.fail"]["msg"]
+    failed = {"msg": "Failed to install some of the specified packages", "failures": ["No package dkms available."]}
+    told = Templar(loader=DataLoader(), variables={"ansible_failed_result": failed}).template(said)
+    assert "No package dkms available." in told
+    assert "EPEL" in told
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def driver_records(machine: Machine, plan: Plan) -> dict[str, Record]:
     found = {BEFORE: Record(SECTION, before, {})}
     for user in DAEMON_USERS:
         found[f"user:{user}"] = Record(SECTION, None if uid_of(machine, user) is None else "present", {})
-    for name in (*install.packages, *headers(machine, install)):
+    for name in (*install.packages, *install.tools, *headers(machine, install)):
         found[f"package:{name}"] = Record(SECTION, there.versions.get(name), {})
     return found
 

@@ -279,6 +279,17 @@ def test_what_came_along_goes_and_what_was_there_stays(host: DriverHost):
     assert found["initramfs"] == ["update-initramfs", "-u", "-k", "all"]
 
 
+def test_a_tool_that_came_for_the_driver_goes_with_it_and_is_never_held(bare: DriverHost):
+    install = dataclasses.replace(bare.plan.driver.install, tools=("versionlock", "dkms-tools"))
+    bare.plan = dataclasses.replace(bare.plan, driver=dataclasses.replace(bare.plan.driver, install=install))
+    bare.packages["dkms-tools"] = Package("1")
+    bare.run("install")
+    bare.packages["versionlock"] = Package("1")
+    bare.converge()
+    assert facts(bare, "status")["remove"] == sorted([*OURS, *CAME_ALONG, "versionlock"])
+    assert not bare.packages["versionlock"].held
+
+
 def test_a_package_of_somebody_else_that_would_go_too_stops_the_revert(host: DriverHost):
     host.packages["their-tool"] = Package("1", depends="libcuda1")
     answer = host.run("status")
