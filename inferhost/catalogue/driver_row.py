@@ -20,7 +20,7 @@ class DriverRow:
     last_version: Optional[str]  # of its branches, where the distribution takes nothing newer
     packages_open: Tuple[str, ...]
     packages_proprietary: Tuple[str, ...]
-    tools: Tuple[str, ...]  # installed first, out of the host's own sources: what builds the module and holds versions
+    tools: Tuple[str, ...]  # installed first, out of the host's own sources: they build the module and hold versions
     module_stream_open: Optional[str]  # dnf's name:stream
     module_stream_proprietary: Optional[str]
     pinned: Tuple[str, ...]  # patterns of all packages that a driver version consists of
