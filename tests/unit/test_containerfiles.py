@@ -14,7 +14,7 @@ from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, refusal, wish
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "containers"
 FILES = sorted(FOLDER.glob("*.Containerfile"))
-TOOLKIT = ("build-essential", "cmake", "nvcc", "ninja", "-dev")
+TOOLKIT = ("build-essential", "cmake", "nvcc", "ninja", "g++")
 INSTRUCTIONS = {"ARG", "FROM", "RUN", "WORKDIR", "COPY", "ENV", "USER", "HEALTHCHECK", "ENTRYPOINT"}
 
 
@@ -76,9 +76,17 @@ def test_health_is_a_token_of_the_engines_own_api(file: pathlib.Path):
     words = dict(stages(file)[-1])["HEALTHCHECK"]
     engine = CATALOGUE.engines[file.name.removesuffix(".Containerfile")]
     assert engine.probe_path in words
-    assert "completion_tokens" in words
+    assert ("completion_tokens" if engine.engine == "llama.cpp" else '\\"text\\": *\\"[^') in words
     limit = next(name for name in engine.probe_body if name.startswith("max_"))
-    assert f'\\"{limit}\\": 1' in words
+    assert f'\\"{limit}\\": ' in words
+
+
+def test_what_sfllm_asks_of_a_request_and_of_the_image_is_there():
+    """Its completions want a model's name, and Triton a C compiler with Python's headers."""
+    (_, run) = stages(FOLDER / "sfllm.Containerfile")
+    assert '\\"model\\": ' in dict(run)["HEALTHCHECK"]
+    (packages,) = [words for name, words in run if name == "RUN"]
+    assert {"gcc", "libc6-dev", "python3-dev"} <= set(packages.split())
 
 
 @pytest.mark.parametrize(
@@ -88,6 +96,9 @@ def test_health_is_a_token_of_the_engines_own_api(file: pathlib.Path):
         ("llama.cpp", "h100-sxm", "CUDA_ARCHITECTURES=90-real"),
         ("llama.cpp", "rtx-5090", "CUDA_ARCHITECTURES=120a-real"),
         ("sfllm", "rtx-3090", "GPU_TARGET=86"),
+        ("sfllm", "rtx-4090", "GPU_TARGET=86"),
+        ("sfllm", "a100-pcie-80gb", "GPU_TARGET=80"),
+        ("sfllm", "h100-sxm", "GPU_TARGET=90"),
     ],
 )
 def test_the_arguments_are_the_cards_and_the_file_takes_them(key: str, card: str, argument: str):
@@ -97,6 +108,11 @@ def test_the_arguments_are_the_cards_and_the_file_takes_them(key: str, card: str
         words.partition("=")[0] for name, words in instructions(FOLDER / f"{key}.Containerfile") if name == "ARG"
     }
     assert set(re.findall(r"--build-arg (\w+)=", command)) <= taken
+
+
+@pytest.mark.parametrize(("key", "card"), [("sfllm", "rtx-5090"), ("sfllm", "b200"), ("vllm", "rtx-5090")])
+def test_no_build_is_told_for_a_card_that_it_has_no_code_for(key: str, card: str):
+    assert build_command(CATALOGUE.installs[key], CATALOGUE.gpus[card]) == ""
 
 
 def test_the_refusal_of_a_missing_image_tells_how_to_build_it():

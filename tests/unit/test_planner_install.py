@@ -25,9 +25,7 @@ def test_by_default_the_engine_is_taken_as_it_is_there():
     assert next(r.value for r in plan.reasons if r.setting == "service.main.install") == "given"
 
 
-@pytest.mark.parametrize(
-    ("engine", "kind"), [("sglang", "pip"), ("vllm", "pip"), ("tabbyapi", "source"), ("sfllm", "source")]
-)
+@pytest.mark.parametrize(("engine", "kind"), [("sglang", "pip"), ("vllm", "pip"), ("tabbyapi", "source")])
 def test_the_unit_starts_what_is_made_and_the_folder_carries_the_version(engine: str, kind: str):
     (service,) = planned(installed(engine, kind)).service
     install = service.install
@@ -56,6 +54,7 @@ def test_interpreter_and_index_are_the_wishes():
     [
         (installed("llama.cpp", "pip"), "engine_install", "does not come that way"),
         (installed("sglang", "source"), "engine_install", "does not come that way"),
+        (installed("sfllm", "source"), "engine_install", "compose with an image of containers/sfllm.Containerfile"),
         (installed("vllm", "pip", service_engine_path="/opt/x"), "engine_path", "wants one made"),
         (installed("vllm", "given", service_engine_python="/usr/bin/python3"), "engine_python", "that is installed"),
         (installed("vllm", "pip", service_engine_python="python3"), "engine_python", "wanted an absolute path"),

@@ -53,8 +53,16 @@ def ask(url: str, body: dict[str, Any], key: str | None = None, timeout_s: float
         return f"HTTP status {error.code}"
     except (OSError, ValueError, http.client.HTTPException) as error:  # the last: it speaks no HTTP, or breaks off
         return str(getattr(error, "reason", error)) or type(error).__name__
-    tokens = (answer.get("usage") or {}).get("completion_tokens") if isinstance(answer, dict) else None
-    return "" if tokens else "the answer holds no token"
+    return "" if _generated(answer) else "the answer holds no token"
+
+
+def _generated(answer: Any) -> bool:
+    """Whether its engine counted a token; SFLLM counts nothing in an answer, and its text has to hold something."""
+    try:
+        counted = answer["usage"]["completion_tokens"] if "usage" in answer else answer["choices"][0]["text"]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return bool(counted)
 
 
 def prove_tokens(

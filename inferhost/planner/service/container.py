@@ -49,12 +49,17 @@ def contained(instance: Instance) -> bool:
 
 
 def build_command(row: InstallRow, card: GpuRow) -> str:
-    """What builds the image of an engine for this card, up to the base images, which a person picks by digest.
+    """What builds the image of an engine for this card, up to the base images, which a person picks by digest; empty
+    where there is no such file, or it has no code for the card.
 
     Source: formula `container.build`.
     """
-    name, form = row.build_argument
     digits = card.compute_capability.replace(".", "")
+    fitting = [target for target in row.build_targets if target[:-1] == digits[:-1] and target <= digits]
+    if not row.build_argument or (row.build_targets and not fitting):
+        return ""
+    name, form = row.build_argument
+    digits = max(fitting, default=digits)
     value = form.format(digits=digits, variant="a" if int(digits) >= 120 else "")
     words = [f"--build-arg {name}={value}", f"--build-arg REVISION={row.commit or 'COMMIT'}"]
     bases = "--build-arg BUILD_IMAGE=CUDA-DEVEL@sha256:... --build-arg RUN_IMAGE=CUDA-RUNTIME@sha256:..."
@@ -75,7 +80,8 @@ def container_problems(
         named = (row.image or f"localhost/{row.key}").partition(":")[0]
         found = f'found "{image}", wanted an image by digest' if image else "is required in a container"
         hint = f"{named}@sha256:DIGEST; podman image inspect --format '{{{{.Digest}}}}' says it of what was pulled"
-        hint += f"; or {build_command(row, card)}" if row.build_argument else ""
+        command = build_command(row, card)
+        hint += f"; or {command}" if command else ""
         problems.append(Problem(path("image"), found, hint, "no-digest"))
     if request.hardware.os.startswith("nixos"):
         problems.append(Problem(path("mode"), f'found "{mode}", which NixOS is not given here', "unit", "container"))

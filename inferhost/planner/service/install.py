@@ -26,12 +26,15 @@ def engine_install(
     kind, path = instance.text(OPTION), f"service.{instance.name}.install"
     row = catalogue.installs[engine.key]
     problems = list(_problems(instance, kind))
-    offered = {"pip": bool(row.requirements), "source": row.repository is not None}
+    offered = {"pip": bool(row.requirements), "source": bool(row.source_arguments)}
     if kind != GIVEN and not offered[kind]:
         ways = [name for name, there in offered.items() if there]
         hint = f"{instance.path(OPTION)}: {' or '.join([*ways, GIVEN])}"
         if row.package:
             hint += f"; Debian has it in {row.package}"
+        if row.build_argument and row.repository:
+            file = f"containers/{row.key}.Containerfile"
+            hint += f"; or {instance.path('mode')}: quadlet or compose with an image of {file}"
         found = f'found "{kind}", and {engine.engine} {engine.version} does not come that way'
         problems.append(Problem(instance.path(OPTION), found, hint, "install"))
     if kind != GIVEN and instance.text("engine_path"):

@@ -23,6 +23,7 @@ class Engine:
     name: str
     listens_at_once: bool
     limit: str = "max_tokens"  # how a request says how many tokens it wants
+    counts: bool = True  # whether an answer says how many tokens it has
     key: str | None = None
     loading: int = 2  # answers, or looks at the port, until it is ready
     longest: int = 10**6  # words of a prompt, above which it fails
@@ -42,7 +43,8 @@ class Engine:
             return 400, {}
         if len(body["prompt"].split()) > self.longest:
             return 500, {"error": {"message": "CUDA out of memory"}}
-        return 200, {"choices": [{"text": " the"}], "usage": {"completion_tokens": body[self.limit]}}
+        counted = {"usage": {"completion_tokens": body[self.limit]}} if self.counts else {}
+        return 200, {"choices": [{"text": " the"}], **counted}
 
 
 ENGINES = {
@@ -50,7 +52,7 @@ ENGINES = {
     "vllm": {"listens_at_once": False},
     "llama.cpp": {"listens_at_once": True},
     "tabbyapi": {"listens_at_once": True, "key": "made-at-the-first-start"},
-    "sfllm": {"listens_at_once": False, "limit": "max_new_tokens"},
+    "sfllm": {"listens_at_once": False, "limit": "max_new_tokens", "counts": False},
 }
 
 
