@@ -29,4 +29,4 @@ class InstallRow:
     package: Optional[str]  # of a distribution
     notes: str
     source: str
-    build_targets: Tuple[str, ...] = ()  # what that build has code for, as digits; none: any card
+    build_targets: Tuple[int, ...] = ()  # what that build has code for, as digits; none: any card

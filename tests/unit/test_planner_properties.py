@@ -41,6 +41,7 @@ def check_refusal(problems):
 
 @thorough
 @example({**wish("rtx-3090", "qwen3-4b"), "inferhost_service_host": "half a character: \ud800"})
+@example({**wish("h200-sxm", "qwen3-4b"), "inferhost_gpu_mig": ""})
 @given(wishes())
 def test_any_wish_is_planned_or_refused_with_a_hint(values):
     found = outcome(values)

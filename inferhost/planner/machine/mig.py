@@ -118,7 +118,8 @@ def _layout(wanted: Sequence[str], row: GpuRow, card: str, catalogue: Catalogue)
     for name in wanted:
         if name not in family.profiles:
             known = ", ".join(family.profiles)
-            raise _refused(f'found "{name}", but {card} has {known}', near(name, list(family.profiles)))
+            hint = near(name, list(family.profiles)) or f"one of them, or [{WHOLE}]"
+            raise _refused(f'found "{name}", but {card} has {known}', hint)
     starts = _starts([family.profiles[name] for name in wanted], frozenset())
     if starts is None:
         sizes = ", ".join(f"{name} {family.profiles[name].size}" for name in dict.fromkeys(wanted))

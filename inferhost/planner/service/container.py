@@ -54,13 +54,13 @@ def build_command(row: InstallRow, card: GpuRow) -> str:
 
     Source: formula `container.build`.
     """
-    digits = card.compute_capability.replace(".", "")
-    fitting = [target for target in row.build_targets if target[:-1] == digits[:-1] and target <= digits]
+    digits = int(card.compute_capability.replace(".", ""))
+    fitting = [target for target in row.build_targets if target // 10 == digits // 10 and target <= digits]
     if not row.build_argument or (row.build_targets and not fitting):
         return ""
     name, form = row.build_argument
     digits = max(fitting, default=digits)
-    value = form.format(digits=digits, variant="a" if int(digits) >= 120 else "")
+    value = form.format(digits=digits, variant="a" if digits >= 120 else "")
     words = [f"--build-arg {name}={value}", f"--build-arg REVISION={row.commit or 'COMMIT'}"]
     bases = "--build-arg BUILD_IMAGE=CUDA-DEVEL@sha256:... --build-arg RUN_IMAGE=CUDA-RUNTIME@sha256:..."
     return f"podman build --format docker -f containers/{row.key}.Containerfile {' '.join(words)} {bases} ."
