@@ -23,6 +23,8 @@ SECTIONS = ("gpu", "cpu")
 """What has no file; systemd starts the engines itself."""
 
 POLL_S = 0.5
+NO_ANSWER = "nvml"
+"""Where a problem is that is no card's own: NVML does not answer at all."""
 NOT_COMING = (12, 18)
 """NVML codes that no waiting mends: no library on this host, or one of another version than the loaded driver."""
 
@@ -63,7 +65,7 @@ def with_cards_that_are_here(
         slept = True
     if slept:
         report.note(f"waited {waited_s:.1f} s for the cards")
-    if len(missing) == len(plan.gpus):  # no driver, or none of them: apply says which
+    if any(problem.path == NO_ANSWER for problem in missing.values()):  # apply says it of each setting
         return plan, missing
     report.problems.extend(missing.values())
     here = tuple(entry for number, entry in enumerate(plan.gpus) if number not in missing)
@@ -76,5 +78,5 @@ def _missing(machine: Machine, plan: Plan) -> tuple[dict[int, Problem], bool]:
         with open_nvml(machine.before_write) as nvml:
             return which.missing_cards(plan, nvml, machine), True
     except NvmlError as error:
-        problem = Problem("nvml", error.evidence, "", "nvml")
+        problem = Problem(NO_ANSWER, error.evidence, error.hint, "nvml")
         return dict.fromkeys(range(len(plan.gpus)), problem), error.code not in NOT_COMING

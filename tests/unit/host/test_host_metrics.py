@@ -92,9 +92,11 @@ def test_a_card_that_is_gone_is_told_under_its_own_name(exported: FakeHost):
     found, _ = looked(exported)
     assert (found[EXIT_CODE], found[f'{PRESENT}{{gpu="{UUID}"}}']) == (0, 1)
     exported.sim("lost", 0)
+    exported.write("/sys/devices/system/cpu/cpu1/cpufreq/scaling_governor", "powersave\n")
     found, not_held = looked(exported)
-    assert (found[EXIT_CODE], found[f'{PRESENT}{{gpu="{UUID}"}}']) == (2, 0)
-    assert "GpuIsLost" in not_held[0]
+    assert (found[EXIT_CODE], found[f'{PRESENT}{{gpu="{UUID}"}}']) == (3, 0)
+    assert found['inferhost_setting_drift{setting="cpu.governor"}'] == 1  # the others are looked at all the same
+    assert ["GpuIsLost" in what for what in not_held] == [False, True]
 
 
 def test_one_card_of_two_that_is_gone_is_told_beside_its_neighbour(pair: FakeHost):
