@@ -45,6 +45,17 @@ NVIDIA_SMI = {
 }
 """Options of nvidia-smi that write a setting. Source: nvidia-smi(1) of 595.99.02."""
 
+ENFORCED = "--enforce"  # whatever was set with it before
+DCGMI = {
+    POWER: ("-P", "--powerlimit", ENFORCED),
+    "application_clocks_mhz": ("-a", "--appclocks", ENFORCED),
+    "compute_mode": ("-c", "--compmode", ENFORCED),
+    "ecc": ("-e", "--eccmode", ENFORCED),
+}
+"""The same of `dcgmi config`. Source: NVIDIA/DCGM, dcgmi/CommandLineParser.cpp; docs.nvidia.com, dcgmi config."""
+
+COMMANDS = {"nvidia-smi": NVIDIA_SMI, "dcgmi config": DCGMI}
+
 WORDS = {
     GOVERNOR: re.compile(r"\b(cpupower(\s+\S+)*\s+frequency-set|cpufreq-set)\b|/scaling_governor\b"),
     IDLE: re.compile(r"\bcpupower(\s+\S+)*\s+idle-set\b|/cpuidle/\S*disable\b|/cpu_dma_latency\b"),
@@ -193,14 +204,15 @@ def _text(machine: Machine, path: str) -> str:
 
 def _written_by(text: str) -> Iterator[str]:
     """The settings that commands in this text write."""
+    commands = [" ".join(command.split()) for line in text.splitlines() for command in SEPARATORS.split(line)]
     words = {
-        word.partition("=")[0].strip("\"',")
-        for line in text.splitlines()
-        for command in SEPARATORS.split(line)
-        for word in command.partition("nvidia-smi")[2].split()
+        (name, word.partition("=")[0].strip("\"',"))
+        for command in commands
+        for name in COMMANDS
+        for word in command.partition(name)[2].split()
     }
-    for setting, options in NVIDIA_SMI.items():
-        if words & set(options):
+    for setting in NVIDIA_SMI:
+        if any((name, option) in words for name, options in COMMANDS.items() for option in options.get(setting, ())):
             yield setting
     for setting, pattern in WORDS.items():
         if pattern.search(text):

@@ -45,6 +45,11 @@ def test_a_host_of_its_own_has_none_and_our_own_units_are_none(host: FakeHost):
         ("/var/spool/cron/crontabs/root", "@reboot nvidia-smi -pl 300\n", ["power_limit_w"]),
         ("/var/spool/cron/root", "@reboot nvidia-smi -pl 300 2>&1 | logger\n", ["power_limit_w"]),
         ("/etc/init.d/cpufrequtils", "#!/bin/sh\ncpufreq-set --cpu 0 -g $GOVERNOR\n", ["cpu.governor"]),
+        (f"{UNITS}/dcgm-limit.service", "ExecStart=/usr/bin/dcgmi config -g 2 --set -P 275 -a 3003,1531\n",
+         ["power_limit_w", "application_clocks_mhz"]),
+        ("/etc/cron.d/dcgm", "@hourly root dcgmi  config --set --compmode=2 --eccmode 0\n", ["compute_mode", "ecc"]),
+        ("/etc/slurm/prolog.d/20-dcgm", "dcgmi config --enforce -g $GROUP\n",
+         ["power_limit_w", "application_clocks_mhz", "compute_mode", "ecc"]),
         ("/etc/cron.daily/q", "nvidia-smi \\\n  -q; nvidia-smi \\\n  -c EXCLUSIVE_PROCESS\n", ["compute_mode"]),
     ],
 )  # fmt: skip
@@ -61,9 +66,10 @@ def test_a_command_is_found_where_it_stands(host: FakeHost, path: str, text: str
         "nvidia-smi -q 2>&1 | grep -c Active\n",
         "nvidia-smi -q && set -e\n",
         "other-tool -pl 300\n",
+        "dcgmi config --get -g 1 -v; dcgmi health -g 1 -c; dcgmi stats -e\n",
         "nvidia-smi -pl 300\n\0",
     ],
-    ids=["comment", "query", "a filter of it", "the next command", "another tool", "binary"],
+    ids=["comment", "query", "a filter of it", "the next command", "another tool", "dcgm", "binary"],
 )
 def test_what_only_looks_like_a_writer_is_none(host: FakeHost, text: str):
     host.write("/etc/rc.local", text)
