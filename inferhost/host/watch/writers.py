@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from inferhost.host.machine import Machine
 from inferhost.host.report import Report
@@ -54,7 +54,7 @@ DCGMI = {
 }
 """The same of `dcgmi config`. Source: NVIDIA/DCGM, dcgmi/CommandLineParser.cpp; docs.nvidia.com, dcgmi config."""
 
-COMMANDS = {"nvidia-smi": NVIDIA_SMI, "dcgmi config": DCGMI}
+COMMANDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {"nvidia-smi": NVIDIA_SMI, "dcgmi config": DCGMI}
 
 WORDS = {
     GOVERNOR: re.compile(r"\b(cpupower(\s+\S+)*\s+frequency-set|cpufreq-set)\b|/scaling_governor\b"),
