@@ -19,15 +19,14 @@ HARDWARE["inferhost_hardware"]["gpus"][0]["model"] = "rtx-pro-7000"
 UNKNOWN_GPU = json.dumps(HARDWARE)
 
 
+def environment(root: pathlib.Path) -> dict[str, str]:
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "ANSIBLE_CONFIG": str(root / "ansible.cfg"), "PATH": path}
+
+
 def ansible_playbook(*arguments: str, root: pathlib.Path = ROOT) -> tuple[int, str]:
-    environment = {
-        **os.environ,
-        "ANSIBLE_CONFIG": str(root / "ansible.cfg"),
-        "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    ran = subprocess.run(
-        ["ansible-playbook", *arguments], cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
+    argv = ["ansible-playbook", *arguments]
+    ran = subprocess.run(argv, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
     return ran.returncode, ran.stdout + ran.stderr
 
 
@@ -97,3 +96,18 @@ def test_an_upgrade_is_held_against_the_speed_that_the_plan_asks_for(tmp_path, l
     code, output = ansible_playbook(str(playbook))
     assert (code == 0) is stays, output
     assert stays or f"inferhost_service_upgrade_least_percent {least} allows" in output
+
+
+def test_a_task_of_a_stock_module_that_takes_long_is_told_of_while_it_runs(tmp_path):
+    """The task waits for the word that is said of it."""
+    heard = tmp_path / "heard"
+    task = {"name": "The engine is stopped", "ansible.builtin.wait_for": {"path": str(heard), "timeout": 120}}
+    playbook = tmp_path / "slow.yml"
+    playbook.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": [task]}]))
+    with subprocess.Popen(
+        ["ansible-playbook", str(playbook)], cwd=ROOT, env=environment(ROOT), stdout=subprocess.PIPE, text=True
+    ) as run:
+        assert any(line.startswith("[localhost] The engine is stopped: ") for line in run.stdout)
+        heard.touch()
+        run.stdout.read()
+    assert run.returncode == 0
