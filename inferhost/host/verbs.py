@@ -230,13 +230,16 @@ def _keep(machine: Machine, knobs: Sequence[CardKnob], series: dict[str, Series]
     for uuid, one in series.items():
         if uuid in locked_cards:
             continue
-        natural = natural_clock_mhz(one.samples)
-        if natural is not None and one.error is None and uuid not in read_clocks(machine).asked:
+        natural, clocks = natural_clock_mhz(one.samples), read_clocks(machine)
+        unlocked = (clocks.unlocked or {}).get(uuid)
+        if natural is not None and one.error is None and unlocked is not None and uuid not in clocks.asked:
             nvml = knobs[0].nvml
             try:
                 loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(one.card))
             except NvmlError as error:  # without them nobody could say later whether the clock is still this driver's
                 report.note(f"gpu.{uuid}: its clock without a lock is not kept; {error.evidence}")
+                continue
+            if unlocked.reload_signs(loaded):  # who knows what somebody asked of the driver that came after
                 continue
             remember_natural(machine, uuid, Natural(*natural, loaded))
             report.note(f"gpu.{uuid}: {natural[0]} to {natural[1]} MHz under load without a lock of ours; kept")

@@ -72,7 +72,8 @@ def _link(board: dict[str, Any]) -> Iterator[str]:
 
 def _board(machine: Machine, nvml: Nvml, card: Card, samples: Sequence[Sample]) -> dict[str, Any]:
     busy = load.settled(samples)
-    counts = Counter(reason for sample in busy for reason in sample.event_reasons)
+    said = [sample.event_reasons for sample in busy if sample.event_reasons is not None]
+    counts = Counter(reason for names in said for reason in names)
     bar1 = nvml.reading("nvmlDeviceGetBAR1MemoryInfo", card.handle)
     ecc = nvml.reading("nvmlDeviceGetEccMode", card.handle)
     node = machine.read_text(f"/sys/bus/pci/devices/{card.pci_bus_id}/numa_node")
@@ -84,7 +85,9 @@ def _board(machine: Machine, nvml: Nvml, card: Card, samples: Sequence[Sample]) 
         "ecc": None if ecc is None else bool(ecc[0]),
         "virtualization_mode": _mode(nvml, card),
         "numa_node": int(node) if node is not None and int(node) >= 0 else None,  # -1: the firmware names none
-        "event_reasons": {name: round(count / len(busy), 2) for name, count in sorted(counts.items())},
+        "event_reasons": {name: round(count / len(said), 2) for name, count in sorted(counts.items())}
+        if said or not busy
+        else None,
     }
 
 

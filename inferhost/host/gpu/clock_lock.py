@@ -134,7 +134,7 @@ class ClockLock(CardKnob):
             if self.record is not None:
                 self._remember(dataclasses.replace(self.record, confirmed=False), "not reset: ")
             self._unlock()
-            self._remember(None, "reset, but ")
+            remember_or_refuse(self.machine, self.record_key(self.card.uuid), None, "reset, but ", self.loaded)
         self._believed = self.wanted
 
     def judge(self, before: Any, found: Any) -> Verdict:

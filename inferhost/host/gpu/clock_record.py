@@ -4,7 +4,8 @@ A request is written down as not yet confirmed before NVML is asked, and confirm
 is seen as "unknown" and never as done. Boot, driver version and energy counter tell whether the driver was loaded
 again since; the counter restarts there. Whether a request outlives a suspend nobody says, so after one it counts as
 gone as well. Beside the request stands the last verdict under load, and per card the
-clock seen under load without a lock. A record that cannot be read is none: everything is asked for again.
+clock seen under load without a lock: after a reset of ours, because a lock from before us cannot be seen. A record
+that cannot be read is none: everything is asked for again.
 """
 # ruff: noqa: UP045 (the document reader resolves the hints of Python 3.9)
 
@@ -80,7 +81,7 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Natural:
-    """The graphics clocks seen under load while nothing of ours locked them."""
+    """The graphics clocks seen under load after we had unlocked them."""
 
     low_mhz: int
     high_mhz: int
@@ -89,11 +90,12 @@ class Natural:
 
 @dataclasses.dataclass(frozen=True)
 class Clocks:
-    """The file: by UUID."""
+    """The file: by UUID; `unlocked` is on which driver we took back whatever lock stood, ours or not."""
 
     schema: int
     asked: dict[str, Asked]
     natural: dict[str, Natural]
+    unlocked: Optional[dict[str, Loaded]] = None
 
 
 def read_clocks(machine: Machine) -> Clocks:
@@ -108,24 +110,28 @@ def read_clocks(machine: Machine) -> Clocks:
 
 def write_clocks(machine: Machine, clocks: Clocks) -> None:
     """The record on disk; no file where nothing is in it. Raises `WriteFailed`."""
-    if clocks.asked or clocks.natural:
+    if clocks.asked or clocks.natural or clocks.unlocked:
         machine.make_directories(RUN_DIRECTORY)
         machine.replace_file(CLOCKS, document.text(clocks).encode(), 0o644)
     else:
         machine.remove_file(CLOCKS)
 
 
-def remember_asked(machine: Machine, uuid: str, asked: Asked | None) -> None:
-    """One card's request, or with None: no request any more."""
+def remember_asked(machine: Machine, uuid: str, asked: Asked | None, unlocked: Loaded | None = None) -> None:
+    """One card's request, or with None: no request any more, and where it was `unlocked`."""
     clocks = read_clocks(machine)
     others = {key: value for key, value in clocks.asked.items() if key != uuid}
-    write_clocks(machine, dataclasses.replace(clocks, asked=others if asked is None else {**others, uuid: asked}))
+    requests = others if asked is None else {**others, uuid: asked}
+    resets = clocks.unlocked if unlocked is None else {**(clocks.unlocked or {}), uuid: unlocked}
+    write_clocks(machine, dataclasses.replace(clocks, asked=requests, unlocked=resets))
 
 
-def remember_or_refuse(machine: Machine, key: str, asked: Asked | None, what: str) -> None:
+def remember_or_refuse(
+    machine: Machine, key: str, asked: Asked | None, what: str, unlocked: Loaded | None = None
+) -> None:
     """The same for a knob that is being written: a failure is `Unusable`, told after `what` was done or not."""
     try:
-        remember_asked(machine, key, asked)
+        remember_asked(machine, key, asked, unlocked)
     except WriteFailed as error:
         evidence = f"{what}{error.problem.path} {error.problem.message}"
         raise Unusable("refused", "unexplained", evidence, True) from error

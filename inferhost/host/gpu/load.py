@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from inferhost.host.gpu.sample import Sample
+from inferhost.host.gpu.sample import EVENT_COUNTERS, Sample
 
 HZ = 5.0
 """Source: facts-nvml.md A.3, evidence is samples at 5 Hz or more."""
@@ -162,6 +162,9 @@ def judge_clock(samples: Sequence[Sample], asked: Range) -> Judged:
     if limiter is not None:
         cause, reasons = limiter
         return Judged("clamped", cause, median, f"below the range, by {reasons}; {evidence}", limited=True)
+    if asked.limiters and not _tells(below):
+        text = f"below the range, and the card does not say what limits it; {evidence}"
+        return Judged("clamped", asked.unexplained, median, text)
     natural = asked.own_mhz()
     as_unlocked = round(natural[0]) - asked.step_mhz <= median <= natural[1] + asked.step_mhz
     return Judged(
@@ -201,12 +204,25 @@ def memory_clock_mhz(samples: Sequence[Sample]) -> int | None:
 def natural_clock_mhz(samples: Sequence[Sample]) -> tuple[int, int] | None:
     """Lowest and highest clock of an unlocked card under load; None without enough load, or where it was limited.
 
-    A limited clock says nothing about the same card when power or heat allow more.
+    A limited clock says nothing about the same card when power or heat allow more, and one may be limited on a card
+    that does not tell.
     """
     busy = settled(samples)
     clocks = [s.sm_clock_mhz for s in busy if s.sm_clock_mhz is not None]
-    limited = any(reason in LIMITERS for s in busy for reason in s.event_reasons) or any(_limited_s(busy).values())
-    return (min(clocks), max(clocks)) if len(clocks) >= SAMPLES_MIN and not limited else None
+    limited = any(reason in LIMITERS for s in busy for reason in _said(s)) or any(_limited_s(busy).values())
+    known = len(clocks) >= SAMPLES_MIN and _tells(busy)
+    return (min(clocks), max(clocks)) if known and not limited else None
+
+
+def judge_enforced(samples: Sequence[Sample], limit_w: float) -> tuple[bool, str]:
+    """Whether another limiter enforced less than this limit in the samples, and the evidence; empty where none did.
+
+    Board, chassis and baseboard controller come and go: what a getter says after the samples is not all of it.
+    """
+    known = [s.enforced_power_limit_w for s in samples if s.enforced_power_limit_w is not None]
+    lower = [enforced_w for enforced_w in known if enforced_w < limit_w]
+    evidence = f"enforced down to {min(lower):g} W in {len(lower)} of {len(known)} samples" if lower else ""
+    return len(lower) > (1 - SHARE) * len(known), evidence
 
 
 def judge_draw(samples: Sequence[Sample]) -> tuple[bool | None, str]:
@@ -230,19 +246,32 @@ def _judge_inside(busy: Sequence[Sample], median: int, asked: Range, evidence: s
     if limiter is not None:
         text = f"in the range, but {limiter[1]} may have brought it there; {evidence}"
         return Judged("unverified", "indistinguishable", median, text)
+    if asked.limiters and not _tells(busy):
+        text = f"in the range, and the card does not say whether something else brought it there; {evidence}"
+        return Judged("unverified", "indistinguishable", median, text)
     if min(abs(median - asked.low_mhz), abs(median - asked.high_mhz)) > asked.step_mhz:
         text = f"inside the range, where the lock has nothing to do; {evidence}"
         return Judged("unverified", "indistinguishable", median, text)
     if asked.may_be_natural():
         text = f"the card may run there by itself; {evidence}"
         if asked.natural_mhz is None:
-            text += "; to know its own clock, verify under load once without a lock"
+            text += "; to know its own clock: apply without a lock once, verify under load, and ask again"
         return Judged("unverified", "indistinguishable", median, text)
     return Judged("held", "none", median, evidence)
 
 
 def _is_busy(sample: Sample) -> bool:
-    return (sample.utilization_percent or 0) >= BUSY_PERCENT and "gpu_idle" not in sample.event_reasons
+    return (sample.utilization_percent or 0) >= BUSY_PERCENT and "gpu_idle" not in _said(sample)
+
+
+def _said(sample: Sample) -> tuple[str, ...]:
+    return sample.event_reasons or ()
+
+
+def _tells(samples: Sequence[Sample]) -> bool:
+    """Whether the card says what limits it: in its samples, or by every counter."""
+    saying = [s for s in samples if s.event_reasons is not None]
+    return len(saying) >= SHARE * len(samples) or set(_limited_s(samples)) >= set(EVENT_COUNTERS)
 
 
 def _limiter(samples: Sequence[Sample], asked: Range) -> tuple[str, str] | None:
@@ -254,9 +283,9 @@ def _limiter(samples: Sequence[Sample], asked: Range) -> tuple[str, str] | None:
     shares: dict[tuple[str, str], float] = {}
     for cause in dict.fromkeys(asked.limiters.values()):
         names = [name for name, stands_for in asked.limiters.items() if stands_for == cause]
-        seen = [s for s in samples if any(name in s.event_reasons for name in names)]
+        seen = [s for s in samples if any(name in _said(s) for name in names)]
         counted_s = max((limited_s.get(name, 0.0) for name in names), default=0.0)
-        said = [n for n in names if limited_s.get(n) or any(n in s.event_reasons for s in seen)]
+        said = [n for n in names if limited_s.get(n) or any(n in _said(s) for s in seen)]
         share = max(len(seen) / len(samples), counted_s / max(span_s, counted_s, 1e-9))
         if share > 0.5:
             shares[cause, " and ".join(said)] = share
@@ -285,8 +314,9 @@ def _too_little(samples: Sequence[Sample], count: int) -> str:
 
 def _evidence(samples: Sequence[Sample], busy: Sequence[Sample], asked: Range) -> str:
     clocks = sorted(asked.of(s) or 0 for s in busy)
-    counts = Counter(reason for s in busy for reason in s.event_reasons)
-    named = ", ".join(f"{name} in {count}" for name, count in sorted(counts.items())) or "none"
+    counts = Counter(reason for s in busy for reason in _said(s))
+    nothing = "none" if any(s.event_reasons is not None for s in busy) else "not told by this card"
+    named = ", ".join(f"{name} in {count}" for name, count in sorted(counts.items())) or nothing
     limited_s = _limited_s(busy)
     risen = ", ".join(f"{name} for {seconds:.1f} s" for name, seconds in limited_s.items() if seconds > 0)
     counted = f"event counters: {risen or 'none rose'}" if limited_s else "this card counts no events"

@@ -69,7 +69,7 @@ class Sample:
     enforced_power_limit_w: float | None
     temperature_c: int | None
     utilization_percent: int | None
-    event_reasons: tuple[str, ...]
+    event_reasons: tuple[str, ...] | None
     limited_s: dict[str, float]
 
 
@@ -170,7 +170,7 @@ def look(nvml: Nvml, card: Card, time_s: float) -> Sample:
         enforced_power_limit_w=None if enforced_mw is None else enforced_mw / 1000,
         temperature_c=nvml.temperature_c(card),
         utilization_percent=None if utilization is None else int(utilization.gpu),
-        event_reasons=reasons(int(mask or 0)),
+        event_reasons=None if mask is None else reasons(int(mask)),
         limited_s=_limited_s(nvml, card),
     )
 

@@ -83,11 +83,14 @@ class PowerLimit(CardKnob):
         return bool(verdict.found == verdict.wanted)
 
     def under_load(self, verdict: Verdict, samples: Sequence[Sample]) -> Verdict:
-        """The getter's verdict, unless the card draws more than it is allowed."""
+        """The getter's verdict, unless the card was allowed less meanwhile, or draws more than it is allowed."""
         if verdict.verdict != "held":
             return verdict
+        capped, enforced = load.judge_enforced(samples, self.wanted / 1000)
         below, evidence = load.judge_draw(samples)
-        evidence = f"{verdict.evidence}; {evidence}"
+        evidence = "; ".join(said for said in (verdict.evidence, enforced, evidence) if said)
+        if capped:
+            return self.verdict(self.wanted, "clamped", "power_cap", evidence)
         if below is False:
             return self.verdict(self.wanted, "ignored", "unexplained", evidence)
         return dataclasses.replace(verdict, evidence=evidence)

@@ -130,8 +130,8 @@ def test_a_clock_that_was_sampled_under_a_power_cap_is_not_the_cards_own(host: F
 
 
 def test_a_clock_that_was_sampled_without_a_lock_lets_a_high_lock_be_proven(host: FakeHost):
+    applied(host, 2500)
     host.plan = with_gpu(power_limit_w=600)
-    host.run("install")
     host.run("apply", "--section", "gpu")
     host.sim("load", "on")
     learnt = under_load(host)
@@ -140,6 +140,49 @@ def test_a_clock_that_was_sampled_without_a_lock_lets_a_high_lock_be_proven(host
     assert under_load(host).verdict(LOCK) == ("held", "none")
     applied(host, 2700, 2850)
     assert under_load(host).verdict(LOCK) == ("unverified", "indistinguishable")
+
+
+def test_a_clock_under_a_lock_from_before_us_is_not_the_cards_own(host: FakeHost):
+    """Of a script that is gone since: nobody can tell that it stood."""
+    host.sim("set", LOCK, "1200,1200")
+    host.plan = with_gpu(power_limit_w=600)
+    host.run("install")
+    host.run("apply", "--section", "gpu")
+    host.sim("load", "on")
+    under_load(host)
+    applied(host, NATURAL_MHZ)
+    host.sim("set", LOCK, "none")
+    host.wait(30)
+    answer = under_load(host)
+    assert (answer.code, answer.verdict(LOCK)) == (0, ("unverified", "indistinguishable"))
+    assert "to know its own clock: apply without a lock once" in answer.evidence(LOCK)
+
+
+def test_a_clock_that_was_sampled_on_another_driver_than_the_reset_is_not_the_cards_own(host: FakeHost):
+    applied(host, 2500)
+    host.plan = with_gpu(power_limit_w=600)
+    host.run("apply", "--section", "gpu")
+    host.write(BOOT_ID, "boot-2\n")
+    host.sim("load", "on")
+    host.wait(30)
+    assert under_load(host).verdict("power_limit_w") == ("held", "none")
+    assert not json.loads(host.read(CLOCKS))["natural"]
+
+
+@pytest.mark.parametrize("counted", [False, True], ids=["nothing", "the counters only"])
+def test_a_lock_on_a_card_that_does_not_say_what_limits_it_is_not_called_held(host: FakeHost, counted: bool):
+    applied(host, 2100)
+    host.sim("load", "on")
+    host.wait(5)
+    host.sim("fail", "nvmlDeviceGetCurrentClocksEventReasons", 3)
+    host.sim("fail", "nvmlDeviceGetCurrentClocksThrottleReasons", 3)
+    if not counted:
+        host.sim("fail", "nvmlDeviceGetFieldValues", 3)
+    found = ("held", "none") if counted else ("unverified", "indistinguishable")
+    answer = under_load(host)
+    assert (answer.code, answer.verdict(LOCK)) == (0, found)
+    assert "event reasons: not told by this card" in answer.evidence(LOCK)
+    assert answer.document["facts"]["boards"][UUID]["event_reasons"] is None
 
 
 def test_an_idle_card_says_nothing_about_its_lock(host: FakeHost):

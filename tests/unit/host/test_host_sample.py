@@ -8,7 +8,7 @@ import pynvml
 import pytest
 
 from inferhost.host.gpu import load
-from inferhost.host.gpu.load import Range, judge_clock, judge_draw, natural_clock_mhz, settled
+from inferhost.host.gpu.load import Range, judge_clock, judge_draw, judge_enforced, natural_clock_mhz, settled
 from inferhost.host.gpu.sample import Sample, reasons
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost
 
@@ -91,9 +91,10 @@ def test_a_reading_that_the_card_lacks_is_nothing_and_no_failure(host: FakeHost)
     host.sim("fail", "nvmlDeviceGetPowerUsage", 3)
     host.sim("fail", "nvmlDeviceGetTemperatureV", 13)
     host.sim("fail", "nvmlDeviceGetCurrentClocksEventReasons", 13)
+    host.sim("fail", "nvmlDeviceGetCurrentClocksThrottleReasons", 13)
     answer = host.run("sample", "--seconds", "1")
     first = answer.document["facts"]["gpus"][0]["samples"][0]
-    assert (answer.code, first["power_w"], first["event_reasons"]) == (0, None, [])
+    assert (answer.code, first["power_w"], first["event_reasons"]) == (0, None, None)
     assert first["temperature_c"] > 0
 
 
@@ -167,6 +168,24 @@ def test_a_clock_below_its_range_has_the_cause_that_the_card_names(named: tuple[
     assert (judged.verdict, judged.cause, judged.found) == ("clamped", cause, 1500)
     assert judged.evidence.startswith(f"below the range, by {named[-1]}; ")
     assert "no event reason says why" not in judged.evidence
+
+
+def test_a_clock_below_its_range_on_a_card_that_names_no_limiter_is_not_called_ignored():
+    """Power may hold it there as well, where an unlocked card would be."""
+    for reasons_told, verdict in (((), "ignored"), (None, "clamped")):
+        below = busy(40, sm_clock_mhz=2300, event_reasons=reasons_told)
+        judged = judge_clock(below, asked(2700, 2700))
+        assert (judged.verdict, judged.cause) == (verdict, "unexplained")
+
+
+def test_a_memory_clock_needs_no_word_on_limiters():
+    """Neither power nor heat takes it down."""
+    silent = busy(40, memory_clock_mhz=7001, event_reasons=None)
+    assert judge_clock(silent, load.MemoryRange(7001, 7001, (405, 7001, 14001), None)).verdict == "held"
+
+
+def test_a_clock_without_a_word_on_limiters_is_not_the_cards_own():
+    assert natural_clock_mhz(busy(40, event_reasons=None)) is None
 
 
 def test_two_reasons_of_one_cause_count_together():
@@ -270,6 +289,33 @@ def test_fewer_samples_under_load_than_wanted_prove_nothing():
     assert judge_clock(busy(load.SAMPLES_MIN - 1), asked(2100, 2100)).cause == "needs_load"
     assert judge_clock(busy(load.SAMPLES_MIN), asked(2100, 2100)).verdict == "held"
     assert natural_clock_mhz(busy(load.SAMPLES_MIN - 1)) is None
+
+
+@pytest.mark.parametrize(("lower", "capped"), [(0, False), (1, False), (30, True), (45, True)])
+def test_a_limit_that_another_limiter_kept_down_in_the_samples_is_clamped(lower: int, capped: bool):
+    kept = busy(40)
+    samples = [dataclasses.replace(s, enforced_power_limit_w=300.0) for s in kept[:lower]] + kept[lower:]
+    found = judge_enforced(samples, 450.0)
+    assert found == (capped, f"enforced down to 300 W in {lower} of 45 samples" if lower else "")
+
+
+def test_a_limit_that_stands_again_when_the_samples_end_was_clamped_all_the_same(host: FakeHost):
+    """As by a baseboard controller: its cap comes and goes."""
+    host.run("install")
+    host.run("apply", "--section", "gpu")
+    host.sim("load", "on")
+    host.sim("fault", "power_limit", "clamped", 300000)
+    wait = host.wait
+
+    def letting_go(seconds: float) -> None:
+        wait(seconds)
+        if host.passed_s >= 11.75:
+            host.sim("fault", "power_limit", "off")
+
+    host.wait = letting_go  # type: ignore[method-assign]
+    answer = host.run("verify", "--section", "gpu", "--under-load")
+    assert (answer.code, answer.verdict("power_limit_w")) == (3, ("clamped", "power_cap"))
+    assert "limit 450 W, enforced 450 W; enforced down to 300 W in 59 of 60" in answer.evidence("power_limit_w")
 
 
 @pytest.mark.parametrize(("power_w", "below"), [(449.0, True), (472.0, True), (473.0, False), (None, None)])
