@@ -6,9 +6,11 @@ Source of the options: nvidia-smi(1), "Device modification options" and "Clocks"
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from inferhost.imports.launch import Mistake
+from inferhost.schema.wish import GPU_HOST_WIDE
 
 OPTIONS = {
     "-pl": "power_limit",
@@ -38,22 +40,34 @@ NOT_TAKEN = ("-lmcd", "--lock-memory-clocks-deferred")
 """Options that set something for which a wish has no option."""
 RANGE = re.compile(r"(\d+)(?:,(\d+))?")
 MODES = {"0": "default", "2": "prohibited", "3": "exclusive_process"}
+ADDRESS = re.compile(r"(?:([0-9a-fA-F]{1,8}):)?([0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7])")
+CARDS = "cards"
 
 
-def card_settings(words: Sequence[str], place: str) -> tuple[dict[str, str | int | bool], list[Mistake]]:
-    """The options of a wish that a command line amounts to, without `inferhost_gpu_`, and a line on each."""
+def card_settings(words: Sequence[str], place: str) -> tuple[dict[str, Any], list[Mistake]]:
+    """The options of a wish that a command line amounts to, without `inferhost_gpu_`, and a line on each.
+
+    What is for the cards after -i alone is in `cards`, by UUID or PCI address; a number means no card for long.
+    """
     start = next((n for n, w in enumerate(words[:3]) if w.rpartition("/")[2] == "nvidia-smi"), len(words))
     if not words[start + 1 : start + 2] or not words[start + 1].startswith("-"):
         return {}, []  # no call, or one of a subcommand, whose options mean other things
-    found: dict[str, str | int | bool] = {}
-    told = []
+    found: dict[str, Any] = {}
+    told: list[Mistake] = []
     flat = [part for w in words for part in (w.split("=", 1) if w.startswith("--") else [w])]
-    chosen = any(w in ("-i", "--id") for w in flat)
-    for name, value in zip(flat, [*flat[1:], ""], strict=True):
+    pairs = list(zip(flat, [*flat[1:], ""], strict=True))
+    chosen = [card for name, value in pairs if name in ("-i", "--id") for card in value.split(",")]
+    for name, value in pairs:
         option = OPTIONS.get(name) or RESETS.get(name)
         taken = "unlocked" if name in RESETS else _value(option, value) if option else None
         text = f"nvidia-smi {name}" + ("" if name in RESETS else f" {value}")
-        if option and taken is not None:
+        if option and taken is not None and chosen and option not in GPU_HOST_WIDE:
+            take_over(found, {CARDS: {key: {option: taken} for key in map(_key, chosen) if key}})
+            for card in chosen:
+                verdict, because, instead = _of_card(card, option, taken)
+                shown = text.replace("nvidia-smi", f"nvidia-smi -i {card}")
+                told.append(Mistake(place, verdict, shown, because, instead))
+        elif option and taken is not None:
             found[option] = taken
             because = (
                 "the wish speaks of every card of the host, not of the one after -i"
@@ -68,6 +82,40 @@ def card_settings(words: Sequence[str], place: str) -> tuple[dict[str, str | int
             because = "a wish has no option for it, so it is not in the wish"
             told.append(Mistake(place, "harmful", text, because, "keep this command in a script of your own"))
     return found, told
+
+
+def take_over(found: dict[str, Any], later: Mapping[str, Any]) -> None:
+    """What a later command sets, on top: one for every card takes the place of those for single ones."""
+    cards = found.get(CARDS, {})
+    for option, value in later.items():
+        if option == CARDS:
+            for card, own in value.items():
+                cards.setdefault(card, {}).update(own)
+            continue
+        found[option] = value
+        for own in cards.values():
+            own.pop(option, None)
+    cards = {card: own for card, own in cards.items() if own}
+    found.pop(CARDS, None)
+    found.update({CARDS: cards} if cards else {})
+
+
+def _key(card: str) -> str | None:
+    """A card of -i as the wish names it; None for a number."""
+    address = ADDRESS.fullmatch(card)
+    if address:
+        return f"{int(address[1] or '0', 16):04x}:{address[2].lower()}"
+    return card if card.startswith("GPU-") else None
+
+
+def _of_card(card: str, option: str, value: str | int | bool) -> tuple[str, str, str]:
+    """Verdict, reason and what to write for an option that is for one card alone."""
+    key, told = _key(card), f"{option}: {_shown(value)}"
+    if key:
+        return "kept", "for this card alone", f"inferhost_gpu_cards: {{{key}: {{{told}}}}}"
+    because = f'a wish has no name for card "{card}": a number is another card once one is added or lost'
+    where = f"with the UUID that nvidia-smi -L shows for it; where the host has one card: inferhost_gpu_{told}"
+    return "harmful", f"{because}; it is not in the wish", f"inferhost_gpu_cards: {{UUID: {{{told}}}}}, {where}"
 
 
 def _value(option: str, value: str) -> str | int | bool | None:

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
+from typing import Any
 
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 LOADER = re.compile(r"ld(-linux[a-z0-9_-]*)?\.so")
@@ -85,7 +86,7 @@ class Source:
     mistakes: tuple[Mistake, ...] = ()
     env: dict[str, str] = dataclasses.field(default_factory=dict)  # variables that no launch was found for
     words: tuple[str, ...] = ()  # arguments that no launch was found for
-    gpu: dict[str, str | int | bool] = dataclasses.field(default_factory=dict)  # what nvidia-smi sets
+    gpu: dict[str, Any] = dataclasses.field(default_factory=dict)  # what nvidia-smi sets
 
 
 def recognised(words: Sequence[str], place: str, directory: str = "") -> Launch | None:

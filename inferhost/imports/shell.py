@@ -10,8 +10,9 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from inferhost.imports.card import card_settings
+from inferhost.imports.card import card_settings, take_over
 from inferhost.imports.containers import read_docker_run
 from inferhost.imports.launch import ASSIGNMENT, Launch, Mistake, Source, recognised, wrong_module
 
@@ -53,7 +54,7 @@ class _Reader:
         self.launches: list[Launch] = []
         self.mistakes: list[Mistake] = []
         self.words: list[str] = []
-        self.gpu: dict[str, str | int | bool] = {}
+        self.gpu: dict[str, Any] = {}
         self.open_launch = False  # the line before was a launch, and could have gone on here
         self.foreground: Launch | None = None
         self.told = False  # that what stands behind it never runs
@@ -202,7 +203,7 @@ def _run(expanded: list[str], background: bool, number: int, reader: _Reader) ->
         return
     settings, told = card_settings(words, f"{reader.name}:{number}")
     if reader.foreground is None:
-        reader.gpu.update(settings)
+        take_over(reader.gpu, settings)
         reader.mistakes += told
     elif told or not reader.told:
         because = f"the engine of {reader.foreground.place} stays in the foreground: this runs after it has ended"

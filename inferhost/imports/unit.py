@@ -10,8 +10,9 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from inferhost.imports.card import card_settings
+from inferhost.imports.card import card_settings, take_over
 from inferhost.imports.launch import ASSIGNMENT, Launch, Mistake, Source, read_environment_file, recognised
 from inferhost.imports.shell import CONTAINERS, read_script
 
@@ -31,17 +32,17 @@ def read_unit(texts: Iterable[str], name: str, read: Read) -> Source:
     directory = values.get("WorkingDirectory", [""])[-1].lstrip("-")
     launches: list[Launch] = []
     words: list[str] = []
-    gpu: dict[str, str | int | bool] = {}
+    gpu: dict[str, Any] = {}
     for line in (one for key in ("ExecStartPre", "ExecStart", "ExecStartPost") for one in values.get(key, [])):
         settings, told = card_settings(_split(line.lstrip("@-:+!")), name)
-        gpu.update(settings)
+        take_over(gpu, settings)
         mistakes += told
     for line in values.get("ExecStart", []):
         found = _started(line, name, env=env, directory=directory, read=read)
         launches += found.launches
         mistakes += found.mistakes
         words += found.words
-        gpu.update(found.gpu)
+        take_over(gpu, found.gpu)
     user = values.get("User", [""])[-1]
     started = tuple(dataclasses.replace(one, user=user) for one in launches)
     return Source(started, tuple(mistakes), env, tuple(words), gpu)

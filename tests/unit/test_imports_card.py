@@ -6,7 +6,7 @@ from inferhost.imports.card import card_settings
 from inferhost.imports.command import imported
 from inferhost.imports.shell import read_script
 from inferhost.imports.unit import read_unit
-from inferhost.schema.wish import read_wish
+from inferhost.schema.wish import read_cards, read_wish
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,47 @@ from inferhost.schema.wish import read_wish
 def test_a_call_becomes_options_that_the_wish_takes(line, found):
     assert read_script(f"{line}\n", "rc.local").gpu == found
     read_wish({"inferhost_hardware": {}, **{f"inferhost_gpu_{key}": value for key, value in found.items()}})
+
+
+UUID = "GPU-5a1b6000-2bb1-4000-8000-000000000001"
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (f"nvidia-smi -i {UUID} -pl 300", {"cards": {UUID: {"power_limit": 300}}}),
+        ("nvidia-smi --id=00000000:41:00.0 -lgc 2100,2400",
+         {"cards": {"0000:41:00.0": {"graphics_clock_lock": "2100-2400"}}}),
+        (f"nvidia-smi -pm 1 -i 0000:0A:00.0,{UUID} -c 3", {"persistence_mode": True, "cards": {
+            "0000:0a:00.0": {"compute_mode": "exclusive_process"}, UUID: {"compute_mode": "exclusive_process"}}}),
+        (f"nvidia-smi -pl 450\nnvidia-smi -i {UUID} -pl 300\nnvidia-smi -i {UUID} -rgc",
+         {"power_limit": 450, "cards": {UUID: {"power_limit": 300, "graphics_clock_lock": "unlocked"}}}),
+        (f"nvidia-smi -i {UUID} -pl 300\nnvidia-smi -pl 450", {"power_limit": 450}),
+    ],
+)  # fmt: skip
+def test_what_is_for_one_card_becomes_a_mapping_of_that_card(lines, found):
+    source = read_script(f"{lines}\n", "rc.local")
+    assert source.gpu == found
+    assert "harmful" not in {m.verdict for m in source.mistakes}
+    wish = read_wish({"inferhost_hardware": {}, **{f"inferhost_gpu_{key}": value for key, value in found.items()}})
+    assert set(read_cards(wish)) == set(found.get("cards", {}))
+
+
+@pytest.mark.parametrize("card", ["0", "3", "0320523034567", "$CARD"])
+def test_a_number_is_no_name_of_a_card_and_the_line_says_what_to_write(card):
+    found, told = card_settings(["nvidia-smi", "-i", card, "-pl", "300"], "rc.local:1")
+    assert not found
+    assert [(m.verdict, m.found) for m in told] == [("harmful", f"nvidia-smi -i {card} -pl 300")]
+    assert told[0].instead.startswith(
+        "inferhost_gpu_cards: {UUID: {power_limit: 300}}, with the UUID that nvidia-smi -L"
+    )
+    assert told[0].instead.endswith("where the host has one card: inferhost_gpu_power_limit: 300")
+
+
+def test_one_card_by_number_among_others_keeps_none_of_them_back():
+    found, told = card_settings(["nvidia-smi", "-pl", "300", "-i", f"0,{UUID}"], "rc.local:1")
+    assert found == {"cards": {UUID: {"power_limit": 300}}}
+    assert [m.verdict for m in told] == ["harmful", "kept"]
 
 
 @pytest.mark.parametrize(
