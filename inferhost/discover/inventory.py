@@ -31,6 +31,7 @@ def hardware(facts: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
             "cpufreq": cpu["cpufreq"],
             "scaling_driver": cpu["scaling_driver"],
             "energy_performance_preferences": cpu["energy_performance_preferences"],
+            **({"node_cpus": cpu["node_cpus"]} if cpu["numa_nodes"] > 1 else {}),
         },
         "memory_mib": facts["memory_mib"] or 0,
         "virtualization": facts["virtualization"] or "none",

@@ -20,6 +20,7 @@ from inferhost.host.watch.writers import other_writers
 
 PCI = "/sys/bus/pci/devices"
 CPU = "/sys/devices/system/cpu"
+NODES = "/sys/devices/system/node"
 NVIDIA_VENDOR = "0x10de"
 DISPLAY_CLASSES = ("0x0300", "0x0302")  # VGA controller, 3D controller. Source: pci.ids
 
@@ -84,7 +85,8 @@ def cpu_facts(machine: Machine) -> dict[str, Any]:
         core = machine.read_text(f"{CPU}/{cpu}/topology/core_id")
         if socket is not None and core is not None:
             places.add((socket, core))
-    nodes = [n for n in machine.entries("/sys/devices/system/node") if n.startswith("node") and n[4:].isdigit()]
+    nodes = [int(n[4:]) for n in machine.entries(NODES) if n.startswith("node") and n[4:].isdigit()]
+    lists = [machine.read_text(f"{NODES}/node{number}/cpulist") or "" for number in range(max(nodes, default=0) + 1)]
     model = _field(machine, "/proc/cpuinfo", "model name")
     governed = [f"{CPU}/{cpu}/cpufreq" for cpu in cpus if machine.exists(f"{CPU}/{cpu}/cpufreq/scaling_governor")]
     drivers = {machine.read_text(f"{folder}/scaling_driver") for folder in governed}
@@ -96,6 +98,7 @@ def cpu_facts(machine: Machine) -> dict[str, Any]:
         "cores": len(places) or None,
         "threads": len(cpus) or None,
         "numa_nodes": len(nodes) or 1,
+        "node_cpus": lists if nodes else [],
         "cpufreq": bool(governed),
         "scaling_driver": drivers.pop() if len(drivers) == 1 else None,
         "energy_performance_preferences": sorted(common),

@@ -21,6 +21,7 @@ MIRRORED_KEYS = ("ExecStart", "Environment", "User", "LimitNOFILE", "LimitMEMLOC
 
 CONTAINER_FIELDS = (
     "mode", "engine", "image", "user", "devices", "mounts", "shared_memory_mib", "host_ipc", "health", "stop_s",
+    "cpus",
 )  # fmt: skip
 FIELD_CONCEPTS = ("model_path", "host", "port", "context_tokens", "max_sequences")
 

@@ -25,3 +25,4 @@ class Container:
     health: Tuple[str, ...]
     health_start_s: int
     stop_s: int
+    cpus: Optional[str] = None  # those of the card's NUMA node, as the kernel lists them; None: all

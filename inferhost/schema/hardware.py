@@ -32,7 +32,8 @@ class HardwareGpu:
 class HardwareCpu:
     """The processors. `cpufreq` says whether this kernel can set frequencies at all, `scaling_driver` by what.
 
-    An empty list of energy performance preferences is a driver that has none.
+    An empty list of energy performance preferences is a driver that has none. `node_cpus` are the CPUs of each NUMA
+    node by its number, as the kernel lists them, for example 0-9,20-29.
     """
 
     sockets: int
@@ -41,6 +42,7 @@ class HardwareCpu:
     cpufreq: bool
     scaling_driver: Optional[str] = None
     energy_performance_preferences: Optional[Tuple[str, ...]] = None
+    node_cpus: Optional[Tuple[str, ...]] = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,7 @@ FACTS = {
         "cores": 8,
         "threads": 16,
         "numa_nodes": 1,
+        "node_cpus": ["0-15"],
         "cpufreq": False,
         "scaling_driver": None,
         "energy_performance_preferences": [],

@@ -26,13 +26,16 @@ GGUF = "llama-2-7b-q4_k_m"
 UUID = "GPU-5a1b6000-2bb1-4000-8000-000000000001"
 
 
+CPUS = "0-15,32-47"
+
+
 def values(mode: str, model: str = GGUF, card: str = "rtx-5090", cards: int = 1, **own: Any) -> dict[str, Any]:
     found = wish(card, model, service_mode=mode, service_image=IMAGE, **own)
     uuids = [UUID[:-1] + str(number + 1) for number in range(cards)]
     found["inferhost_hardware"] = hardware(
         *(gpu(card, uuid=uuid, numa_node=0) for uuid in uuids),
         container_engines=[ENGINES.get(mode, "")],
-        cpu={"sockets": 2, "cores": 32, "numa_nodes": 2, "cpufreq": True},
+        cpu={"sockets": 2, "cores": 32, "numa_nodes": 2, "cpufreq": True, "node_cpus": [CPUS, "16-31"]},
     )
     return found
 
@@ -90,6 +93,7 @@ def described(plan: Plan) -> dict[str, Any]:
             "health": one["healthcheck"]["test"][1:],
             "place": one["working_dir"],
             "pull": one["pull_policy"],
+            "cpus": one.get("cpuset"),
         }
     one, extra = keys(plan), options(plan)
     return {
@@ -110,6 +114,7 @@ def described(plan: Plan) -> dict[str, Any]:
         "health": json.loads(extra["health-cmd"]),
         "place": extra["workdir"],
         "pull": extra["pull"],
+        "cpus": extra.get("cpuset-cpus"),
     }
 
 
@@ -315,12 +320,32 @@ def test_engines_of_several_processes_get_shared_memory_and_mps_the_hosts():
     assert ("/run/inferhost/mps", "/run/inferhost/mps", "rw") in under["mounts"]
 
 
-def test_podmans_container_is_bound_and_walled_with_its_unit_and_dockers_is_not():
-    quadlet = keys(planned(values("quadlet")))
-    assert (quadlet["NUMAMask"], quadlet["IPAddressAllow"]) == (["0"], ["localhost"])
-    compose = text(planned(values("compose")), "inferhost-serve-main.service")
-    assert "NUMAMask" not in compose
-    assert "IPAddress" not in compose
+def test_podmans_container_is_walled_with_its_unit_and_dockers_is_not():
+    assert keys(planned(values("quadlet")))["IPAddressAllow"] == ["localhost"]
+    assert "IPAddress" not in text(planned(values("compose")), "inferhost-serve-main.service")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_container_is_kept_on_the_node_of_its_card_where_its_cpus_are_known(mode):
+    plan = planned(values(mode))
+    assert described(plan)["cpus"] == CPUS
+    assert plan.sysctl["kernel.numa_balancing"] == "0"
+    unknown = values(mode)
+    del unknown["inferhost_hardware"]["cpu"]["node_cpus"]
+    plan = planned(unknown)
+    assert described(plan)["cpus"] is None
+    assert "kernel.numa_balancing" not in plan.sysctl
+    (why,) = [found.because for found in plan.reasons if found.setting == "service.main.container.cpus"]
+    assert why.startswith("not kept on node 0 of its card: inferhost_hardware.cpu.node_cpus names no CPU of it")
+    elsewhere = values(mode)
+    elsewhere["inferhost_hardware"]["gpus"][0]["numa_node"] = 1
+    assert described(planned(elsewhere))["cpus"] == "16-31"
+
+
+def test_a_list_of_cpus_that_is_none_is_refused():
+    wrong = values("quadlet")
+    wrong["inferhost_hardware"]["cpu"]["node_cpus"] = ["0-15\nPodmanArgs=--privileged", ""]
+    assert "inferhost_hardware.cpu.node_cpus[0]: found" in refusal(wrong)
 
 
 def test_the_stop_waits_for_streams_before_the_container_goes():

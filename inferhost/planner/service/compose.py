@@ -92,6 +92,8 @@ def _document(service: Service, container: Container, environment: dict[str, str
             }
         },
     }
+    if container.cpus:
+        engine["cpuset"] = container.cpus
     if container.host_ipc:
         engine["ipc"] = "host"
     if container.shared_memory_mib:

@@ -16,7 +16,7 @@ from inferhost.planner.launch import quoting
 from inferhost.planner.machine.mps import PIPE_DIRECTORY, with_mps
 from inferhost.planner.machine.runtime import FIRST_WITH_CDI, QUADLET, present_engines, version_numbers
 from inferhost.planner.reasons import reason
-from inferhost.planner.request import Instance, Request
+from inferhost.planner.request import HARDWARE, Instance, Request
 from inferhost.planner.service import compose, key, quadlet
 from inferhost.planner.service.surroundings import (
     BEFORE_CONTAINER,
@@ -26,8 +26,9 @@ from inferhost.planner.service.surroundings import (
     RESTART,
     WARM_FILE,
     Entries,
-    bound,
+    card_node,
     needs,
+    node_cpus,
     stop,
     wall,
 )
@@ -37,6 +38,7 @@ from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.units import CONTAINED
 
 GGUF_PART = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})\.gguf")
+CPU_LIST = re.compile(r"(\d+(-\d+)?(,\d+(-\d+)?)*)?")
 IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}")
 ENGINE_OF = {"quadlet": "podman", COMPOSE: "docker"}
 FIRST = {"quadlet": QUADLET, COMPOSE: FIRST_WITH_CDI["docker"]}
@@ -103,6 +105,10 @@ def container_problems(
     if ":" in instance.text("model_path"):
         found = f'found "{instance.text("model_path")}", and a colon ends the path of a mount'
         problems.append(Problem(path("model_path"), found, "a path without one", "container"))
+    for number, cpus in enumerate(request.hardware.cpu.node_cpus or ()):
+        if not CPU_LIST.fullmatch(cpus):
+            where, found = f"{HARDWARE}.cpu.node_cpus[{number}]", f'found "{cpus}", wanted a list of CPUs'
+            problems.append(Problem(where, found, "as the kernel writes it, for example 0-9,20-29", "cpus"))
     if mode == COMPOSE and instance.wish.words("inferhost_service_allow_from"):
         found = "is a filter of the unit, and docker runs its containers outside of it"
         problems.append(Problem(path("allow_from"), found, "quadlet, unit, or a firewall of yours", "container"))
@@ -146,6 +152,7 @@ def in_container(
         health=("curl", "--fail", "--silent", "--output", "/dev/null", url + engine.health_path),
         health_start_s=entry.probe.wait_s,
         stop_s=stop_s,
+        cpus=node_cpus(request, instance),
     )
     service = dataclasses.replace(entry, check_argv=(), container=container)
     unit, reasons = _around(request, instance, engine, service, container, before=before)
@@ -158,7 +165,7 @@ def in_container(
         reason(f"files.{file.path}", container.name, because, instance.source("mode"), gain=GAIN, disruption=RESTART)
         for file in files
     ]
-    return service, files, [*reasons, *_reasons(instance, engine, row, container)]
+    return service, files, [*reasons, *_reasons(request, instance, engine, row, container)]
 
 
 def _weights(path: str) -> list[str]:
@@ -200,9 +207,9 @@ def _around(
         entries.append(("Service", "RuntimeDirectoryMode", "0700"))
         copy = ["/usr/bin/install", "-m", "0400", "-o", str(container.user), path, f"{folder}/{key.CREDENTIAL}"]
         entries.append(("Service", "ExecStartPre", quoting.exec_start(copy)))
-    parts = [bound(request, instance, where), stop(instance, entry, engine, where)]
+    parts = [stop(instance, entry, engine, where)]
     if container.mode != COMPOSE:  # docker's containers are no part of the unit
-        parts.insert(1, wall(instance, entry, where))
+        parts.insert(0, wall(instance, entry, where))
     for found, why in parts:
         entries, reasons = entries + found, reasons + why
     return entries, reasons
@@ -237,7 +244,19 @@ def _card_names(request: Request, instance: Instance) -> list[str]:
     return [request.hardware.gpus[number].uuid or str(number) for number in instance.gpus]
 
 
-def _reasons(instance: Instance, engine: EngineRow, row: InstallRow, container: Container) -> list[Reason]:
+def _cpus_because(request: Request, instance: Instance, container: Container) -> str:
+    """Why a container has the CPUs that it has."""
+    node = card_node(request, instance)
+    if node is None:
+        return "all of them: one node, or no common one known of its cards"
+    if container.cpus is None:
+        return f"not kept on node {node} of its card: {HARDWARE}.cpu.node_cpus names no CPU of it, discover would"
+    return f"the card hangs on node {node}: the engine's threads stay there, and so does the memory that they ask for"
+
+
+def _reasons(
+    request: Request, instance: Instance, engine: EngineRow, row: InstallRow, container: Container
+) -> list[Reason]:
     """Why the container is given what it is given."""
     installs = f"catalogue:installs/{engine.key}"
     shared = "what its processes pass to each other; it is a limit and takes nothing by itself"
@@ -257,6 +276,7 @@ def _reasons(instance: Instance, engine: EngineRow, row: InstallRow, container: 
          "its own", "formula:container.mps"),
         ("health", " ".join(container.health), "the gate proves tokens", "formula:container.health"),
         ("network", "host", "address and port are those of the arguments", "formula:container.network"),
+        ("cpus", container.cpus, _cpus_because(request, instance, container), "formula:container.cpus"),
         ("stop_s", container.stop_s, engine.stop_because, f"catalogue:engines/{engine.key}#stop_timeout_s"),
     )  # fmt: skip
     where = f"service.{instance.name}.container"

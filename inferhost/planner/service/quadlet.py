@@ -35,6 +35,7 @@ def files(
         "--health-interval=30s",
         f"--health-start-period={container.health_start_s}s",
     ]
+    options += [f"--cpuset-cpus={container.cpus}"] if container.cpus else []
     options += ["--ipc=host"] if container.host_ipc else []
     options += [f"--shm-size={container.shared_memory_mib}m"] if container.shared_memory_mib else []
     own: Entries = [

@@ -65,10 +65,10 @@ def needs(
 
 
 def bound(request: Request, instance: Instance, where: str) -> tuple[Entries, list[Reason]]:
-    """What keeps the engine on the node of its cards, where it can be kept there."""
+    """What keeps a process of the host on the node of its cards, where it can be kept there."""
     if not engine_is_bound(request, instance):
         return [], []
-    node = str(request.hardware.gpus[instance.gpus[0]].numa_node)
+    node = str(card_node(request, instance))
     because = f"the card hangs on node {node}: the engine's threads and host buffers stay there"
     rows = (("NUMAPolicy", "preferred"), ("NUMAMask", node), ("CPUAffinity", "numa"))
     return [("Service", key, value) for key, value in rows], [
@@ -158,11 +158,22 @@ def _turn(
     ]
 
 
-def engine_is_bound(request: Request, instance: Instance) -> bool:
-    """Whether the engine can be kept on the node of its cards: several nodes, all its cards on one known node, and
-    its processes in its unit."""
-    if instance.text("mode") == COMPOSE:
-        return False
+def card_node(request: Request, instance: Instance) -> int | None:
+    """The NUMA node of the instance's cards; None where the host has one, or the cards no known one in common."""
     nodes = {request.hardware.gpus[number].numa_node for number in instance.gpus}
     node = nodes.pop() if len(nodes) == 1 else None
-    return request.hardware.cpu.numa_nodes > 1 and node is not None and node >= 0
+    several = request.hardware.cpu.numa_nodes > 1
+    return node if several and node is not None and node >= 0 else None
+
+
+def node_cpus(request: Request, instance: Instance) -> str | None:
+    """The CPUs of the cards' node, which a container has to be told by number; None where they are not known."""
+    node, known = card_node(request, instance), request.hardware.cpu.node_cpus or ()
+    return (known[node] or None) if node is not None and node < len(known) else None
+
+
+def engine_is_bound(request: Request, instance: Instance) -> bool:
+    """Whether the engine can be kept on the node of its cards."""
+    if instance.text("mode") != ON_HOST:
+        return node_cpus(request, instance) is not None
+    return card_node(request, instance) is not None

@@ -163,6 +163,8 @@ def test_facts_are_those_that_discovery_writes_down(host: FakeHost):
     for cpu, core in ((0, 0), (1, 1)):
         host.write(f"/sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id", "0\n")
         host.write(f"/sys/devices/system/cpu/cpu{cpu}/topology/core_id", f"{core}\n")
+    for node in (0, 1):
+        host.write(f"/sys/devices/system/node/node{node}/cpulist", f"{node}\n")
     facts = host.run("facts").document["facts"]
     assert (facts["os"], facts["memory_mib"], facts["driver_version"]) == ("ubuntu-22.04", 131072, "580.95.05")
     assert facts["cpu"] == {
@@ -170,7 +172,8 @@ def test_facts_are_those_that_discovery_writes_down(host: FakeHost):
         "sockets": 1,
         "cores": 2,
         "threads": 2,
-        "numa_nodes": 1,
+        "numa_nodes": 2,
+        "node_cpus": ["0", "1"],
         "cpufreq": True,
         "scaling_driver": "intel_cpufreq",
         "energy_performance_preferences": sorted(PREFERENCES.split()),
