@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import shutil
 import subprocess
 
+import jsonschema
 import pytest
 
+from inferhost.schema import document
 from inferhost.schema.plan import Plan
 from tests.unit.host.stand_ins import ENGINES
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal, wish
@@ -26,6 +29,8 @@ CARDS = (
     "b200",
 )
 MODELS = {"llama.cpp": "llama-2-7b-q4_k_m"}
+MADE = {"sglang": "pip", "vllm": "pip", "tabbyapi": "source"}
+"""How an engine comes onto a host; the others are there, or in a container."""
 PASCAL = {"sglang", "vllm", "tabbyapi", "sfllm"}
 """What does not run on a card of Pascal."""
 
@@ -83,6 +88,20 @@ def test_systemd_accepts_the_unit_or_the_planner_refuses_the_pair(engine: str, c
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     said = [line for line in (done.stdout + done.stderr).splitlines() if "Unknown" in line or "inferhost-" in line]
     assert (done.returncode, said) == (0, [])
+
+
+@pytest.mark.parametrize(("engine", "card"), [c for c in classes() if not (c[0] in PASCAL and c[1] == "tesla-p4")])
+def test_what_is_made_is_what_the_unit_starts_and_the_document_is_read_back_as_it_was(engine: str, card: str):
+    plan = planned(values(engine, card, service_engine_install=MADE.get(engine, "given")))
+    written = json.loads(document.text(plan))
+    jsonschema.validate(written, document.json_schema(Plan))
+    assert document.read(Plan, written) == plan
+    (service,) = plan.service
+    assert (service.install is not None) is (engine in MADE)
+    if service.install is not None:
+        assert service.argv[0].startswith(f"{service.install.prefix}/bin/")
+    starts = [value for _, key, value in plan.dropins[0].entries if key == "ExecStart"]
+    assert starts[1].startswith(f"{service.argv[0]} ")
 
 
 WRONG = [

@@ -29,10 +29,17 @@ class Engine:
     longest: int = 10**6  # words of a prompt, above which it fails
     asked: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     server: http.server.ThreadingHTTPServer | None = None
+    busy: tuple[str, str] | None = None  # how its /metrics calls what runs and what waits; none: it has no such page
+    held: threading.Event | None = None  # a stream goes on until it is set
+    running: int = 0
 
     def answer(self, path: str, headers: Any, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if path != "/v1/completions":
             return 404, {}
+        self.running += 1
+        if self.held is not None:
+            self.held.wait(60)
+        self.running -= 1
         if self.key is not None and headers.get("Authorization") != f"Bearer {self.key}":
             return 401, {}
         if self.listens_at_once and self.loading > 0:
@@ -50,7 +57,10 @@ class Engine:
 ENGINES = {
     "sglang": {"listens_at_once": True},
     "vllm": {"listens_at_once": False},
-    "llama.cpp": {"listens_at_once": True},
+    "llama.cpp": {
+        "listens_at_once": True,
+        "busy": ("llamacpp:requests_processing", "llamacpp:requests_deferred"),
+    },
     "tabbyapi": {"listens_at_once": True, "key": "made-at-the-first-start"},
     "sfllm": {"listens_at_once": False, "limit": "max_new_tokens", "counts": False},
 }
@@ -66,6 +76,15 @@ def running(engine: Engine) -> Iterator[str]:
             code, found = engine.answer(self.path, self.headers, body)
             text = json.dumps(found).encode()
             self.send_response(code)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def do_GET(self) -> None:
+            known = self.path == "/metrics" and engine.busy is not None
+            lines = zip(engine.busy or (), (engine.running, 0), strict=bool(engine.busy))
+            text = "".join(f"# TYPE {name} gauge\n{name} {count}\n" for name, count in lines).encode()
+            self.send_response(200 if known else 404)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)

@@ -6,11 +6,15 @@ Stand-ins on loopback: no engine is run here, so this says that we speak as they
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 
 import pytest
 
+from inferhost.host.machine import Clock, Machine
 from inferhost.host.report import Report
-from inferhost.host.service.gate import prove_tokens
+from inferhost.host.service import drain
+from inferhost.host.service.gate import ask, prove_tokens
 from inferhost.schema.plan import Service
 from tests.golden import golden_plan
 from tests.unit.host.fake_host import FakeHost, plan
@@ -74,3 +78,41 @@ def test_an_engine_without_the_key_that_it_made_is_not_answered(host: FakeHost):
         report = Report(check=False)
         prove_tokens(host.machine(str(host.root)), host.plan, False, report)
     assert "HTTP status 401" in report.problems[0].message
+
+
+CUT_THEIR_STREAMS = [name for name in ENGINES if golden_plan(PLANS[name]).service[0].drain]
+
+
+def test_who_ends_its_streams_by_itself_is_not_waited_for():
+    assert CUT_THEIR_STREAMS == ["llama.cpp", "sfllm"]
+
+
+@pytest.mark.parametrize("looks", [3, None], ids=["it ends", "it goes on"])
+@pytest.mark.parametrize("name", CUT_THEIR_STREAMS)
+def test_a_stream_is_waited_for_before_the_signal(name: str, looks: int | None):
+    """llama-server says it on its page; SFLLM has none, so its connections are counted, in this kernel's table."""
+    engine = Engine(name, **{**ENGINES[name], "loading": 0}, held=threading.Event())
+    seconds = [0.0]
+    with running(engine) as address:
+        passes_time(dataclasses.replace(engine, loading=1))
+        one = service(name, address)
+        wanted = dataclasses.replace(golden_plan(PLANS[name]).service[0].drain, url=f"{address}/metrics")
+        one = dataclasses.replace(one, port=int(address.rpartition(":")[2]), drain=wanted)
+        client = threading.Thread(target=ask, args=(one.probe.url, one.probe.body))
+        client.start()
+        while not engine.running:
+            time.sleep(0.01)
+
+        def look(after_s: float) -> None:
+            seconds[0] += after_s
+            if looks is not None and seconds[0] >= looks * drain.LOOK_S and not engine.held.is_set():
+                engine.held.set()
+                client.join()
+
+        report = Report(check=False)
+        machine = Machine(clock=Clock(lambda: seconds[0], look))
+        drain.drain(machine, plan(service=(one,)), None, report, lambda _line: None)
+        engine.held.set()
+        client.join()
+    assert report.facts["in_flight"] == {"main": 0 if looks else 1}
+    assert seconds[0] >= (looks * drain.LOOK_S + drain.STILL_S if looks else wanted.limit_s)
