@@ -112,7 +112,7 @@ def _of_card(card: str, option: str, value: str | int | bool) -> tuple[str, str,
     """Verdict, reason and what to write for an option that is for one card alone."""
     key, told = _key(card), f"{option}: {_shown(value)}"
     if key:
-        return "kept", "for this card alone", f"inferhost_gpu_cards: {{{key}: {{{told}}}}}"
+        return "kept", "for this card alone", f'inferhost_gpu_cards: {{"{key}": {{{told}}}}}'
     because = f'a wish has no name for card "{card}": a number is another card once one is added or lost'
     where = f"with the UUID that nvidia-smi -L shows for it; where the host has one card: inferhost_gpu_{told}"
     return "harmful", f"{because}; it is not in the wish", f"inferhost_gpu_cards: {{UUID: {{{told}}}}}, {where}"

@@ -8,6 +8,8 @@ daemon that owns the processor's frequency nothing of it is written at all.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -19,6 +21,7 @@ from inferhost.schema.result import Verdict
 GOVERNOR, PREFERENCE = "cpu.governor", "cpu.energy_performance_preference"
 IDLE = "cpu.idle_latency_us"
 POWER, GRAPHICS, MEMORY = "power_limit_w", "graphics_clock_lock_mhz", "memory_clock_lock_mhz"
+APPLICATION = "application_clocks_mhz"
 
 DAEMONS = {
     "lactd.service": ("LACT", (POWER, GRAPHICS, MEMORY)),
@@ -36,8 +39,17 @@ ONCE = ("cpupower.service",)
 NVIDIA_SMI = {
     POWER: ("-pl", "--power-limit"),
     GRAPHICS: ("-lgc", "--lock-gpu-clocks", "-rgc", "--reset-gpu-clocks"),
-    MEMORY: ("-lmc", "--lock-memory-clocks", "-rmc", "--reset-memory-clocks"),
-    "application_clocks_mhz": ("-ac", "--applications-clocks", "-rac", "--reset-applications-clocks"),
+    MEMORY: (
+        "-lmc",
+        "--lock-memory-clocks",
+        "-rmc",
+        "--reset-memory-clocks",
+        "-lmcd",
+        "--lock-memory-clocks-deferred",
+        "-rmcd",
+        "--reset-memory-clocks-deferred",
+    ),
+    APPLICATION: ("-ac", "--applications-clocks", "-rac", "--reset-applications-clocks"),
     "persistence_mode": ("-pm", "--persistence-mode"),
     "compute_mode": ("-c", "--compute-mode"),
     "ecc": ("-e", "--ecc-config"),
@@ -48,7 +60,7 @@ NVIDIA_SMI = {
 ENFORCED = "--enforce"  # whatever was set with it before
 DCGMI = {
     POWER: ("-P", "--powerlimit", ENFORCED),
-    "application_clocks_mhz": ("-a", "--appclocks", ENFORCED),
+    APPLICATION: ("-a", "--appclocks", ENFORCED),
     "compute_mode": ("-c", "--compmode", ENFORCED),
     "ecc": ("-e", "--eccmode", ENFORCED),
 }
@@ -60,8 +72,12 @@ WORDS = {
     GOVERNOR: re.compile(r"\b(cpupower(\s+\S+)*\s+frequency-set|cpufreq-set)\b|/scaling_governor\b"),
     IDLE: re.compile(r"\bcpupower(\s+\S+)*\s+idle-set\b|/cpuidle/\S*disable\b|/cpu_dma_latency\b"),
     PREFERENCE: re.compile(r"\bx86_energy_perf_policy\b|/energy_performance_preference\b"),
+    APPLICATION: re.compile(r"^\s*GpuFreqDef\s*=", re.IGNORECASE | re.MULTILINE),
 }
-"""Commands and files that write a setting of the processor."""
+"""Other words that write a setting: of the processor, and the clocks that Slurm gives each job step.
+
+Source of the last: slurm.conf(5), and Slurm's gpu_nvml.c, which calls nvmlDeviceSetApplicationsClocks.
+"""
 
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
 """Where people put units; packages put theirs elsewhere, and the daemons among those are in the table."""
@@ -186,7 +202,9 @@ def _scripts(machine: Machine) -> Iterator[str]:
     yield from SCRIPTS
     for folder in SCRIPT_FOLDERS:
         yield from (f"{folder}/{name}" for name in machine.entries(folder))
-    yield from SLURM_SCRIPT.findall(_text(machine, SLURM_CONFIGURATION))
+    for path in SLURM_SCRIPT.findall(_text(machine, SLURM_CONFIGURATION)):
+        folder, pattern = os.path.split(path)  # slurm.conf(5): a pattern names several scripts
+        yield from (f"{folder}/{name}" for name in fnmatch.filter(machine.entries(folder), pattern))
 
 
 def _text(machine: Machine, path: str) -> str:

@@ -45,6 +45,9 @@ def test_a_host_of_its_own_has_none_and_our_own_units_are_none(host: FakeHost):
         ("/var/spool/cron/crontabs/root", "@reboot nvidia-smi -pl 300\n", ["power_limit_w"]),
         ("/var/spool/cron/root", "@reboot nvidia-smi -pl 300 2>&1 | logger\n", ["power_limit_w"]),
         ("/etc/init.d/cpufrequtils", "#!/bin/sh\ncpufreq-set --cpu 0 -g $GOVERNOR\n", ["cpu.governor"]),
+        ("/etc/rc.local", "nvidia-smi --lock-memory-clocks-deferred=1593\n", ["memory_clock_lock_mhz"]),
+        ("/etc/slurm/slurm.conf", "ClusterName=x\ngpufreqdef=high,memory=high\n#GpuFreqDef=low\n",
+         ["application_clocks_mhz"]),
         (f"{UNITS}/dcgm-limit.service", "ExecStart=/usr/bin/dcgmi config -g 2 --set -P 275 -a 3003,1531\n",
          ["power_limit_w", "application_clocks_mhz"]),
         ("/etc/cron.d/dcgm", "@hourly root dcgmi  config --set --compmode=2 --eccmode 0\n", ["compute_mode", "ecc"]),
@@ -66,10 +69,11 @@ def test_a_command_is_found_where_it_stands(host: FakeHost, path: str, text: str
         "nvidia-smi -q 2>&1 | grep -c Active\n",
         "nvidia-smi -q && set -e\n",
         "other-tool -pl 300\n",
+        "# GpuFreqDef=low\nMyGpuFreqDef=low\n",
         "dcgmi config --get -g 1 -v; dcgmi health -g 1 -c; dcgmi stats -e\n",
         "nvidia-smi -pl 300\n\0",
     ],
-    ids=["comment", "query", "a filter of it", "the next command", "another tool", "dcgm", "binary"],
+    ids=["comment", "query", "a filter of it", "the next command", "another tool", "slurm", "dcgm", "binary"],
 )
 def test_what_only_looks_like_a_writer_is_none(host: FakeHost, text: str):
     host.write("/etc/rc.local", text)
@@ -79,9 +83,16 @@ def test_what_only_looks_like_a_writer_is_none(host: FakeHost, text: str):
 def test_the_script_that_a_unit_starts_and_those_that_slurm_names_are_read(host: FakeHost):
     host.write(f"{UNITS}/tune.service", "ExecStart=/opt/tune.sh --all\n")
     host.write("/opt/tune.sh", "nvidia-smi -pl 300\n")
-    host.write("/etc/slurm/slurm.conf", "ClusterName=x\nProlog=/opt/prolog.sh\n#Epilog=/opt/no.sh\n")
+    slurm = "ClusterName=x\nProlog=/opt/prolog.sh\n#Epilog=/opt/no.sh\nEpilog=/opt/epilog.d/*.sh\n"
+    host.write("/etc/slurm/slurm.conf", slurm)
     host.write("/opt/prolog.sh", "nvidia-smi -rgc\n")
-    assert writers(host) == {"/opt/tune.sh": ["power_limit_w"], "/opt/prolog.sh": ["graphics_clock_lock_mhz"]}
+    host.write("/opt/epilog.d/10-back.sh", "nvidia-smi -c 0\n")
+    host.write("/opt/epilog.d/README", "nvidia-smi -pm 0\n")
+    assert writers(host) == {
+        "/opt/tune.sh": ["power_limit_w"],
+        "/opt/prolog.sh": ["graphics_clock_lock_mhz"],
+        "/opt/epilog.d/10-back.sh": ["compute_mode"],
+    }
 
 
 @pytest.mark.parametrize("start", ["/bin/bash /opt/tune.sh", "-/usr/bin/env FOO=1 /opt/tune.sh --all"])
