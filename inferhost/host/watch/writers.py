@@ -82,10 +82,11 @@ Source of the last: slurm.conf(5), and Slurm's gpu_nvml.c, which calls nvmlDevic
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
 """Where people put units; packages put theirs elsewhere, and the daemons among those are in the table."""
 PACKAGED = ("/usr/lib/systemd/system", "/lib/systemd/system")
-SCRIPTS = ("/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab", "/etc/init.d/cpufrequtils")
+SCRIPTS = ("/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab", "/etc/anacrontab", "/etc/init.d/cpufrequtils")
 SCRIPT_FOLDERS = (
     "/etc/udev/rules.d", "/var/spool/cron", "/var/spool/cron/crontabs",
-    "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/slurm", "/etc/slurm/prolog.d", "/etc/slurm/epilog.d",
+    "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly",
+    "/usr/lib/systemd/system-sleep", "/etc/slurm", "/etc/slurm/prolog.d", "/etc/slurm/epilog.d",
 )  # fmt: skip
 SLURM_CONFIGURATION = "/etc/slurm/slurm.conf"
 SLURM_SCRIPT = re.compile(r"^\s*(?:Task)?(?:Prolog|Epilog)\s*=\s*(/\S+)", re.IGNORECASE | re.MULTILINE)
