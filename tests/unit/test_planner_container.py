@@ -224,11 +224,6 @@ def test_what_a_container_cannot_have_is_refused_before_contact(own, says):
     assert "\nhint: " in said
 
 
-def test_a_slice_of_a_card_is_refused_in_a_container():
-    given = values("quadlet", card="h100-sxm", gpu_mig=["1g.10gb"], service_gpus=["0/0"])
-    assert "names a part of a divided card, which has no name before the host made it" in refusal(given)
-
-
 def test_the_runtime_section_brings_what_the_mode_needs():
     given = {**values("compose"), "inferhost_manage": ["runtime", "service"], "inferhost_runtime_engine": "docker"}
     given["inferhost_hardware"] = {**given["inferhost_hardware"], "container_engines": []}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 
@@ -41,6 +42,29 @@ def test_the_container_is_kept_on_the_node_of_its_card_where_its_cpus_are_known(
     elsewhere = values(mode)
     elsewhere["inferhost_hardware"]["gpus"][0]["numa_node"] = 1
     assert described(planned(elsewhere))["cpus"] == "16-31"
+
+
+SLICED = {"card": "h100-sxm", "gpu_mig": ["1g.10gb"], "service_gpus": ["0/0"], "service_engine": "vllm"}
+VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+def test_podman_gets_a_slice_by_the_name_that_its_unit_reads():
+    found = keys(planned(values("quadlet", "qwen3-0.6b", **SLICED)))
+    assert found["EnvironmentFile"] == ["/run/inferhost/slices/main.env"]
+    assert found["AddDevice"] == [f"nvidia.com/gpu=${{{VARIABLE}}}"]
+    assert f"--env={VARIABLE}" in found["PodmanArgs"]
+
+
+def test_compose_gets_a_slice_by_the_name_that_its_unit_reads_and_no_other_variable():
+    own = {**SLICED, "service_env": {"VLLM_CACHE_ROOT": f"/cache/${{{VARIABLE}}}"}}
+    plan = planned(values("compose", "qwen3-0.6b", **own))
+    assert "EnvironmentFile=/run/inferhost/slices/main.env" in text(plan, UNIT_OF["compose"])
+    engine = json.loads(text(plan, ".yml").partition("\n")[2])["services"]["engine"]
+    assert engine["environment"][VARIABLE] == f"${{{VARIABLE}}}"
+    assert engine["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == [
+        f"nvidia.com/gpu=${{{VARIABLE}}}"
+    ]
+    assert engine["environment"]["VLLM_CACHE_ROOT"] == f"/cache/$${{{VARIABLE}}}"
 
 
 def test_a_list_of_cpus_that_is_none_is_refused():

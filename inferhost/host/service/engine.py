@@ -22,7 +22,7 @@ from inferhost.host.waiting import told
 from inferhost.schema.plan import SLICE_DIRECTORY, Plan, Service
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
-from inferhost.schema.units import unit_of
+from inferhost.schema.units import CONTAINED, unit_of
 
 ENABLED = ("enabled", "static", "indirect", "generated")
 
@@ -140,7 +140,8 @@ def reason_to_restart(machine: Machine, unit: str, outdated: Sequence[str]) -> s
     active = state.get("ActiveState", "unknown")
     if active != "active":
         return "not running" if active == "inactive" else active
-    slice_file = f"{SLICE_DIRECTORY}/{unit.partition('@')[2].partition('.')[0]}.env"  # where it runs on a slice
+    instance = (unit.partition("@")[2] or unit.removeprefix(CONTAINED)).partition(".")[0]
+    slice_file = f"{SLICE_DIRECTORY}/{instance}.env"  # where it runs on a slice
     made = state.get("FragmentPath", "") if not is_generated(state) else ""  # written anew with every reload
     files = [made, state.get("SourcePath", ""), *state.get("DropInPaths", "").split(), slice_file]
     started_s = int(state.get("ExecMainStartTimestamp", "@0").lstrip("@") or 0)

@@ -1,7 +1,7 @@
 """A container as a Compose file, and the systemd unit that runs it.
 
 The file is JSON, which is YAML too: nothing in it depends on how a value is quoted. A dollar sign is doubled, because
-Compose puts variables in its place.
+Compose puts variables in its place; the UUID of a slice is such a variable, which the unit gives it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from inferhost.planner.service.key import CREDENTIAL
-from inferhost.planner.service.surroundings import Entries
+from inferhost.planner.service.surroundings import SLICE_VARIABLE, Entries
 from inferhost.schema.container import Container
 from inferhost.schema.plan import UNIT_DIRECTORY, Service
 from inferhost.schema.units import unit_text
@@ -23,7 +23,12 @@ def files(
     service: Service, container: Container, environment: dict[str, str], unit: Entries
 ) -> list[tuple[str, str]]:
     """The Compose file and the unit, with their paths."""
-    text = json.dumps(_document(service, container, environment), indent=1, ensure_ascii=False).replace("$", "$$")
+    document = _literal(_document(service, container, environment))
+    if service.slice is not None:
+        engine = document["services"]["engine"]
+        engine["environment"][SLICE_VARIABLE] = f"${{{SLICE_VARIABLE}}}"
+        engine["deploy"] = _cards(container)
+    text = json.dumps(document, indent=1, ensure_ascii=False)
     notice = "# Placed by inferhost; it is written anew with each plan.\n"
     found = _unit(service, container, unit)
     return [(container.file, notice + text + "\n"), (f"{UNIT_DIRECTORY}/{service.unit}", found)]
@@ -49,6 +54,20 @@ def _unit(service: Service, container: Container, around: Entries) -> str:
         ("Install", "WantedBy", "multi-user.target"),
     ]
     return unit_text(entries, f"{UNIT_DIRECTORY}/{service.unit}.d/50-local.conf")
+
+
+def _cards(container: Container) -> dict[str, Any]:
+    found = {"driver": "cdi", "device_ids": list(container.devices), "capabilities": ["gpu"]}
+    return {"resources": {"reservations": {"devices": [found]}}}
+
+
+def _literal(value: Any) -> Any:
+    """The same with every dollar sign as a text's own."""
+    if isinstance(value, dict):
+        return {key: _literal(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_literal(one) for one in value]
+    return value.replace("$", "$$") if isinstance(value, str) else value
 
 
 def _document(service: Service, container: Container, environment: dict[str, str]) -> dict[str, Any]:
@@ -84,13 +103,7 @@ def _document(service: Service, container: Container, environment: dict[str, str
             "interval": "30s",
             "start_period": f"{container.health_start_s}s",
         },
-        "deploy": {
-            "resources": {
-                "reservations": {
-                    "devices": [{"driver": "cdi", "device_ids": list(container.devices), "capabilities": ["gpu"]}]
-                }
-            }
-        },
+        "deploy": _cards(container),
     }
     if container.cpus:
         engine["cpuset"] = container.cpus

@@ -24,11 +24,13 @@ from inferhost.planner.service.surroundings import (
     CONTAINER_USER,
     ON_HOST,
     RESTART,
+    SLICE_VARIABLE,
     WARM_FILE,
     Entries,
     card_node,
     needs,
     node_cpus,
+    own_slice,
     stop,
     wall,
 )
@@ -95,10 +97,7 @@ def container_problems(
     if instance.sets("user"):
         found = f'found "{instance.text("user")}", and a container runs as {CONTAINER_USER}, which needs no account'
         problems.append(Problem(path("user"), found, "leave it out", "container"))
-    if instance.slice is not None:
-        found = "names a part of a divided card, which has no name before the host made it"
-        problems.append(Problem(path("gpus"), found, f"{path('mode')}: unit", "container"))
-    elif not _named_cards(request, instance):
+    if instance.slice is None and not _named_cards(request, instance):
         found = "has several cards without a UUID, and numbers mean other cards inside a container"
         hint = "inferhost discover writes the UUIDs"
         problems.append(Problem("inferhost_hardware.gpus", found, hint, "container"))
@@ -207,9 +206,9 @@ def _around(
         entries.append(("Service", "RuntimeDirectoryMode", "0700"))
         copy = ["/usr/bin/install", "-m", "0400", "-o", str(container.user), path, f"{folder}/{key.CREDENTIAL}"]
         entries.append(("Service", "ExecStartPre", quoting.exec_start(copy)))
-    parts = [stop(instance, entry, engine, where)]
+    parts = [own_slice(instance, entry, where), stop(instance, entry, engine, where)]
     if container.mode != COMPOSE:  # docker's containers are no part of the unit
-        parts.insert(0, wall(instance, entry, where))
+        parts.insert(1, wall(instance, entry, where))
     for found, why in parts:
         entries, reasons = entries + found, reasons + why
     return entries, reasons
@@ -240,7 +239,10 @@ def _named_cards(request: Request, instance: Instance) -> bool:
 
 
 def _card_names(request: Request, instance: Instance) -> list[str]:
-    """The cards as a CDI specification calls them: by UUID, or the number of the only one."""
+    """The cards as a CDI specification calls them: by UUID, or the number of the only one; a slice by the UUID that
+    the unit reads when it starts."""
+    if instance.slice is not None:
+        return [f"${{{SLICE_VARIABLE}}}"]
     return [request.hardware.gpus[number].uuid or str(number) for number in instance.gpus]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from inferhost.planner.launch import quoting
-from inferhost.planner.service.surroundings import Entries
+from inferhost.planner.service.surroundings import SLICE_VARIABLE, Entries
 from inferhost.schema.container import Container
 from inferhost.schema.plan import UNIT_DIRECTORY, Service
 from inferhost.schema.units import unit_text
@@ -36,6 +36,8 @@ def files(
         f"--health-start-period={container.health_start_s}s",
     ]
     options += [f"--cpuset-cpus={container.cpus}"] if container.cpus else []
+    # Its value is the unit's own; the device's name below is filled in from it by systemd.
+    options += [f"--env={SLICE_VARIABLE}"] if service.slice else []
     options += ["--ipc=host"] if container.host_ipc else []
     options += [f"--shm-size={container.shared_memory_mib}m"] if container.shared_memory_mib else []
     own: Entries = [

@@ -19,6 +19,8 @@ WARM_FILE = "inferhost-warm@.service"
 ON_HOST, COMPOSE = "unit", "compose"
 """The mode without a container, and the one whose container runs outside of its unit."""
 RESTART = "engine restart"
+SLICE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+"""What the host writes into the file of a slice: its UUID, which nobody knows before the card is divided."""
 CONTAINER_STOP_S = 15
 """What the container's engine has to end in after its kill. Source: formula `container.stop`."""
 PROGRAM = "/usr/local/bin/inferhost"
@@ -100,6 +102,22 @@ def stop(instance: Instance, entry: Service, engine: EngineRow, where: str) -> t
         )
     )  # fmt: skip
     return entries, reasons
+
+
+def own_slice(instance: Instance, entry: Service, where: str) -> tuple[Entries, list[Reason]]:
+    """Where the engine learns which part of a divided card is its own."""
+    if instance.slice is None:
+        return [], []
+    part, path = instance.slice, entry.slice_file
+    because = (
+        f"slice {instance.gpus[0]}/{part.number} ({part.profile}): the host writes its UUID there once it has "
+        "made it; without the file the engine does not start, rather than start on another card"
+    )
+    why = reason(
+        f"{where}.EnvironmentFile", path, because, "formula:gpu.mig",
+        gain="no speed: the right slice", disruption=RESTART,
+    )  # fmt: skip
+    return [("Service", "EnvironmentFile", path)], [why]
 
 
 def wall(instance: Instance, entry: Service, where: str) -> tuple[Entries, list[Reason]]:

@@ -24,9 +24,9 @@ from inferhost.planner.service.surroundings import (
     START_S,
     UNIT_FILE,
     WARM_FILE,
-    Entries,
     bound,
     needs,
+    own_slice,
     stop,
     unit_name,
     wall,
@@ -199,7 +199,7 @@ def dropin(
         entries.append(("Service", "Environment", quoting.environment_assignment(name, value)))
     for found, why in (
         bound(request, instance, where),
-        _slice(instance, entry, where),
+        own_slice(instance, entry, where),
         wall(instance, entry, where),
     ):
         entries += found
@@ -208,19 +208,3 @@ def dropin(
     entries.append(("Service", "LimitMEMLOCK", entry.limit_memlock))
     found, why = stop(instance, entry, engine, where)
     return Dropin(entry.unit, "service", tuple(entries + found), RESTART), reasons + why
-
-
-def _slice(instance: Instance, entry: Service, where: str) -> tuple[Entries, list[Reason]]:
-    """Where the engine learns which part of a divided card is its own."""
-    if instance.slice is None:
-        return [], []
-    part, path = instance.slice, entry.slice_file
-    because = (
-        f"slice {instance.gpus[0]}/{part.number} ({part.profile}): the host writes its UUID there once it has "
-        "made it; without the file the engine does not start, rather than start on another card"
-    )
-    why = reason(
-        f"{where}.EnvironmentFile", path, because, "formula:gpu.mig",
-        gain="no speed: the right slice", disruption=RESTART,
-    )  # fmt: skip
-    return [("Service", "EnvironmentFile", path)], [why]

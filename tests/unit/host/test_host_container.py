@@ -13,6 +13,7 @@ from inferhost.host.machine import Finished
 from inferhost.host.report import Report
 from inferhost.host.runtime import inside
 from inferhost.host.service.container import units_of
+from inferhost.host.service.engine import reason_to_restart
 from inferhost.schema.container import Container
 from inferhost.schema.plan import File, Plan, Runtime
 from tests.unit.host.fake_host import ENGINE, PID, UNIT, FakeHost, plan
@@ -193,6 +194,16 @@ def test_a_reload_that_writes_the_generated_unit_anew_is_no_reason_to_restart(ho
     assert host.run("apply", "--section", "service").changed is False
     os.utime(host.at(FILES["quadlet"]), (5, 5))
     assert host.run("apply", "--section", "service").changed is True
+
+
+@pytest.mark.parametrize("unit", [OWN_UNIT, "inferhost-serve@main.service"])
+def test_another_uuid_of_its_slice_is_a_reason_to_restart_an_engine(host: FakeHost, unit: str):
+    host.systemctl = "LoadState=loaded\nActiveState=active\nExecMainStartTimestamp=@100\n"
+    machine, file = host.machine(str(host.root)), "/run/inferhost/slices/main.env"
+    host.write(file, "CUDA_VISIBLE_DEVICES=MIG-2\n")
+    for written_s, why in ((50, ""), (200, "running with older files")):
+        os.utime(host.at(file), (written_s, written_s))
+        assert reason_to_restart(machine, unit, ()) == why
 
 
 def test_a_description_that_is_not_placed_yet_foretells_a_restart(box: FakeHost):
