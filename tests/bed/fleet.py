@@ -32,6 +32,8 @@ WITHOUT_A_CARD = {
     "os": "debian",
     "driver_version": None,
 }
+NEVER_READY = '#!/bin/sh\nfor word; do last=$word; done; [ "$last" = --help ] && exit 0\nexec sleep 1000\n'
+"""Stands in for an engine that reads its arguments, starts, and never answers."""
 WHEN_BUSY = """
 import subprocess, sys, time, urllib.request
 idle = lambda: b"requests_processing 0" in urllib.request.urlopen(sys.argv[1]).read()
@@ -100,6 +102,10 @@ class Fleet:
 
     def play(self, playbook: str, *arguments: str) -> Ran:
         return run_playbook(playbook, "-i", str(self.folder / "hosts.yml"), "--diff", *arguments)
+
+    def put_program(self, host: str, path: str, text: str) -> None:
+        argv = [ROOT / "tests/bed/bed", "exec", self.container(host), "install", "-m", "755", "/dev/stdin", path]
+        subprocess.run(argv, input=text, text=True, check=True)
 
     def listening(self, host: str) -> set[int]:
         """The TCP ports on which the host listens."""

@@ -3,12 +3,13 @@
 `make test` takes a short load, `make test-slow` the whole one. Nobody tries a request again: 0 failed means 0.
 """
 
+import json
 import os
 import time
 
 import pytest
 
-from tests.bed.fleet import BALANCER, ENGINE_PORT, ENGINES, FRONT_PORT, Fleet
+from tests.bed.fleet import BALANCER, ENGINE_PORT, ENGINES, FRONT_PORT, NEVER_READY, Fleet
 from tests.bed.playbook import ROOT
 
 WHOLE = bool(os.environ.get("INFERHOST_SLOW"))
@@ -147,3 +148,36 @@ def test_a_changed_wish_reaches_both_engines_and_the_balancer_under_load_without
     assert "timeout server 900s" in fleet.on(BALANCER, "cat", "/etc/inferhost/haproxy.cfg")
     # llama-server counts the tokens of all eight sequences together.
     assert f"--ctx-size {8 * 4096} " in fleet.on(ENGINES[1], "systemctl", "cat", UNIT)
+
+
+@pytest.fixture(scope="module")
+def stopped_at_the_first(fleet, killed):
+    """A wish with which the first engine never gets ready, under load; and what the members were then."""
+    path = "/usr/local/bin/stand-in-never-ready"
+    fleet.put_program(ENGINES[0], path, NEVER_READY)
+    fleet.put_program(ENGINES[1], path, NEVER_READY)
+    wish = {"inferhost_service_engine_path": path, "inferhost_service_start_wait_s": 12}
+    before = fleet.starts()
+    with fleet.load(1, STREAMS) as load:
+        ran = fleet.play("playbooks/rolling.yml", "-e", json.dumps(wish))
+        states = {name: fleet.members()[name]["status"] for name in ENGINES}
+    return before, fleet.starts(), ran, load.result, states
+
+
+@pytest.mark.skipif(not WHOLE, reason="make test-slow")
+def test_a_rolling_restart_stops_at_the_first_host_that_fails_and_leaves_it_out_of_rotation(stopped_at_the_first):
+    before, after, ran, load, states = stopped_at_the_first
+    assert ran.code != 0
+    assert "inferhost_service_start_wait_s" in ran.told()
+    assert load["failures"] == []
+    assert states == {ENGINES[0]: "DRAIN", ENGINES[1]: "UP"}
+    assert before[ENGINES[1]] == after[ENGINES[1]]
+
+
+@pytest.mark.skipif(not WHOLE, reason="make test-slow")
+def test_with_a_wish_that_works_the_next_run_brings_it_back(fleet, stopped_at_the_first):
+    with fleet.load(1, STREAMS) as load:
+        ran = fleet.play("playbooks/rolling.yml")
+    assert ran.code == 0, ran.told()
+    assert load.result["failures"] == []
+    assert {name: fleet.members()[name]["status"] for name in ENGINES} == dict.fromkeys(ENGINES, "UP")

@@ -5,18 +5,15 @@ way from one version to another, not that two versions differ.
 """
 
 import json
-import subprocess
 
 import pytest
 
-from tests.bed.fleet import BALANCER, ENGINES, Fleet
-from tests.bed.playbook import ROOT
+from tests.bed.fleet import BALANCER, ENGINES, NEVER_READY, Fleet
 
 OLD, NEW, NEVER = (f"/usr/local/bin/{name}" for name in ("llama-server", "llama-server-next", "stand-in-never-ready"))
-READS_ARGUMENTS = 'for word; do last=$word; done; [ "$last" = --help ] && exit 0\n'
 PROGRAMS = {
     NEW: f'#!/bin/sh\nexec {OLD} "$@"\n',
-    NEVER: f"#!/bin/sh\n{READS_ARGUMENTS}exec sleep 1000\n",
+    NEVER: NEVER_READY,
 }
 STREAMS = 4
 
@@ -28,8 +25,7 @@ def fleet(tmp_path_factory):
         hosts.up()
         for engine in ENGINES:
             for path, text in PROGRAMS.items():
-                argv = [ROOT / "tests/bed/bed", "exec", hosts.container(engine), "install", "-m", "755"]
-                subprocess.run([*argv, "/dev/stdin", path], input=text, text=True, check=True)
+                hosts.put_program(engine, path, text)
         placed = hosts.play("site.yml")
         assert placed.code == 0, placed.told()
         yield hosts
