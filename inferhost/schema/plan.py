@@ -64,6 +64,7 @@ class DriverPackages:
     persistence: bool = False  # whether the packaged daemon keeps the driver loaded, read back from each card
     units: Tuple[str, ...] = ()  # of these packages, and to start at boot, which their packages leave to the operator
     signed: Tuple[str, ...] = ()  # what a person can install in their place where the kernel trusts no key of its own
+    may_replace: bool = False  # whether packages in their way may be removed
     tools: Tuple[str, ...] = ()  # installed before them, out of the host's own sources; never held
     module_options: Tuple[Tuple[str, ...], ...] = ()  # name, its name in /proc/driver/nvidia/params, value
 

@@ -61,6 +61,7 @@ class Package:
     depends: str = ""
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
     scripts: dict[str, str] = dataclasses.field(default_factory=dict)
+    conflicts: str = ""
 
 
 def debian(driver: str, revision: str) -> list[Package]:
@@ -104,7 +105,9 @@ def ubuntu() -> list[Package]:
         ),
         _module("nvidia-dkms-580-server-open", version, UBUNTU, "nvidia", ""),
         Package("nvidia-compute-utils-580-server", version, files=daemon),
-        Package("nvidia-utils-580-server", version),
+        Package("nvidia-utils-580-server", version, conflicts="nvidia-utils-580"),
+        Package("nvidia-utils-580", version),
+        Package("nvidia-driver-580-open", version, "nvidia-utils-580"),
         Package("nvidia-fabricmanager-580", version, files=fabric),
         Package(f"linux-headers-{KERNEL}", "6.8.999-1", files=kernel),
         Package("linux-headers-generic", "6.8.999-1", f"linux-headers-{KERNEL}"),
@@ -175,6 +178,7 @@ def _packed(package: Package, root: pathlib.Path) -> str:
     control = [f"Package: {package.name}", f"Version: {package.version}", "Architecture: amd64"]
     control += ["Maintainer: nobody <nobody@example.org>", "Description: stand-in"]
     control += [f"Depends: {package.depends}"] if package.depends else []
+    control += [f"Conflicts: {package.conflicts}"] if package.conflicts else []
     (tree / "DEBIAN").mkdir(parents=True, exist_ok=True)
     (tree / "DEBIAN/control").write_text("\n".join(control) + "\n")
     for name, text in package.scripts.items():

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.bed import driver_packages as stand_ins
-from tests.bed.driver_host import Card, Host, changed, debian_host, fact
+from tests.bed.driver_host import MIRROR, Card, Host, changed, debian_host, fact
 from tests.bed.driver_packages import KERNEL, NEW, OLD
 from tests.bed.playbook import NAME, PORT, bed
 
@@ -193,3 +193,22 @@ def test_revert_gives_back_ubuntu_as_it_was(ubuntu):
     back = ubuntu.playbook("playbooks/revert.yml")
     assert back.code == 0, back.told()
     assert ubuntu.differences(ubuntu.before) == []
+
+
+def test_another_driver_goes_only_with_consent_and_a_revert_brings_it_back(ubuntu):
+    version = f"{stand_ins.UBUNTU}-0ubuntu0.24.04.1"
+    theirs = ("nvidia-driver-580-open", "nvidia-utils-580")
+    ubuntu.apt("install", *(f"{MIRROR}/pool/{name}_{version}_amd64.deb" for name in theirs))
+    before = ubuntu.snapshot()
+    refused = ubuntu.site()
+    assert refused.code != 0
+    assert f"{', '.join(theirs)} would be removed" in refused.told()
+    assert ubuntu.versions()[theirs[0]] == (version, "ii")
+    ran = ubuntu.site(replace_packages=True)
+    assert ran.code == 0, ran.told()
+    assert not set(theirs) & set(ubuntu.versions())
+    again = ubuntu.site(replace_packages=True)
+    assert (again.code, changed(again)) == (0, []), again.told()
+    back = ubuntu.playbook("playbooks/revert.yml")
+    assert back.code == 0, back.told()
+    assert ubuntu.differences(before) == []

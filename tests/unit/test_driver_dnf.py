@@ -67,6 +67,7 @@ def test_tools_and_headers_come_first_then_the_stream_of_the_cards_module_then_t
                 "state": "present",
                 "install_weak_deps": False,
                 "allow_downgrade": True,
+                "allowerasing": False,
             }
         },
     ]

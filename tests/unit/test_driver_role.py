@@ -64,6 +64,58 @@ def test_a_module_that_is_not_there_stops_the_run(drifted):
     )
 
 
+APT_SAID = """The following additional packages will be installed:
+  libnvidia-compute-580-server
+The following packages will be REMOVED:
+  cuda-tool libnvidia-compute-580
+  nvidia-driver-580-open
+The following NEW packages will be installed:
+  libnvidia-compute-580-server nvidia-headless-580-server-open
+E: Packages need to be removed but remove is disabled.
+"""
+
+
+@pytest.mark.parametrize("consent", [True, False])
+def test_packages_make_room_for_the_driver_only_with_consent(consent):
+    plan = {"driver": {"install": {"may_replace": consent}}}
+    templar = Templar(loader=DataLoader(), variables={"__inferhost_plan": plan})
+    for file, key, wanted in (
+        ("apt_packages.yml", "fail_on_autoremove", not consent),
+        ("dnf.yml", "allowerasing", consent),
+    ):
+        installs = task(file, f"{file.removesuffix('.yml')} | The driver's packages are installed")
+        module = next(installs[name] for name in installs if name.startswith("ansible.builtin."))
+        assert templar.template(module[key]) is wanted
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [(APT_SAID, "cuda-tool, libnvidia-compute-580, nvidia-driver-580-open would be removed"), ("", "")],
+)
+def test_what_would_make_room_is_named_with_the_option_and_every_other_failure_in_its_own_words(said, named):
+    told = task("apt_packages.yml", "apt_packages | What would have to go is named")
+    variables = {"ansible_failed_result": {"msg": "no network", "stdout": said}}
+    templar = Templar(loader=DataLoader(), variables=variables)
+    templar = Templar(
+        loader=DataLoader(), variables={**variables, "__gone": templar.template(told["vars"]["__gone"])}
+    )
+    message = templar.template(told["ansible.builtin.fail"]["msg"])
+    assert message.startswith(named) if named else message == "no network"
+    assert ("inferhost_driver_replace_packages: true" in message) is bool(named)
+
+
+def test_a_version_that_no_archive_has_any_more_is_said_with_what_brings_a_newer_one():
+    told = task("revert_apt.yml", "revert_apt | What did not come back is said")
+    failed = {"msg": "non-zero return code", "stderr_lines": ["E: Version '470.1-1' for 'nvidia-smi' was not found"]}
+    status = {"facts": {"driver": {"restore": ["nvidia-smi=470.1-1", "libcuda1=470.1-1"]}}}
+    variables = {"ansible_failed_result": failed, "__inferhost_driver_status": status}
+    versions = Templar(loader=DataLoader(), variables=variables).template(told["vars"]["__versions"])
+    templar = Templar(loader=DataLoader(), variables={**variables, "__versions": versions})
+    message = templar.template(told["ansible.builtin.debug"]["msg"])
+    assert message.startswith("E: Version '470.1-1'")
+    assert "(apt-get install nvidia-smi libcuda1 brings" in message
+
+
 @pytest.mark.parametrize("problems", [["would remove their-tool too"], []])
 def test_a_revert_that_would_take_a_package_of_somebody_else_stops(problems):
     guard = task("revert.yml", "revert | Nothing of somebody else's would go with it")

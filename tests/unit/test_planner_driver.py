@@ -283,6 +283,11 @@ def test_nixos_has_a_driver_of_its_own():
     assert planned(wish(FIRST, "nixos-25.05")).driver.install is None
 
 
+@pytest.mark.parametrize("own", [{}, {"replace_packages": True}])
+def test_another_driver_makes_room_only_where_the_wish_says_so(own):
+    assert planned(wish(FIRST, "debian-12", **own)).driver.install.may_replace is bool(own)
+
+
 @pytest.mark.parametrize("own", [{}, {"reboot": True}])
 def test_a_restart_needs_consent(own):
     assert planned(wish(FIRST, "debian-12", **own)).driver.install.reboot is bool(own)

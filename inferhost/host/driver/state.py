@@ -61,6 +61,7 @@ def driver_records(machine: Machine, plan: Plan) -> dict[str, Record]:
         "versions": there.versions,
         "held": sorted(there.held),
         "family": install.family,
+        "pinned": list(install.pinned),
         "disabled": [unit for unit in install.units if not starts_at_boot(machine, unit)],
     }
     found = {BEFORE: Record(SECTION, before, {})}
@@ -160,10 +161,12 @@ def driver_revert(baseline: Baseline, machine: Machine, report: Report) -> dict[
         for n, v in versions.items()
         if n in there.versions and there.versions[n] != v and _named(n, baseline)
     ]
+    # Another driver that had to make room; of what is no driver nobody knows whether it went for ours.
+    gone = [f"{n}={versions[n]}" for n in matching(versions, before.get("pinned", [])) if n not in there.versions]
     return {
         "family": family,
         "remove": [] if foreign else ours,
-        "restore": moved,
+        "restore": [*moved, *gone],
         "release": sorted((there.held - set(before["held"])) & {*ours, *(m.partition("=")[0] for m in moved)}),
         "hold": sorted(set(before["held"]) - there.held),
         "disable": [unit for unit in before.get("disabled", []) if starts_at_boot(machine, unit)],
@@ -178,7 +181,7 @@ def restore_driver(machine: Machine, sections: Sequence[str], baseline: Baseline
     left = driver_revert(baseline, machine, report)
     todo = [*left["remove"], *left["restore"], *left["hold"], *left["disable"]]
     if todo or report.problems:
-        evidence = "packages are removed by playbooks/revert.yml, never by this program"
+        evidence = "packages go and come back by playbooks/revert.yml, never by this program"
         verdict = ("pending", "needs_driver") if report.check else ("ignored", "unexplained")
         report.verdicts.append(Verdict("driver.packages", "as before", ", ".join(todo), *verdict, evidence))
         return

@@ -101,6 +101,7 @@ def driver_section(
         persistence=request.wish.flag("inferhost_gpu_persistence_mode"),
         units=(FABRIC_MANAGER,) if fabric_manager else (),
         signed=tuple(_signed(name, branch, kind) for name in row.signed),
+        may_replace=request.wish.flag(OPTION + "replace_packages"),
         tools=row.tools,
         module_options=options,
     )

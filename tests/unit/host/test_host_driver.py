@@ -71,7 +71,14 @@ def test_a_package_that_provides_what_the_module_needs_is_held_too(host: DriverH
 def test_every_package_is_on_record_before_the_first_is_touched(bare: DriverHost):
     assert bare.run("install").code == 0
     before = bare.baseline()["packages:before"]["found"]
-    assert before == {"disabled": [], "family": "apt", "held": [], "versions": {"libc6": "2.36-9"}}
+    pinned = list(bare.plan.driver.install.pinned)
+    assert before == {
+        "disabled": [],
+        "family": "apt",
+        "held": [],
+        "pinned": pinned,
+        "versions": {"libc6": "2.36-9"},
+    }
     bare.install_packages(debian())
     assert bare.run("install").code == 0
     assert bare.baseline()["packages:before"]["found"] == before
@@ -307,6 +314,22 @@ def test_a_package_that_was_there_before_goes_back_to_its_version_and_its_hold(b
     assert "libcuda1" not in found["release"]
     bare.packages["libcuda1"].held = False
     assert facts(bare, "status")["hold"] == ["libcuda1"]
+
+
+def test_another_driver_that_made_room_comes_back_and_until_then_it_is_not_as_before(bare: DriverHost):
+    theirs = {"nvidia-tesla-470-driver": Package("470.1-1"), "nvidia-tesla-470-smi": Package("470.1-1")}
+    bare.packages |= {**theirs, "an-old-kernel": Package("5")}
+    assert bare.run("install").code == 0
+    for name in (*theirs, "an-old-kernel"):
+        del bare.packages[name]
+    bare.converge()
+    assert facts(bare, "status")["restore"] == [f"{name}=470.1-1" for name in theirs]
+    for name in [*OURS, *CAME_ALONG]:
+        del bare.packages[name]
+    answer = bare.run("revert", "--section", "driver")
+    assert answer.verdict("driver.packages") == ("ignored", "unexplained")
+    bare.packages |= theirs
+    assert bare.run("revert", "--section", "driver").verdict("driver.packages") == ("held", "none")
 
 
 def test_the_user_that_a_package_made_goes_after_its_package_and_not_before(bare: DriverHost):
