@@ -9,6 +9,7 @@ same cards.
 import ctypes
 import json
 import os
+import pathlib
 import stat
 import subprocess
 import sys
@@ -34,6 +35,16 @@ def make_nodes(cards: list[str]) -> None:
             os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(NVIDIA_MAJOR, number))
 
 
+def make_links() -> None:
+    """A link by its number to each node of a card that is there."""
+    os.makedirs("/dev/char", exist_ok=True)
+    for path in sorted(pathlib.Path("/dev").glob("nvidia[0-9]*")):
+        number = path.stat().st_rdev
+        link = pathlib.Path(f"/dev/char/{os.major(number)}:{os.minor(number)}")
+        if not link.is_symlink():
+            link.symlink_to(path)
+
+
 def specification() -> str:
     found = json.loads(subprocess.run(["inferhost-sim", "dump"], check=True, capture_output=True).stdout)
     cards = [f"/dev/nvidia{number}" for number, _ in enumerate(found["gpus"])]
@@ -52,6 +63,8 @@ def specification() -> str:
 
 if sys.argv[1:] == ["--version"]:
     print("NVIDIA Container Toolkit CLI version 1.20.1 (stand-in)")
+elif sys.argv[1:] == ["system", "create-dev-char-symlinks"]:
+    make_links()
 elif sys.argv[1:3] == ["cdi", "generate"]:
     (output,) = [word.partition("=")[2] for word in sys.argv[3:] if word.startswith("--output=")]
     os.makedirs(os.path.dirname(output), exist_ok=True)

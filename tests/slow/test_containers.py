@@ -123,6 +123,7 @@ def test_the_card_and_its_driver_are_inside_and_no_other_card(host):
     found = host.verdicts()[f"runtime.container.{CONTAINER}"]
     assert (found["verdict"], found["wanted"]) == ("held", found["found"])
     assert found["evidence"].endswith("the loaded driver's libraries; 1 cards")
+    assert host.run("readlink", "/dev/char/195:0").strip() == "/dev/nvidia0"
     inside = lines(host, f"/proc/{first_process(host)}/environ")
     assert f"SIMULATED_GPU={UUID}" in inside
     assert "NVIDIA_VISIBLE_DEVICES=void" in inside

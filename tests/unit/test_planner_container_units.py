@@ -102,6 +102,14 @@ def test_the_warm_up_ends_and_begins_with_the_engine_in_either_form():
         assert f"{key}={' '.join(named)}" in unit
 
 
+def test_a_reload_of_the_units_takes_no_card_from_a_container_of_an_old_runc():
+    """It tells systemd of a device only where a link with its number is."""
+    unit = (UNITS / "inferhost-cdi.service").read_text().splitlines()
+    steps = [line for line in unit if line.startswith("ExecStart=")]
+    assert steps[0] == "ExecStart=-/usr/bin/nvidia-ctk system create-dev-char-symlinks"
+    assert "cdi generate" in steps[-1]
+
+
 def test_cards_are_described_after_the_device_of_unified_memory_is_there():
     unit = (UNITS / "inferhost-cdi.service").read_text().splitlines()
     for key in ("Wants", "After"):
