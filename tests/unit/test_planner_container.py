@@ -80,7 +80,8 @@ def described(plan: Plan) -> dict[str, Any]:
             "network": one["network_mode"],
             "read_only": one["read_only"],
             "drops": one["cap_drop"][0].lower(),
-            "gains": one["security_opt"] == ["no-new-privileges:true"],
+            "gains": "no-new-privileges:true" in one["security_opt"],
+            "label": one["security_opt"][-1],
             "devices": one["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"],
             "mounts": mounts,
             "nofile": str(one["ulimits"]["nofile"]["hard"]),
@@ -102,6 +103,7 @@ def described(plan: Plan) -> dict[str, Any]:
         "read_only": one["ReadOnly"] == ["true"],
         "drops": one["DropCapability"][0],
         "gains": one["NoNewPrivileges"] == ["true"],
+        "label": extra["security-opt"],
         "devices": one["AddDevice"],
         "mounts": [tuple(line.replace("%%", "%").replace("$$", "$").split(":")) for line in one["Volume"]],
         "nofile": options_of(plan, "nofile").partition(":")[2],
@@ -144,6 +146,7 @@ def test_both_modes_describe_the_same_container():
     assert quadlet["user"] == "65532:65532"
     assert (quadlet["read_only"], quadlet["drops"], quadlet["network"]) == (True, "all", "host")
     assert (quadlet["pull"], quadlet["gains"]) == ("never", True)
+    assert quadlet["label"] == "label=disable"
 
 
 @pytest.mark.parametrize("mode", MODES)

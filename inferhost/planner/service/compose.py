@@ -87,7 +87,7 @@ def _document(service: Service, container: Container, environment: dict[str, str
         "network_mode": "host",
         "read_only": True,
         "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges:true"],
+        "security_opt": ["no-new-privileges:true", "label=disable"],
         "tmpfs": ["/tmp:exec,mode=1777"],
         "volumes": [
             {"type": "bind", "source": source, "target": target, "read_only": how == "ro"}

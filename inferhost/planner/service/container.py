@@ -278,6 +278,8 @@ def _reasons(
          "its own", "formula:container.mps"),
         ("health", " ".join(container.health), "the gate proves tokens", "formula:container.health"),
         ("network", "host", "address and port are those of the arguments", "formula:container.network"),
+        ("selinux", "label=disable", "where SELinux is on, a label of its own can read no weights and use no card",
+         "formula:container.selinux"),
         ("cpus", container.cpus, _cpus_because(request, instance, container), "formula:container.cpus"),
         ("stop_s", container.stop_s, engine.stop_because, f"catalogue:engines/{engine.key}#stop_timeout_s"),
     )  # fmt: skip

@@ -30,6 +30,7 @@ def files(
         f"--ulimit=memlock={memlock}:{memlock}",
         "--pids-limit=0",  # podman's own is 2048, which threads of many cores and cards reach
         "--tmpfs=/tmp:exec,mode=1777",
+        "--security-opt=label=disable",  # the key for it writes a form that podman documents nowhere
         f"--stop-timeout={container.stop_s}",
         f"--health-cmd={json.dumps(list(container.health))}",
         "--health-interval=30s",
