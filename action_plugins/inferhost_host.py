@@ -47,7 +47,7 @@ options:
 """
 
 PROGRAM = "/usr/local/bin/inferhost"
-LONG = ("engines", "fetch", "apply", "gate", "stop", "measure", "rollback")
+LONG = ("engines", "fetch", "apply", "gate", "stop", "measure", "rollback", "revert")
 """Verbs that may take long. They go on where the connection is lost, and end by themselves."""
 PROGRESS, MARK = "progress: ", "--- document ---"
 LONG_ANSWER = """

@@ -1,7 +1,7 @@
 """While a task takes long, a line every few seconds says that it still runs, on which host, and for how long by now.
 
 Stock modules are silent while they work: apt until its packages are there, systemd until an engine has ended its
-streams. Our own actions tell more of themselves.
+streams. Our own actions tell more of themselves where they may take long.
 """
 
 import pathlib
@@ -13,6 +13,7 @@ from ansible.plugins.callback import CallbackBase
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from action_plugins.inferhost_host import LONG
 from inferhost.host.waiting import EVERY_S
 
 DOCUMENTATION = r"""
@@ -25,7 +26,10 @@ requirements:
   - enabled in ansible.cfg
 """
 
-TELL_THEMSELVES = ("inferhost_host", "inferhost_reboot")
+
+def tells_itself(task):
+    """Whether the task's own action says how far it is."""
+    return task.action == "inferhost_reboot" or (task.action == "inferhost_host" and task.args.get("verb") in LONG)
 
 
 class CallbackModule(CallbackBase):
@@ -45,7 +49,7 @@ class CallbackModule(CallbackBase):
         threading.Thread(target=self._tell, daemon=True).start()
 
     def v2_runner_on_start(self, host, task):
-        if task.action not in TELL_THEMSELVES:
+        if not tells_itself(task):
             self._running[host.get_name(), task._uuid] = (task.get_name(), time.monotonic())
 
     def v2_runner_on_ok(self, result):

@@ -28,7 +28,10 @@ PROGRAM = "/usr/local/bin/inferhost"
 CACHE_DIRECTORY = "/var/cache/inferhost"  # systemd makes it: CacheDirectory= of inferhost-serve@.service
 
 COMMAND_TIMEOUT_S = 60
-UNBOUNDED = (("systemctl", "restart"), ("systemctl", "stop"), ("systemctl", "disable"))
+UNBOUNDED = (
+    ("systemctl", "start"), ("systemctl", "restart"), ("systemctl", "reload"), ("systemctl", "stop"),
+    ("systemctl", "disable"), ("podman", "pull"), ("docker", "pull"),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,7 @@ def run_command(argv: Sequence[str]) -> Finished:
             capture_output=True,
             text=True,
             # How long a unit may start or stop is systemd's to bound: it may wait for another engine, or for streams.
+            # An image of an engine has many gigabytes.
             timeout=None if tuple(argv[:2]) in UNBOUNDED else COMMAND_TIMEOUT_S,
             env=environment,
             check=False,

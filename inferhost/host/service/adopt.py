@@ -17,6 +17,7 @@ from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
 from inferhost.host.service.container import units_of
 from inferhost.host.service.processes import unit_state
+from inferhost.host.waiting import told
 from inferhost.schema.plan import Plan, Service
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
@@ -191,9 +192,11 @@ def _ways_back(before: Mapping[str, bool], original: Mapping[str, bool]) -> Sequ
 
 
 def _systemctl(machine: Machine, arguments: Sequence[str], report: Report, unit: str) -> None:
-    machine.before_write(f"systemctl {' '.join(arguments)}")
-    done = machine.command(["systemctl", *arguments])
+    said = f"systemctl {' '.join(arguments)}"
+    machine.before_write(said)
+    with told(report.progress, f"adopt.{unit}: {said}"):
+        done = machine.command(["systemctl", *arguments])
     if done.code != 0:
-        said = done.stderr.strip().splitlines() or [f"exit status {done.code}"]
+        why = done.stderr.strip().splitlines() or [f"exit status {done.code}"]
         hint = f"see: journalctl -u {unit}"
-        report.problems.append(Problem(f"adopt.{unit}", f"systemctl {arguments[0]}: {said[0]}", hint, "adopt"))
+        report.problems.append(Problem(f"adopt.{unit}", f"systemctl {arguments[0]}: {why[0]}", hint, "adopt"))

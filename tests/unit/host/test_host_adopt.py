@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from inferhost.host.gpu.occupants import without_secrets
+from inferhost.host.service import adopt
 from tests.unit.host.fake_host import UUID, FakeHost, plan
 
 OLD = "sglang.service"
@@ -145,3 +148,10 @@ def test_a_secret_in_a_command_line_is_hidden():
     words = ["vllm", "--api-key", "sk-1", "--api-key=sk-1", "--api-key-file", "/etc/key", "--port", "1"]
     shown = ["vllm", "--api-key", "(hidden)", "--api-key=(hidden)", "--api-key-file", "/etc/key", "--port", "1"]
     assert without_secrets(words) == tuple(shown)
+
+
+def test_the_stop_of_a_service_that_may_drain_for_minutes_is_told_of(occupied: FakeHost, monkeypatch):
+    told = []
+    monkeypatch.setattr(adopt, "told", lambda _say, what: told.append(what) or contextlib.nullcontext())
+    adopting(occupied).converge()
+    assert told == [f"adopt.{OLD}: systemctl disable --now -- {OLD}"]
