@@ -223,6 +223,7 @@ class EngineRow:
     source: str
     host_memory: Tuple[HostMemoryFlag, ...] = ()
     overruled_by: Tuple[str, ...] = ()  # files that say other than its arguments; {model}, {cache}: where they lie
+    last_compute_capability: Optional[str] = None  # above which its build has no code for the card
 
 
 @dataclasses.dataclass(frozen=True)

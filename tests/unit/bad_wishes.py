@@ -63,7 +63,7 @@ def spoilt(engine: str = "vllm", model: str = "", card: str = CARD, **own: Any) 
     """A good wish for an engine with `own` in it."""
     host = {"service_host": "0.0.0.0"} if engine == "sfllm" else {}
     named = {"service_engine": engine, **host, **own}
-    return wish(card, model or ENGINES[engine], **named)
+    return wish("h100-sxm" if (engine, card) == ("sfllm", CARD) else card, model or ENGINES[engine], **named)
 
 
 def short(name: str) -> str:

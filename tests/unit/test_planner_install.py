@@ -16,7 +16,8 @@ MODELS = {"llama.cpp": "llama-2-7b-q4_k_m"}
 def installed(engine: str, kind: str, **own):
     host = {"service_host": "0.0.0.0"} if engine == "sfllm" else {}
     given = {"service_engine": engine, "service_engine_install": kind, **host, **own}
-    return wish(CARD, MODELS.get(engine, "qwen3-4b"), **given)
+    card = "h100-sxm" if engine == "sfllm" else CARD
+    return wish(card, MODELS.get(engine, "qwen3-4b"), **given)
 
 
 def test_by_default_the_engine_is_taken_as_it_is_there():

@@ -72,7 +72,7 @@ def shared(engine, card="rtx-pro-6000-bw-ws", **own):
 
 @pytest.mark.parametrize("engine", ["sglang", "vllm", "sfllm"])
 def test_engines_on_one_card_share_its_memory_and_take_no_more_than_all_of_it(engine):
-    plan = planned(shared(engine, **({"service_host": "0.0.0.0"} if engine == "sfllm" else {})))
+    plan = planned(shared(engine, "h100-sxm", **({"service_host": "0.0.0.0"} if engine == "sfllm" else {})))
     total = plan.budget["a"]["total_memory_bytes"]
     taken = [total - b["reserved_bytes"] for b in plan.budget.values()]
     assert sum(taken) <= total

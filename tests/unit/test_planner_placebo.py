@@ -16,7 +16,8 @@ SGLANG, VLLM = ("sglang", "0.5.23"), ("vllm", "0.33.0")
 def served(engine, **own):
     """A wish that the engine can serve, so that only `own` can be wrong with it."""
     host = {"service_host": "0.0.0.0"} if engine == "sfllm" else {}
-    return wish("rtx-pro-6000-bw-ws", ENGINES[engine], service_engine=engine, **host, **own)
+    card = "h100-sxm" if engine == "sfllm" else "rtx-pro-6000-bw-ws"
+    return wish(card, ENGINES[engine], service_engine=engine, **host, **own)
 
 
 @pytest.mark.parametrize(

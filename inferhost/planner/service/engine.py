@@ -36,6 +36,9 @@ def obstacles(
     least = engine.min_compute_capability
     if capability(have) < capability(least):
         found.append(("engine", f"{name} needs compute capability {least}, a {card.key} has {have}"))
+    last = engine.last_compute_capability
+    if last is not None and capability(have) > capability(last):
+        found.append(("engine", f"{name} has no code above compute capability {last}, a {card.key} has {have}"))
     formats = engine.quantisations.get(model.format)
     if formats is None:
         known = " and ".join(sorted(engine.quantisations))
@@ -205,7 +208,12 @@ def _refusals(
 def _served_formats(card: GpuRow, catalogue: Catalogue) -> str:
     """What can run on a card at all: formats with the engine that reads them."""
     have = capability(card.compute_capability)
-    runs = [e for e in catalogue.engines.values() if e.pinned and capability(e.min_compute_capability) <= have]
+    pinned = [engine for engine in catalogue.engines.values() if engine.pinned]
+    runs = [
+        one
+        for one in pinned
+        if capability(one.min_compute_capability) <= have <= capability(one.last_compute_capability or "99.9")
+    ]
     served = [
         f"{' or '.join(sorted(e.quantisations))} with {e.engine}" for e in sorted(runs, key=lambda e: e.preference)
     ]
