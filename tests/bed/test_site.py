@@ -59,6 +59,29 @@ def test_the_second_run_needs_few_task_executions_on_the_host(runs):
     assert 5 < len(reached) <= 12, "\n".join(reached)
 
 
+UNIT = "inferhost-serve@main.service"
+PLACE = f"/run/systemd/system/{UNIT}.d"
+MAKES_FOLDERS = f"""set -e
+mkdir -p {PLACE}
+cat > {PLACE}/60-home.conf <<'END'
+[Service]
+ExecStartPre=/usr/bin/python3 -c "import os, pathlib; os.makedirs(pathlib.Path.home() / '.cache/flashinfer/120f')"
+END
+systemctl daemon-reload
+systemctl restart {UNIT}
+"""
+
+
+def test_an_engine_may_make_folders_in_its_home(runs):
+    """As FlashInfer does when vLLM imports it: under the engine's own unit and user."""
+    assert runs["first"].code == 0, runs["first"].told()
+    try:
+        bed("exec", NAME, "sh", "-c", MAKES_FOLDERS)
+        bed("exec", NAME, "test", "-d", "/var/cache/inferhost/main/.cache/flashinfer/120f")
+    finally:
+        bed("exec", NAME, "sh", "-c", f"rm -rf {PLACE}; systemctl daemon-reload; systemctl restart {UNIT}")
+
+
 def test_a_nixos_host_is_left_alone_with_a_pointer_to_the_module(runs):
     """Only what a stopped run looks at is NixOS here: the line in os-release."""
     bed("exec", NAME, "sed", "-i", "--follow-symlinks", "s/^ID=.*/ID=nixos/", "/etc/os-release")

@@ -226,7 +226,9 @@ def test_our_own_variables_are_few_and_real():
     assert env == {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "HF_HUB_OFFLINE": "1",
+        "HOME": "/var/cache/inferhost/main",
         "SGLANG_CACHE_DIR": "/var/cache/inferhost/main/sglang",
+        "XDG_CACHE_HOME": "/var/cache/inferhost/main",
     }
 
 

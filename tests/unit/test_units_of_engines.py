@@ -113,6 +113,26 @@ def test_what_is_made_is_what_the_unit_starts_and_the_document_is_read_back_as_i
     assert starts[1].startswith(f"{service.argv[0]} ")
 
 
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_the_home_of_an_engine_is_the_folder_that_systemd_makes_for_its_user(engine: str):
+    """FlashInfer makes folders below it as soon as vLLM imports it, Triton before the first kernel."""
+    plan = planned(values(engine, "rtx-4090"))
+    unit = (UNITS / "inferhost-serve@.service").read_text().splitlines()
+    (made,) = (line.partition("=")[2] for line in unit if line.startswith("CacheDirectory="))
+    home = f"/var/cache/{made}".replace("%i", "main")
+    (dropin,) = (dropin for dropin in plan.dropins if dropin.unit == "inferhost-serve@main.service")
+    said = [value for _, key, value in dropin.entries if key == "Environment"]
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        assert [value for value in said if value.startswith(f'"{name}=')] == [f'"{name}={home}"']
+    assert ("Service", "User", plan.service[0].user) in dropin.entries
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_a_home_of_the_wish_is_refused(engine: str):
+    said = refusal(values(engine, "rtx-4090", service_env={"HOME": "/srv/home"}))
+    assert 'inferhost_service_env.HOME: found "/srv/home": an engine may write in the cache folder of its' in said
+
+
 WRONG = [
     ("sglang on Pascal", values("sglang", "tesla-p4"), "needs compute capability 7.5, a tesla-p4 has 6.1"),
     ("GGUF on vLLM", wish("rtx-3090", "llama-2-7b-q4_k_m", service_engine="vllm"), "and llama-2-7b-q4_k_m is gguf"),

@@ -176,19 +176,6 @@ def _weights(path: str) -> list[str]:
     return [f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
 
 
-def own_environment(instance: Instance) -> tuple[dict[str, str], list[Reason]]:
-    """What a program asks the account for, which a number does not have, with the reasons."""
-    if not contained(instance):
-        return {}, []
-    cache = f"/var/cache/inferhost/{instance.name}"
-    values = {"HOME": cache, "USER": "inferhost", "XDG_CACHE_HOME": cache}
-    because = "the container's user has no account to say it; what is kept there survives the container"
-    return values, [
-        reason(f"env.{instance.name}.{name}", value, because, "formula:container.user", gain=GAIN, disruption=RESTART)
-        for name, value in values.items()
-    ]
-
-
 def _around(
     request: Request, instance: Instance, engine: EngineRow, entry: Service, container: Container,
     *, before: tuple[Service, ...],

@@ -33,9 +33,10 @@ from inferhost.planner.request import HARDWARE, INSTANCES, Instance, Request
 from inferhost.planner.service import offload, unit
 from inferhost.planner.service.alternatives import bits_hint, cards_hint, fitting_hint, offload_hint, room_hint
 from inferhost.planner.service.attention import attention_problems, attention_reason
-from inferhost.planner.service.container import contained, in_container, own_environment, refuse_container
+from inferhost.planner.service.container import contained, in_container, refuse_container
 from inferhost.planner.service.engine import chosen_engine
 from inferhost.planner.service.form import context_tokens, form_problems, model_row
+from inferhost.planner.service.home import own_environment
 from inferhost.planner.service.install import engine_install
 from inferhost.planner.service.placement import parallel_problems
 from inferhost.planner.speed.outlook import memory_lock_mhz, predicted
@@ -135,9 +136,9 @@ def _part(
     reasons, pending = [*sized.reasons], [*sized.pending]
     image = catalogue.installs[engine.key]
     refuse_container(request, instance, image, runtime, card)
-    own, own_reasons = own_environment(instance)
+    own, own_reasons = own_environment(instance, sized.env)
     env = {**own, **sized.env}
-    reasons += [reason for reason in own_reasons if env[reason.setting.rpartition(".")[2]] == reason.value]
+    reasons += own_reasons
     needs, lowered = _host_needs(request, instance, model, sized, catalogue, engines=engines)
     in_image = image.image_command if contained(instance) else ()
     argv, argv_reasons = command_line(instance, engine, model, budget, extra, further=lowered, in_image=in_image)
