@@ -160,11 +160,21 @@ def test_check_mode_asks_for_no_toolkit_of_a_source_that_it_has_not_placed(famil
 
 
 def test_a_tool_that_no_source_has_is_named_with_where_it_comes_from():
-    said = task("dnf.yml", "dnf | What is missing is named")["ansible.builtin.fail"]["msg"]
+    said = task("dnf_tools.yml", "dnf_tools | What is missing is named")["ansible.builtin.fail"]["msg"]
     failed = {"msg": "Failed to install some of the specified packages", "failures": ["No package dkms available."]}
     told = Templar(loader=DataLoader(), variables={"ansible_failed_result": failed}).template(said)
     assert "No package dkms available." in told
     assert "EPEL" in told
+
+
+@pytest.mark.parametrize("family", ["apt", "dnf"])
+def test_what_the_hosts_own_sources_lack_is_found_before_anything_is_placed(family):
+    steps = task("main.yml", "The driver section is placed")["block"]
+    names = [one.get("ansible.builtin.include_tasks", one.get("ansible.builtin.import_tasks")) for one in steps]
+    tools = names.index("dnf_tools.yml")
+    assert tools < names.index("files.yml")
+    plan = {"driver": {"install": {"family": family}}}
+    assert holds(steps[tools]["when"], {"__inferhost_plan": plan}) is (family == "dnf")
 
 
 @pytest.mark.parametrize(
