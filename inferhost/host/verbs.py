@@ -101,9 +101,15 @@ def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report)
 
 
 def apply(
-    machine: Machine, plan: Plan, sections: Sequence[str], report: Report, lock_wait_s: float | None = None
+    machine: Machine,
+    plan: Plan,
+    sections: Sequence[str],
+    report: Report,
+    lock_wait_s: float | None = None,
+    *,
+    wanted: Callable[[CardKnob], bool] = lambda _: True,
 ) -> None:
-    """Writes what has no file and differs from the plan, in the given sections."""
+    """Writes what has no file and differs from the plan, in the given sections; of a card the `wanted` settings."""
     chosen = _chosen(plan, sections, report)
     with lock_unless_check(machine, report, lock_wait_s):
         baseline = read_baseline(machine)
@@ -111,7 +117,8 @@ def apply(
         if "driver" in chosen:
             state.apply_driver(machine, plan, baseline, report)
         if "gpu" in chosen:
-            with gpu_knobs(machine, plan, report) as knobs:
+            with gpu_knobs(machine, plan, report) as found:
+                knobs = [knob for knob in found if not isinstance(knob, CardKnob) or wanted(knob)]
                 _record(knobs, baseline, report)
                 apply_knobs(knobs, baseline, report)
                 slices.apply_slices(machine, plan, knobs, report)

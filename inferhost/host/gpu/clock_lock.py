@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inferhost.host.gpu import load
@@ -128,12 +128,15 @@ class ClockLock(CardKnob):
         if self.asked_mhz is not None:
             asked = Asked(*self.asked_mhz, False, self.loaded, self.machine.clock.now_s(), None)
             self._remember(asked, "not asked for: ")
-            self.ask(*self.asked_mhz)
+            with self._refusal_remembered(asked):
+                self.ask(*self.asked_mhz)
             self._remember(dataclasses.replace(asked, confirmed=True), "asked for, but ")
         else:
-            if self.record is not None:
-                self._remember(dataclasses.replace(self.record, confirmed=False), "not reset: ")
-            self._unlock()
+            stood = None if self.record is None else dataclasses.replace(self.record, confirmed=False)
+            if stood is not None:
+                self._remember(stood, "not reset: ")
+            with self._refusal_remembered(stood):
+                self._unlock()
             remember_or_refuse(self.machine, self.record_key(self.card.uuid), None, "reset, but ", self.loaded)
         self._believed = self.wanted
 
@@ -150,7 +153,7 @@ class ClockLock(CardKnob):
         if not self._is_asked():
             on_record = shown(record.low_mhz, record.high_mhz)
             evidence = f"the request on record is for {on_record}" if record.confirmed else self.doubt
-            return self.verdict(None, "overridden", "unexplained", evidence)
+            return self.verdict(None, "refused" if record.refused else "overridden", "unexplained", evidence)
         if self.seen_mhz is not None:
             return self.verdict(self.seen_mhz, "ignored", self._judged_range().unexplained, self.doubt)
         known = f"asked for, and {NO_GETTER}"
@@ -224,6 +227,17 @@ class ClockLock(CardKnob):
             if error.verdict == "unsupported" and self.record is not None and self.record.confirmed:
                 evidence = f"{error.evidence}, yet a lock of ours was accepted"
                 raise Unusable("refused", error.cause, evidence, True) from error
+            raise
+
+    @contextlib.contextmanager
+    def _refusal_remembered(self, asked: Asked | None) -> Iterator[None]:
+        """A request that NVML answered has come to its end; one that it refused is on record as that."""
+        try:
+            yield
+        except Unusable as error:
+            if asked is not None:
+                with contextlib.suppress(Unusable):  # then it counts as unfinished; the refusal is the one to tell
+                    self._remember(dataclasses.replace(asked, refused=error.evidence), "refused, and ")
             raise
 
     def _remember(self, asked: Asked | None, what: str) -> None:
@@ -312,6 +326,8 @@ def _doubt(record: Asked | None, persistence: bool) -> str:
         return ""
     if record.challenged:
         return f"a challenge moved it to {shown(record.low_mhz, record.high_mhz)} and did not come to its end"
+    if record.refused:
+        return f"the last attempt was refused: {record.refused}"
     if not record.confirmed:
         return "the last attempt did not come to its end"
     if not persistence:

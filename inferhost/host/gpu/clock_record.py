@@ -25,6 +25,8 @@ from inferhost.schema.result import DRIFT
 
 SCHEMA = 1
 CLOCKS = f"{RUN_DIRECTORY}/clocks.json"
+SETTINGS = {"": "graphics_clock_lock_mhz", "memory": "memory_clock_lock_mhz", "application": "application_clocks_mhz"}
+"""Whose request a key of the file means, by what follows the UUID."""
 SLEPT_S_LEAST = 0.5
 """The two clocks are not read at once; no suspend is as short as that."""
 
@@ -67,7 +69,8 @@ class LoadVerdict:
 class Asked:
     """One request for a range of a clock; of application clocks: memory and graphics clock.
 
-    Not `confirmed` is what may not have come to its end; `challenged` says that it stands for a test only.
+    Not `confirmed` is what may not have come to its end, unless it was `refused`, in NVML's words; `challenged` says
+    that it stands for a test only.
     """
 
     low_mhz: int
@@ -77,6 +80,7 @@ class Asked:
     time_s: float
     last: Optional[LoadVerdict]
     challenged: bool = False
+    refused: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +159,9 @@ def _aged(last: LoadVerdict, now_s: float) -> str:
 
 
 def unfinished(machine: Machine) -> list[str]:
-    """The UUIDs of cards of which a request may have stopped half way: a kill in an apply or in a challenge."""
-    return sorted({key.partition(":")[0] for key, asked in read_clocks(machine).asked.items() if not asked.confirmed})
+    """The settings whose request may have stopped half way: a kill in apply or a challenge. A refusal is an end."""
+    half = [key.partition(":") for key, a in read_clocks(machine).asked.items() if not a.confirmed and not a.refused]
+    return sorted(f"gpu.{uuid}.{SETTINGS[kind]}" for uuid, _, kind in half if kind in SETTINGS)
 
 
 def remember_natural(machine: Machine, uuid: str, natural: Natural) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from inferhost.host import verbs
 from inferhost.host.gpu import which
@@ -83,16 +83,14 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
             plan, missing = boot.with_cards_that_are_here(machine, plan, 0, report)
             cards.update({name: number not in missing for number, name in enumerate(names)})
             now = _drivers(machine, plan, now)
-            reasons = _why_again(machine, before.loaded, now.loaded)
-            if reasons:
-                applied = _apply_again(machine, plan, reasons, report)
-                now = _drivers(machine, plan, now)
-                now = now if applied else dataclasses.replace(now, loaded=before.loaded)
+            again = _why_again(machine, before, now.loaded)
+            failed = _apply_again(machine, plan, again, report)
+            now = dataclasses.replace(_drivers(machine, plan, now) if again else now, again=failed)
     seen = _verified(machine, plan, sections, report)
     reset = _reset_cards(machine, plan, now.loaded, report) if "gpu" in sections else []
     fresh = [uuid for uuid in reset if uuid not in before.reset]
     if fresh:
-        _apply_again(machine, plan, [f"{', '.join(fresh)}: all at what the card boots with"], report)
+        _apply_again(machine, plan, {f"gpu.{uuid}": "all at what the card boots with" for uuid in fresh}, report)
         now, seen = _drivers(machine, plan, now), _verified(machine, plan, sections, report)
     now = dataclasses.replace(now, reset=tuple(reset))
     _take_over(seen, report)
@@ -129,26 +127,52 @@ def _drivers(machine: Machine, plan: Plan, now: Watched) -> Watched:
     return dataclasses.replace(now, loaded=loaded, asleep=tuple(asleep))
 
 
-def _why_again(machine: Machine, before: dict[str, Loaded], now: dict[str, Loaded]) -> list[str]:
-    """What calls for another apply: a driver that was loaded again, and requests of ours that stopped half way."""
-    signs = sorted({sign for uuid in now if uuid in before for sign in before[uuid].reload_signs(now[uuid])})
-    reasons = [f"the driver was loaded again since the last look ({', '.join(signs)})"] if signs else []
-    half = [uuid for uuid in unfinished(machine) if uuid in now]
-    return reasons + ([f"a request of ours did not come to its end on {', '.join(half)}"] if half else [])
+def _why_again(machine: Machine, before: Watched, now: dict[str, Loaded]) -> dict[str, str]:
+    """What is applied again, and why: a card (`gpu.UUID`) or one setting of it, and nothing beside them.
+
+    A card whose driver was loaded again, a request of ours that stopped half way, and what of those failed last time.
+    """
+    found = dict.fromkeys(before.again, "the last repair failed")
+    here = [f"gpu.{uuid}" for uuid in now]
+    found |= {s: "a request of ours did not come to its end" for s in unfinished(machine) if _card(s) in here}
+    for uuid in (uuid for uuid in now if uuid in before.loaded):
+        signs = before.loaded[uuid].reload_signs(now[uuid])
+        if signs:
+            found[f"gpu.{uuid}"] = f"the driver was loaded again since the last look ({', '.join(signs)})"
+    return found
 
 
-def _apply_again(machine: Machine, plan: Plan, reasons: list[str], report: Report) -> bool:
-    """Applies the GPU section; whether nothing failed, so that the next look need not try again."""
-    report.note(f"{'; '.join(reasons)}: settings are applied")
+def _apply_again(machine: Machine, plan: Plan, again: dict[str, str], report: Report) -> tuple[str, ...]:
+    """Applies these cards and settings; those of them that failed, so that the next look tries them again."""
+    if not again:
+        return ()
+    for why in dict.fromkeys(again.values()):
+        report.note(f"{', '.join(what for what in again if again[what] == why)}: {why}: settings are applied")
     own = Report(report.check)
-    boot.apply_sections(machine, plan, ["gpu"], own)
+    failed: Sequence[str] = list(again)
+    try:
+        verbs.apply(machine, plan, ["gpu"], own, wanted=lambda knob: _is_among(knob.setting, again))
+        failed = [problem.path for problem in own.problems]
+        failed += [verdict.setting for verdict in own.verdicts if verdict.verdict == "pending"]
+    except InputError as error:
+        own.stopped(error.problems)
+    except HostError as error:
+        own.stopped([error.problem])
     for verdict in own.verdicts:
-        if verdict.verdict in DRIFT or verdict.verdict == "pending":
+        if (verdict.verdict in DRIFT or verdict.verdict == "pending") and _is_among(verdict.setting, again):
             report.note(f"{verdict.setting}: {verdict.verdict}; {verdict.evidence}")
-    failed = bool(own.problems) or any(verdict.verdict == "pending" for verdict in own.verdicts)
     own.verdicts.clear()  # the look that follows has them
     _take_over(own, report)
-    return not failed
+    return tuple(sorted({what for what in failed if _is_among(what, again)}))
+
+
+def _is_among(setting: str, cards_and_settings: Container[str]) -> bool:
+    return setting in cards_and_settings or _card(setting) in cards_and_settings
+
+
+def _card(setting: str) -> str:
+    """The card of a setting, as `gpu.UUID`."""
+    return ".".join(setting.split(".")[:2])
 
 
 def _reset_cards(machine: Machine, plan: Plan, loaded: dict[str, Loaded], report: Report) -> list[str]:

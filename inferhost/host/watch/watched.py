@@ -33,6 +33,7 @@ class Watched:
     not_held: tuple[str, ...]
     time_s: float
     reset: tuple[str, ...] = ()  # UUIDs of cards found at what they boot with, though nothing counts their drivers
+    again: tuple[str, ...] = ()  # cards (`gpu.UUID`) and settings of which a repair failed
 
 
 def read_watched(machine: Machine) -> Watched:
@@ -78,6 +79,8 @@ def _remember_applied(machine: Machine, knobs: Iterable[Knob]) -> None:
     now = drivers_now(machine, nvml, [knob.card for knob in found.values()])
     before = read_watched(machine)
     known = {uuid: before.loaded[uuid] for uuid in now if uuid in before.loaded}
-    if len(known) == len(now) and not before.asleep and not any(known[u].reload_signs(now[u]) for u in now):
+    again = tuple(what for what in before.again if what.split(".")[1] not in now)
+    same = len(known) == len(now) and not any(known[u].reload_signs(now[u]) for u in now)
+    if same and not before.asleep and again == before.again:
         return
-    write_watched(machine, dataclasses.replace(before, loaded={**before.loaded, **now}, asleep=()))
+    write_watched(machine, dataclasses.replace(before, loaded={**before.loaded, **now}, asleep=(), again=again))
