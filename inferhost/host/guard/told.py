@@ -15,7 +15,7 @@ from inferhost.host.report import HostError
 from inferhost.host.watch import textfile
 from inferhost.schema.plan import Plan
 
-FILE = "inferhost-guard.prom"
+FILE = textfile.GUARDED
 LATCHED = "inferhost_gpu_guard_latched"
 HELP = {LATCHED: "Whether the guard holds a card at its safe state because it was too hot."}
 AGAIN_S = 5.0

@@ -13,6 +13,7 @@ from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.record.placed import restore_files
 from inferhost.host.report import Report
+from inferhost.host.watch import textfile
 from inferhost.schema.plan import BASE, SECTIONS, UNIT_DIRECTORY, Plan
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
@@ -38,7 +39,8 @@ def switched(paths: Iterable[str]) -> list[str]:
 def switch_on(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:
     """Every unit of the plan starts at boot, timers now; those that the plan no longer has are taken back."""
     planned = [file.path for file in plan.files if file.section == BASE]
-    _retire(machine, {p for p in baseline.of("file", [BASE]) if p not in planned}, baseline, report)
+    kept = {*planned, *_metrics(machine, plan, planned)}
+    _retire(machine, {p for p in baseline.of("file", [BASE]) if p not in kept}, baseline, report)
     if any(change.setting in planned for change in report.changes):
         _systemctl(machine, ["daemon-reload"], report)
     for unit in switched(planned):
@@ -134,6 +136,12 @@ def shown(unit: str, found: tuple[str, str] | None) -> str:
     if found[0] in OFF:
         return "disabled"
     return "enabled, not running" if unit.endswith(LASTING) and found[1] != "active" else "enabled"
+
+
+def _metrics(machine: Machine, plan: Plan, planned: Iterable[str]) -> list[str | None]:
+    """Where the files for a node exporter belong: the plan says where, and not that they are."""
+    names = [textfile.LOOKED, *([textfile.GUARDED] if f"{UNIT_DIRECTORY}/{GUARD}" in planned else [])]
+    return [textfile.path_of(machine, plan, name) for name in names]
 
 
 def _is_on(unit: str, found: tuple[str, str]) -> bool:

@@ -17,7 +17,6 @@ from inferhost.host.watch import textfile
 from inferhost.schema.plan import Plan
 from inferhost.schema.result import DRIFT, Verdict
 
-FILE = "inferhost.prom"
 OPEN_SECTIONS = ("gpu", "cpu", "sysctl")
 HERTZ = 1_000_000
 
@@ -69,7 +68,7 @@ def write_metrics(
     cards: Mapping[str, bool],
 ) -> None:
     """The file in `folder`, else where the plan or a node exporter has it; none without. Raises `HostError`."""
-    path = textfile.path_of(machine, plan, FILE, folder)
+    path = textfile.path_of(machine, plan, textfile.LOOKED, folder)
     if path is not None:
         trips = trips_now(machine, plan, verdicts)
         textfile.write(machine, path, text(plan, verdicts, now_s, trips, exit_code=exit_code, cards=cards))

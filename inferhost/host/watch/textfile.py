@@ -18,6 +18,8 @@ from inferhost.host.record.placed import file_records
 from inferhost.host.report import RecordUnusable
 from inferhost.schema.plan import BASE, Plan
 
+LOOKED, GUARDED = "inferhost.prom", "inferhost-guard.prom"
+"""What the drift timer and the guard tell."""
 FOLDERS = ("/var/lib/prometheus/node-exporter",)
 """Where node exporters look for files. Source: package prometheus-node-exporter of Debian 12."""
 

@@ -11,9 +11,10 @@ import subprocess
 
 import pytest
 
-from inferhost.host.guard.latch import FREE, LATCHED, Hold, write_latches
+from inferhost.host.guard.latch import FREE, LATCHED, UNIT, Hold, write_latches
 from inferhost.host.watch.metrics import text
-from inferhost.schema.plan import GpuSelector, Guard
+from inferhost.host.watch.textfile import GUARDED, write
+from inferhost.schema.plan import BASE, File, GpuSelector, Guard, identified
 from inferhost.schema.result import Verdict
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 
@@ -214,6 +215,34 @@ def test_the_plan_names_the_folder_or_none(exported: FakeHost):
     exported.run("watch")
     assert exported.at("/srv/textfile/inferhost.prom").exists()
     assert not exported.at(FILE).exists()
+
+
+def test_an_install_leaves_the_file_where_the_plan_has_it_and_takes_it_from_elsewhere(exported: FakeHost):
+    exported.run("watch")
+    told = exported.read(FILE)
+    answer = exported.run("install")
+    assert (answer.said, exported.read(FILE)) == ((False, []), told)
+    for folder in ("/srv/textfile", "none"):
+        before = FILE if folder != "none" else "/srv/textfile/inferhost.prom"
+        exported.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2400))
+        exported.plan = identified(dataclasses.replace(exported.plan, metrics_folder=folder))
+        assert exported.run("install").changed
+        assert not exported.at(before).exists()
+        exported.run("watch")
+        assert not exported.run("install").changed
+    assert not [key for key in exported.baseline() if key.endswith(".prom")]
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_guards_file_goes_with_the_guard(exported: FakeHost, guarded: bool):
+    unit = File(f"/etc/systemd/system/{UNIT}", BASE, "0644", None, UNIT, "none")
+    exported.plan = plan(files=(unit,))
+    assert exported.run("install").code == 0
+    path = f"{FOLDER}/{GUARDED}"
+    write(exported.machine(str(exported.root)), path, "")
+    exported.plan = plan(files=(unit,) if guarded else ())
+    exported.run("install")
+    assert exported.at(path).exists() is guarded
 
 
 def test_a_folder_that_is_asked_for_is_made_and_goes_again(host: FakeHost):
