@@ -238,15 +238,15 @@ def _keep(machine: Machine, knobs: Sequence[CardKnob], series: dict[str, Series]
         if uuid in locked_cards:
             continue
         natural, clocks = natural_clock_mhz(one.samples), read_clocks(machine)
-        unlocked = (clocks.unlocked or {}).get(uuid)
-        if natural is not None and one.error is None and unlocked is not None and uuid not in clocks.asked:
+        if natural is not None and one.error is None and uuid not in clocks.asked:
             nvml = knobs[0].nvml
             try:
                 loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(one.card))
             except NvmlError as error:  # without them nobody could say later whether the clock is still this driver's
                 report.note(f"gpu.{uuid}: its clock without a lock is not kept; {error.evidence}")
                 continue
-            if unlocked.reload_signs(loaded):  # who knows what somebody asked of the driver that came after
+            unlocked = (clocks.unlocked or {}).get(uuid)
+            if unlocked is None or unlocked.reload_signs(loaded):  # somebody may have locked it before us, or since
                 continue
             remember_natural(machine, uuid, Natural(*natural, loaded))
             report.note(f"gpu.{uuid}: {natural[0]} to {natural[1]} MHz under load without a lock of ours; kept")
