@@ -193,7 +193,7 @@ def _scripts(machine: Machine) -> Iterator[str]:
     """The files to read: units and what they start, boot and cron scripts, Slurm's prologs and epilogs."""
     for folder in UNIT_FOLDERS:
         for name in machine.entries(folder):
-            if name.startswith(OURS):
+            if name.startswith(OURS) and not name.endswith(".d"):  # in its folder people put settings of their own
                 continue
             dropins = [f"{name}/{one}" for one in machine.entries(f"{folder}/{name}")] if name.endswith(".d") else []
             for unit in [name] if name.endswith(".service") else dropins:
