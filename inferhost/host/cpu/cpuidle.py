@@ -16,7 +16,7 @@ from inferhost.host.knob import Knob, Unusable, apply_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
-from inferhost.host.watch.writers import IDLE, Writer, idle_owner
+from inferhost.host.watch.writers import IDLE, IDLE_STATE, Writer, idle_owner
 from inferhost.schema.plan import Cpu
 from inferhost.schema.result import Verdict
 
@@ -31,7 +31,7 @@ class IdleState(KernelKnob):
     def __init__(self, machine: Machine, cpu: int, state: int, wanted: str) -> None:
         self.folder = f"{ROOT}/cpu{cpu}/cpuidle/state{state}"
         name = machine.read_text(f"{self.folder}/name") or f"state{state}"
-        super().__init__(machine, f"{self.folder}/disable", f"cpu.idle_state.{name}", f"{KIND}:{cpu}:{state}", wanted)
+        super().__init__(machine, f"{self.folder}/disable", f"{IDLE_STATE}{name}", f"{KIND}:{cpu}:{state}", wanted)
         self.place = f"{ROOT}/cpu*/cpuidle/state{state}/disable"
         self.owner: Writer | None = None
 

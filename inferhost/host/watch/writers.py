@@ -19,7 +19,7 @@ from inferhost.schema.plan import Plan
 from inferhost.schema.result import Verdict
 
 GOVERNOR, PREFERENCE = "cpu.governor", "cpu.energy_performance_preference"
-IDLE = "cpu.idle_latency_us"
+IDLE, IDLE_STATE = "cpu.idle_latency_us", "cpu.idle_state."
 POWER, GRAPHICS, MEMORY = "power_limit_w", "graphics_clock_lock_mhz", "memory_clock_lock_mhz"
 APPLICATION = "application_clocks_mhz"
 
@@ -177,7 +177,9 @@ def name_writers(machine: Machine, report: Report) -> None:
 
 
 def setting_name(setting: str) -> str:
-    """A setting without its card: `gpu.GPU-1.power_limit_w` is `power_limit_w`."""
+    """A setting as writers name it: `gpu.GPU-1.power_limit_w` is `power_limit_w`, an idle state the limit of all."""
+    if setting.startswith(IDLE_STATE):
+        return IDLE
     return setting.rpartition(".")[2] if setting.startswith("gpu.") else setting
 
 

@@ -54,6 +54,17 @@ def test_states_within_the_limit_are_on_and_deeper_ones_off(idle: FakeHost):
     assert idle.run("apply", *CPU).said == (False, [])
 
 
+def test_a_switch_that_somebody_moved_names_who_moves_such_switches(idle: FakeHost):
+    assert idle.run("install").code == idle.run("apply", *CPU).code == 0
+    idle.write("/etc/rc.local", "cpupower idle-set -E\n")
+    for cpu in range(2):
+        idle.write(f"{ROOT}/cpu{cpu}/cpuidle/state3/disable", "0\n")
+    answer = idle.run("verify", *CPU)
+    assert (answer.code, answer.verdict("idle_state.C6")) == (3, ("overridden", "other_writer"))
+    assert answer.evidence("idle_state.C6").endswith("it is written by /etc/rc.local")
+    assert "rc.local" not in answer.evidence("idle_state.C1")
+
+
 def test_a_wider_limit_switches_states_on_again(idle: FakeHost):
     assert idle.run("install").code == idle.run("apply", *CPU).code == 0
     idle.plan = limited(200)
