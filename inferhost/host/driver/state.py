@@ -18,7 +18,7 @@ from inferhost.host.driver.units import is_disabled, starts_at_boot, unit_verdic
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import BOOT_ID, Baseline, Record
 from inferhost.host.report import Report
-from inferhost.host.service.account import uid_of
+from inferhost.host.service.account import restore_trees, uid_of
 from inferhost.schema.plan import DriverPackages, Plan
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
@@ -35,6 +35,8 @@ DAEMON_USERS = ("nvpd", "nvidia-persistenced")
 
 Source: the units in Debian's nvidia-persistenced 535.171.04-1~deb12u1 and Ubuntu's nvidia-compute-utils.
 """
+DKMS = "/var/lib/dkms"
+"""Where dkms makes a key when it first builds a module, to sign with. Its package leaves the key behind."""
 FABRIC_MANAGER = "fabricmanager"
 """In the name of its package everywhere; it refuses a driver of any other version than its own."""
 
@@ -65,6 +67,8 @@ def driver_records(machine: Machine, plan: Plan) -> dict[str, Record]:
         "disabled": [unit for unit in install.units if not starts_at_boot(machine, unit)],
     }
     found = {BEFORE: Record(SECTION, before, {})}
+    if not machine.exists(DKMS):
+        found[f"tree:{DKMS}"] = Record(SECTION, None, {})
     for user in DAEMON_USERS:
         found[f"user:{user}"] = Record(SECTION, None if uid_of(machine, user) is None else "present", {})
     for name in (*install.packages, *install.tools, *headers(machine, install)):
@@ -188,6 +192,11 @@ def restore_driver(machine: Machine, sections: Sequence[str], baseline: Baseline
     report.verdicts.append(
         Verdict("driver.packages", "as before", "as before", "held", "none", "compared with the record")
     )
+    trees = baseline.of("tree", [SECTION])
+    if "dkms" in installed(machine, baseline[BEFORE].found["family"]).versions:  # somebody else's module needs it
+        baseline.drop([f"tree:{path}" for path in trees], report.check)
+    else:
+        restore_trees(machine, trees, baseline, report)
     keys = [key for key in baseline if key.startswith(("package:", "packages:"))]
     baseline.drop(keys, report.check)
 

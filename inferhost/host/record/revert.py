@@ -77,7 +77,9 @@ def revert(
         restore_runtime(machine, sections, baseline, report)
         restore_idle(machine, baseline.of("cpuidle", sections), baseline, report)
         gone = placed.restore_files(machine, baseline.of("file", sections), baseline, report)
-        gone |= account.restore_trees(machine, baseline.of("tree", sections), baseline, report)
+        # What a package of the driver made goes after the package.
+        others = [section for section in sections if section != state.SECTION]
+        gone |= account.restore_trees(machine, baseline.of("tree", others), baseline, report)
         gone |= restore_models(machine, sections, purge, baseline, report)
         kept = placed.restore_directories(machine, baseline.of("dir", sections), gone, baseline, report)
         state.restore_driver(machine, sections, baseline, report)

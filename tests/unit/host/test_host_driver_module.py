@@ -18,8 +18,10 @@ from tests.unit.host.driver_fake import (
     UBUNTUS_KEY,
     VALIDATION,
     DriverHost,
+    Package,
 )
 from tests.unit.host.fake_host import plan, simulator_state
+from tests.unit.host.test_host_driver import CAME_ALONG, OURS
 
 MODULE = f"/lib/modules/{RUNNING}/updates/dkms/nvidia-current.ko"
 NEXT_STEP = "restart, and choose Enroll MOK on the console"
@@ -205,3 +207,30 @@ def test_secure_boot_is_no_business_of_a_host_whose_driver_is_not_managed(bare: 
     bare.secure_boot(on=True)
     bare.plan = plan()
     assert bare.run("install").code == 0
+
+
+def test_the_key_that_dkms_made_goes_after_dkms_and_not_before(bare: DriverHost):
+    bare.converge()
+    bare.write("/var/lib/dkms/mok.key", "its private half", 0o600)
+    assert bare.run("revert", "--section", "driver").code == 3
+    assert bare.at("/var/lib/dkms/mok.key").exists()
+    for name in [*OURS, *CAME_ALONG]:
+        del bare.packages[name]
+    assert bare.run("revert", "--section", "driver").code == 0
+    assert not bare.at("/var/lib/dkms").exists()
+
+
+@pytest.mark.parametrize("stays", ["the key", "dkms itself"])
+def test_the_key_of_a_dkms_that_somebody_else_needs_stays(bare: DriverHost, stays: str):
+    if stays == "the key":
+        bare.write("/var/lib/dkms/mok.key", "theirs", 0o600)
+    bare.converge()
+    bare.write("/var/lib/dkms/mok.key", "a private half", 0o600)
+    if stays == "dkms itself":
+        bare.packages["zfs-dkms"] = Package("1", depends="dkms")
+    assert bare.run("revert", "--section", "driver").code == 3
+    for name in [*OURS, *CAME_ALONG]:
+        if not (stays == "dkms itself" and name == "dkms"):
+            del bare.packages[name]
+    bare.run("revert", "--section", "driver")
+    assert bare.at("/var/lib/dkms/mok.key").exists()
