@@ -149,6 +149,11 @@ class Nvml:
         """The limit in force: lower than the requested one where another limiter (board, chassis) is stricter."""
         return int(self.call("nvmlDeviceGetEnforcedPowerLimit", card.handle))
 
+    def power_mw(self, card: Card) -> int | None:
+        """What the card draws, on most cards the mean of the last second; None where it does not say."""
+        found = self.reading("nvmlDeviceGetPowerUsage", card.handle)
+        return None if found is None else int(found)
+
     def default_power_limit_mw(self, card: Card) -> int:
         """The limit that the card boots with."""
         return int(self.call("nvmlDeviceGetPowerManagementDefaultLimit", card.handle))

@@ -155,7 +155,7 @@ def _with_one_more(nvml: Nvml, series: Series, time_s: float) -> Series:
 def look(nvml: Nvml, card: Card, time_s: float) -> Sample:
     """One sample of a card; raises `NvmlError`."""
     handle = card.handle
-    power_mw = nvml.reading("nvmlDeviceGetPowerUsage", handle)
+    power_mw = nvml.power_mw(card)
     enforced_mw = nvml.reading("nvmlDeviceGetEnforcedPowerLimit", handle)
     utilization = nvml.reading("nvmlDeviceGetUtilizationRates", handle)
     mask = nvml.reading("nvmlDeviceGetCurrentClocksEventReasons", handle)

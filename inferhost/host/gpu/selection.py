@@ -135,7 +135,7 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob
             for knob in mine if gpu.guard is not None else ():
                 knob.guarded, knob.held_back = True, functools.partial(held_back, machine, card.uuid)
             if gpu.guard is not None and not any(isinstance(knob, PowerLimit) for knob in mine):
-                report.note(f"{card.uuid}: the guard cannot lower its power, it can only unlock its clocks")
+                report.note(f"{card.uuid}: the guard cannot lower its power, it can only say how hot it is")
             found += mine
     if problems:
         raise InputError(problems)

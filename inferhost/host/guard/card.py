@@ -1,9 +1,10 @@
 """One card under guard: look, bring it down, keep it down, give it back to the plan.
 
-The safe state is the plan's safe power and no clock lock of ours; what others locked stays, because nobody could lock
-it again. The power is only ever lowered, and only while the original limit is on record, so that a revert finds the
-original and not a value of ours; clocks are unlocked while anything of the card is. A step that fails keeps none of
-the others from being tried, and all are tried again.
+The safe state is the plan's safe power, read back, and no clock lock of ours. A lock may be what keeps the card from
+drawing more, so it is let go only where the limit that stands is below what the card drew, once per hold; otherwise
+it stays. What others locked stays, because nobody could lock it again. The power is only ever lowered, and only while
+the original limit is on record, so that a revert finds the original and not a value of ours. A step that fails keeps
+none of the others from being tried, and all are tried again.
 """
 
 from __future__ import annotations
@@ -30,14 +31,10 @@ BLIND_S = 5.0
 """A card that answers and does not say how hot it is counts as too hot after this long."""
 AGAIN_S = 1.0
 """How soon the safe state is written once more where another writer raised the limit, or a write failed."""
-UNLOCK_S = 10.0
-"""How often a held card is unlocked again: an `apply` that was already writing when the latch came may have locked
-it after us, and no call tells."""
 RETRY_S = 5.0
 QUIET_S = 60.0
 GONE = NO_DRIVER | {15, 28}
 """Codes of a card that is not there to be brought down."""
-
 
 POWER = PowerLimit.key_name
 
@@ -49,6 +46,15 @@ class Lock:
     name: str
     unlock: Callable[[Card], None]
     accepted: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Power:
+    """What became of the power: the limit that stands where it was lowered, and whether there is more to try."""
+
+    stands_mw: int | None
+    again: bool
+    said: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +104,8 @@ class GuardedCard:
         self.rule = rule
         self.hold = hold
         self.reading: Reading | None = None
-        self.write_at_s = self.unlock_at_s = self.restore_at_s = 0.0
+        self.whole, self.low = False, hold.state == LATCHED and not hold.left
+        self.write_at_s = self.restore_at_s = 0.0
 
     def look(self, blind_since_s: float | None) -> None:
         """One turn; raises `NvmlError` where the card did not say how hot it is."""
@@ -146,19 +153,17 @@ class GuardedCard:
         wait = rule.wait_s(self.hold, self.rule, now_s)
         back = f"back to the plan after {wait:g} s at or below {self.rule.resume_c} C"
         self.say.now(f"{self.card.uuid}: {why}: {done}; {back}")
-        self.write_at_s = self.unlock_at_s = now_s + AGAIN_S
+        self._tell_what_is_left()
+        self.write_at_s = now_s + AGAIN_S
 
     def make_safe(self) -> Done:
-        """Power first: the cap wins over any clock lock."""
-        lowered, power = self._lower_power()
-        began_s = self.machine.clock.now_s()
-        self._remember(dataclasses.replace(self.hold, unlock_began_s=began_s))
-        locks = list(self._locks_of_ours())
-        still = [lock.name for lock in locks if not self._is_unlocked(lock)]
-        if still:
-            return Done(False, (power, f"clocks NOT unlocked ({', '.join(still)})"))
-        self._remember(dataclasses.replace(self.hold, unlocked_s=self.machine.clock.now_s()))
-        return Done(lowered, (power, "clocks unlocked" if locks else "no clock lock of ours"))
+        """Power first: the limit that then stands says whether a lock may go."""
+        power = self._lower_power()
+        eased = rule.eases(power.stands_mw, self.hold.drew_mw)
+        free, clocks = self._free_clocks(eased)
+        self._remember(dataclasses.replace(self.hold, left="" if eased else f"{power.said}, {clocks}"))
+        self.whole, self.low = free and not power.again, power.stands_mw is not None
+        return Done(self.whole, (power.said, clocks))
 
     def let_go(self) -> None:
         """Somebody stopped the guard: `apply` may write again, and the card stays as it is until then."""
@@ -189,32 +194,63 @@ class GuardedCard:
 
     def _keep_down(self, now_s: float) -> None:
         """A held card stays at the safe state, whoever else writes."""
-        if self.hold.state != LATCHED:
+        if self.hold.state != LATCHED or now_s < self.write_at_s:
             return
         try:
-            due = now_s >= self.write_at_s and self._on_record(POWER, unreadable=False)
-            raised = due and self.nvml.power_limit_mw(self.card) > self.safe_power_mw()
+            above = self._on_record(POWER, unreadable=False) and self._limit_mw() > self.safe_power_mw()
         except NvmlError:
-            raised = False
-        if raised or now_s >= self.unlock_at_s:
-            done = self.make_safe()
-            self.write_at_s, self.unlock_at_s = now_s + AGAIN_S, now_s + (UNLOCK_S if done.whole else AGAIN_S)
-        if raised:
+            above = False
+        if self.whole and not above:
+            return
+        if above and self.low:
             text = f"{self.card.uuid}: its limit was raised while the guard holds it; lowered again"
             self.say.once(f"{self.card.uuid} raised {self.hold.trips_s[-1]}", text)
+        self.make_safe()
+        self._tell_what_is_left()
+        self.write_at_s = now_s + AGAIN_S
 
-    def _lower_power(self) -> tuple[bool, str]:
-        """Whether the power is as low as this card can, and what was done."""
+    def _tell_what_is_left(self) -> None:
+        """Loud, because nobody else says that a card that is too hot draws what it drew."""
+        subject, left = f"{self.card.uuid} left", self.hold.left
+        if left:
+            self.say.once(subject, f"{self.card.uuid}: NOT brought down ({left}): end its load or cool it")
+        else:
+            self.say.over(subject, f"{self.card.uuid}: brought down after all, limit {self._limit_w()} W")
+
+    def _lower_power(self) -> Power:
+        """The write is believed only as far as the card says so."""
         if not self._on_record(POWER, unreadable=False):
-            return True, "power NOT lowered (its original is not on record)"
+            return Power(None, False, "power NOT lowered (its original is not on record)")
         before = self._limit_w()
         try:
             safe_mw = self.safe_power_mw()
-            if self.nvml.power_limit_mw(self.card) > safe_mw:
+            if self.hold.drew_mw is None:
+                self._remember(dataclasses.replace(self.hold, drew_mw=self._draw_mw()))
+            if self._limit_mw() > safe_mw:
                 self.nvml.set_power_limit_mw(self.card, safe_mw)
+            stands_mw = max(self._limit_mw(), self._enforced_mw())
         except NvmlError as error:
-            return not self._keeps_trying(error, False), f"power NOT lowered ({error.evidence})"
-        return True, f"power {before} -> {self._limit_w()} W"
+            return Power(None, self._keeps_trying(error, False), f"power NOT lowered ({error.evidence})")
+        if stands_mw > safe_mw:
+            return Power(None, True, f"power NOT lowered (accepted, still {watts(stands_mw)} W)")
+        return Power(stands_mw, False, f"power {before} -> {self._limit_w()} W")
+
+    def _free_clocks(self, eased: bool) -> tuple[bool, str]:
+        """Whether nothing is left to try, and what became of the clocks; what others lock later is left alone."""
+        locks = list(self._locks_of_ours())
+        if not locks:
+            return True, "no clock lock of ours"
+        if rule.unlocked_since_trip(self.hold):
+            return True, "clocks unlocked"
+        if not eased:
+            return True, f"clock lock kept, as the card may draw more without it{self._drew()}"
+        began_s = self.machine.clock.now_s()
+        self._remember(dataclasses.replace(self.hold, unlock_began_s=began_s))
+        still = [lock.name for lock in locks if not self._is_unlocked(lock)]
+        if still:
+            return False, f"clocks NOT unlocked ({', '.join(still)})"
+        self._remember(dataclasses.replace(self.hold, unlocked_s=self.machine.clock.now_s()))
+        return True, "clocks unlocked"
 
     def _locks_of_ours(self) -> Iterator[Lock]:
         """What the plan asks of the clocks, or still stands in the record of this boot."""
@@ -285,8 +321,28 @@ class GuardedCard:
         except HostError:
             return unreadable
 
+    def _limit_mw(self) -> int:
+        return self.nvml.power_limit_mw(self.card)
+
     def _limit_w(self) -> str:
         try:
-            return str(watts(self.nvml.power_limit_mw(self.card)))
+            return str(watts(self._limit_mw()))
         except NvmlError:
             return "an unknown number of"
+
+    def _enforced_mw(self) -> int:
+        """The limit in force; 0 where the card does not say, so that the requested one counts."""
+        try:
+            return self.nvml.enforced_power_limit_mw(self.card)
+        except NvmlError:
+            return 0
+
+    def _draw_mw(self) -> int | None:
+        """What the card draws; None where it does not say."""
+        try:
+            return self.nvml.power_mw(self.card)
+        except NvmlError:
+            return None
+
+    def _drew(self) -> str:
+        return "" if self.hold.drew_mw is None else f" than the {self.hold.drew_mw / 1000:.0f} W that it drew"

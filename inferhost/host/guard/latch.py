@@ -38,7 +38,9 @@ class Hold:
     """One card. Times are `Clock.now_s`; `cool_since_s` is None while it is hot, `trips_s` has the latest last.
 
     `unlocked_s` is when its clocks were last unlocked, all of ours: what was asked of them before does not stand
-    any more. `unlock_began_s` is when that was last tried: of what was asked before then nobody knows.
+    any more. `unlock_began_s` is when that was last tried: of what was asked before then nobody knows. `drew_mw` is
+    what the card drew before its power was lowered; `left` is empty where the limit that stands is below that, and
+    says otherwise what was done, for a card that may draw what it drew.
     """
 
     state: str
@@ -47,6 +49,8 @@ class Hold:
     trips_s: tuple[float, ...]
     unlocked_s: Optional[float]
     unlock_began_s: Optional[float] = None
+    drew_mw: Optional[int] = None
+    left: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +89,8 @@ def held_back(machine: Machine, uuid: str) -> Unusable | None:
     ends = f"it lets go by itself, see: journalctl -u {UNIT}"
     if unit is not None and unit[1] in ENDED:
         ends = f"no guard runs that could let it go, so: systemctl start {UNIT}"
-    return Unusable("overridden", "thermal", f"left alone: the guard holds the card, {hold.why}; {ends}", False)
+    left = f"; NOT brought down ({hold.left})" if hold.left else ""
+    return Unusable("overridden", "thermal", f"left alone: the guard holds the card, {hold.why}{left}; {ends}", False)
 
 
 def forget_latches(machine: Machine, uuids: Iterable[str], report: Report) -> None:

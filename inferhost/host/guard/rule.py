@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from inferhost.host.gpu.load import POWER_TOLERANCE
 from inferhost.host.guard.latch import FREE, LATCHED, RESTORING, Hold
 from inferhost.schema.plan import Guard
 
@@ -46,7 +47,19 @@ def is_cool(reading: Reading, rule: Guard) -> bool:
 def tripped(hold: Hold, why: str, now_s: float) -> Hold:
     """The card is latched now."""
     trips_s = (*recent(hold, now_s), now_s)
-    return dataclasses.replace(hold, state=LATCHED, why=why, cool_since_s=None, trips_s=trips_s)
+    return dataclasses.replace(
+        hold, state=LATCHED, why=why, cool_since_s=None, trips_s=trips_s, drew_mw=None, left=""
+    )
+
+
+def eases(limit_mw: int | None, drew_mw: int | None) -> bool:
+    """Whether a card that drew this much draws less under this limit, whatever else is let go."""
+    return limit_mw is not None and drew_mw is not None and limit_mw * POWER_TOLERANCE < drew_mw
+
+
+def unlocked_since_trip(hold: Hold) -> bool:
+    """Whether the clocks were unlocked in this hold."""
+    return hold.unlocked_s is not None and hold.unlocked_s >= max(hold.trips_s, default=0.0)
 
 
 def advanced(hold: Hold, cool: bool, rule: Guard, now_s: float) -> Hold:

@@ -61,7 +61,7 @@ def guard_reasons(found: Guard | None, number: int, request: Request) -> list[Re
     rows = (
         ("limit_c", found.limit_c, "the card's own limit counts where it says that that is lower", f"wish:{LIMIT}"),
         ("resume_c", found.resume_c, near, "formula:gpu.guard"),
-        ("power_w", found.power_w, f"what is safe: {lowest}; clocks are unlocked with it", f"wish:{POWER}"),
+        ("power_w", found.power_w, f"what is safe: {lowest}; no lock that adds to the draw", f"wish:{POWER}"),
         ("cool_down_s", found.cool_down_s, wait, f"wish:{COOL_DOWN}"),
     )
     gain = "none: it costs speed when it acts"

@@ -226,13 +226,6 @@ def test_an_apply_that_was_writing_when_the_latch_came_is_undone_and_later_done_
     assert (hot.card()["power_limit_mw"], hot.card()[LOCK]) == (PLANNED_MW, [2002, 2302])
 
 
-def test_a_lock_that_came_after_the_latch_goes_again(hot: FakeHost, run: Run):
-    run.until(lambda: run.state() == "latched")
-    hot.sim("set", LOCK, "2100,2400")
-    run.for_s(15)
-    assert hot.card()[LOCK] is None
-
-
 def test_the_latch_is_on_disk_before_the_card_is_touched(hot: FakeHost, run: Run):
     order: list[str] = []
     run.before_write = order.append

@@ -24,24 +24,31 @@ POWER_CALLS = tuple(
 """What a laptop's card and a vGPU answer with NotSupported."""
 
 
-def test_a_card_without_a_power_limit_is_unlocked_all_the_same(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
-    for function in POWER_CALLS:
+@pytest.mark.parametrize("calls", [POWER_CALLS, POWER_CALLS[-1:]], ids=["no limit", "not to be set"])
+def test_a_card_whose_power_nobody_can_lower_keeps_the_lock_that_may_keep_it_cool(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, calls: tuple[str, ...]
+):
+    for function in calls:
         host.sim("fail", function, 3)
-    hot = made_hot(host, LOCKED)
-    assert hot.card()[LOCK] == [2100, 2400]
+    low = with_gpu(power_limit_w=None if len(calls) == 1 else 450, graphics_clock_lock_mhz=(1200, 1200), guard=RULE)
+    hot = made_hot(host, low)
+    hot.sim("set", "ambient_celsius", 75)
     run = Run(hot, monkeypatch)
-    run.until(lambda: run.state() == "latched", 150)
-    assert hot.card()[LOCK] is None
+    run.for_s(150)
+    assert hot.card()[LOCK] == [1200, 1200]
+    assert run.state() == "latched"
     assert "power NOT lowered" in run.lines[0]
+    assert "clock lock kept" in run.lines[0]
+    assert ["NOT brought down" in line for line in run.lines] == [False, True]
     hot.sim("set", "ambient_celsius", ROOM - 20)
     run.until(lambda: run.state() == "free", 200)
-    assert hot.card()[LOCK] == [2100, 2400]
+    assert hot.card()[LOCK] == [1200, 1200]
 
 
 @pytest.mark.parametrize("verb", ["install", "apply"])
 def test_a_guard_that_cannot_lower_the_power_is_told_before_it_is_needed(host: FakeHost, verb: str):
     host.plan = LOCKED
-    said = f"{UUID}: the guard cannot lower its power, it can only unlock its clocks"
+    said = f"{UUID}: the guard cannot lower its power, it can only say how hot it is"
     host.run("install")
     assert said not in host.run(verb).prose
     for function in POWER_CALLS:
@@ -55,7 +62,7 @@ def test_a_limit_whose_original_is_not_on_record_is_not_lowered(host: FakeHost, 
     )
     run.until(lambda: run.state() == "latched", 150)
     run.for_s(15)
-    assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (480000, None)
+    assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (480000, [2100, 2400])
     assert "power NOT lowered (its original is not on record)" in run.lines[0]
 
 

@@ -90,8 +90,8 @@ def test_application_clocks_of_the_plan_go_to_what_the_card_boots_with(
     host.sim("init", P4)
     host.sim("set", "persistence", 1)
     found = host.card()["application_clocks_mhz"]
-    hot = made_hot(host, p4_plan(application_clocks_mhz=(3003, 999), power_limit_w=75, guard=RULE))
-    assert hot.card()["application_clocks_mhz"] == [3003, 999] != found
+    hot = made_hot(host, p4_plan(application_clocks_mhz=(3003, 1531), power_limit_w=75, guard=RULE))
+    assert hot.card()["application_clocks_mhz"] == [3003, 1531] != found
     run = Run(hot, monkeypatch)
     run.until(lambda: run.state(P4_UUID) == "latched")
     assert hot.card()["application_clocks_mhz"] == found
