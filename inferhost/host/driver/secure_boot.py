@@ -13,7 +13,8 @@ EFI = "/sys/firmware/efi/efivars"
 SECURE_BOOT = f"{EFI}/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 VALIDATION_OFF = f"{EFI}/MokSBStateRT-605dab50-e046-4300-abb6-3dd810dd8b23"
 """What shim leaves where `mokutil --disable-validation` was confirmed: the kernel then checks no module."""
-MACHINE_OWNER_KEYS = ("/var/lib/shim-signed/mok/MOK.der", "/var/lib/dkms/mok.pub")
+DKMS_KEY = "/var/lib/dkms/mok.pub"
+MACHINE_OWNER_KEYS = ("/var/lib/shim-signed/mok/MOK.der", DKMS_KEY)
 """Where Ubuntu's and Debian's dkms keep the key that they sign modules with."""
 TRUSTED = ("is already enrolled", "is already in db")
 REQUESTED = "is already in the enrollment request"
@@ -45,6 +46,12 @@ def secure_boot_problems(machine: Machine, install: DriverPackages) -> list[Prob
     else:
         steps = NEW_KEY
     return [Problem("secure boot", message, f"{steps}; {_signed(machine, install)}{OFF}", "secure-boot")]
+
+
+def firmware_knows(machine: Machine, key: str) -> bool:
+    """Whether a key is enrolled, or asked to be: only a person on the console could do that again for another one."""
+    said = machine.command(["mokutil", "--test-key", key]).stdout if machine.exists(key) else ""
+    return any(words in said for words in (*TRUSTED, REQUESTED))
 
 
 def _signed(machine: Machine, install: DriverPackages) -> str:

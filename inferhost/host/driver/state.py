@@ -13,7 +13,7 @@ from inferhost.host.driver import module, options
 from inferhost.host.driver.module import SITE, headers, version_of
 from inferhost.host.driver.packages import Installed, installed, matching, removed_with, upstream, with_needs
 from inferhost.host.driver.persistence import persistence_verdicts
-from inferhost.host.driver.secure_boot import secure_boot_problems
+from inferhost.host.driver.secure_boot import DKMS_KEY, firmware_knows, secure_boot_problems
 from inferhost.host.driver.units import is_disabled, starts_at_boot, unit_verdict
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import BOOT_ID, Baseline, Record
@@ -193,10 +193,15 @@ def restore_driver(machine: Machine, sections: Sequence[str], baseline: Baseline
         Verdict("driver.packages", "as before", "as before", "held", "none", "compared with the record")
     )
     trees = baseline.of("tree", [SECTION])
-    if "dkms" in installed(machine, baseline[BEFORE].found["family"]).versions:  # somebody else's module needs it
-        baseline.drop([f"tree:{path}" for path in trees], report.check)
+    if firmware_knows(machine, DKMS_KEY):
+        report.note(
+            f"{DKMS}: its key is enrolled in the firmware, or asked to be, and a new one wants the console; left"
+        )
+    elif "dkms" in installed(machine, baseline[BEFORE].found["family"]).versions:
+        report.note(f"{DKMS}: dkms stays for a module of somebody else; left")
     else:
         restore_trees(machine, trees, baseline, report)
+    baseline.drop([f"tree:{path}" for path in trees], report.check)
     keys = [key for key in baseline if key.startswith(("package:", "packages:"))]
     baseline.drop(keys, report.check)
 

@@ -220,6 +220,20 @@ def test_the_key_that_dkms_made_goes_after_dkms_and_not_before(bare: DriverHost)
     assert not bare.at("/var/lib/dkms").exists()
 
 
+@pytest.mark.parametrize("words", ["is already enrolled", "is already in the enrollment request"])
+def test_a_key_that_the_firmware_knows_stays_and_is_said(bare: DriverHost, words: str):
+    bare.converge()
+    bare.write(DEBIANS_KEY, "its public half")
+    bare.keys = {DEBIANS_KEY: words}
+    for name in [*OURS, *CAME_ALONG]:
+        del bare.packages[name]
+    answer = bare.run("revert", "--section", "driver")
+    assert answer.code == 0
+    assert bare.at(DEBIANS_KEY).exists()
+    assert "/var/lib/dkms: its key is enrolled in the firmware" in answer.prose
+    assert not [key for key in bare.baseline() if key.startswith("tree:/var/lib/dkms")]
+
+
 @pytest.mark.parametrize("stays", ["the key", "dkms itself"])
 def test_the_key_of_a_dkms_that_somebody_else_needs_stays(bare: DriverHost, stays: str):
     if stays == "the key":
