@@ -79,6 +79,15 @@ WORDS = {
 Source of the last: slurm.conf(5), and Slurm's gpu_nvml.c, which calls nvmlDeviceSetApplicationsClocks.
 """
 
+SYSCTL_OWN = "90-inferhost.conf"
+SYSCTL_FOLDER, SYSCTL_FILE = "/etc/sysctl.d", "/etc/sysctl.conf"
+"""Kernel parameters at boot, by the names of the files: what comes before ours is overruled. Source: sysctl.d(5)."""
+SYSCTL_LINK = "99-sysctl.conf"  # Debian's, to the file
+NAME = r"([a-z][\w-]*(?:[./][\w-]+)+)"
+SYSCTL_LINE = re.compile(rf"^\s*-?{NAME}\s*=", re.MULTILINE)
+SYSCTL_WORD = re.compile(rf"{NAME}\s*=")
+PROC_SYS = re.compile(rf"(?:>|\btee\b)[^\n;|&]*/proc/sys/{NAME}")
+
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
 """Where people put units; packages put theirs elsewhere, and the daemons among those are in the table."""
 PACKAGED = ("/usr/lib/systemd/system", "/lib/systemd/system")
@@ -127,7 +136,8 @@ def other_writers(machine: Machine) -> list[Writer]:
     """Everybody who writes a setting of ours, daemons first."""
     found = daemons(machine)
     for path in dict.fromkeys(_scripts(machine)):
-        settings = tuple(_written_by(_text(machine, path)))
+        of_sysctl = path.startswith((SYSCTL_FOLDER, SYSCTL_FILE))
+        settings = tuple((_parameters if of_sysctl else _written_by)(_text(machine, path)))
         if settings:
             found.append(Writer(path, path, settings))
     return found
@@ -205,6 +215,9 @@ def _scripts(machine: Machine) -> Iterator[str]:
     yield from SCRIPTS
     for folder in SCRIPT_FOLDERS:
         yield from (f"{folder}/{name}" for name in machine.entries(folder))
+    later = (name for name in machine.entries(SYSCTL_FOLDER) if name > SYSCTL_OWN and name != SYSCTL_LINK)
+    yield from (f"{SYSCTL_FOLDER}/{name}" for name in later)
+    yield SYSCTL_FILE
     for path in SLURM_SCRIPT.findall(_text(machine, SLURM_CONFIGURATION)):
         folder, pattern = os.path.split(path)  # slurm.conf(5): a pattern names several scripts
         yield from (f"{folder}/{name}" for name in fnmatch.filter(machine.entries(folder), pattern))
@@ -238,3 +251,20 @@ def _written_by(text: str) -> Iterator[str]:
     for setting, pattern in WORDS.items():
         if pattern.search(text):
             yield setting
+    told = [name for command in commands for name in SYSCTL_WORD.findall(command.partition("sysctl ")[2])]
+    yield from _named_parameters([*told, *PROC_SYS.findall(text)])
+
+
+def _parameters(text: str) -> Iterator[str]:
+    """The kernel parameters that a file of sysctl.d sets."""
+    return _named_parameters(SYSCTL_LINE.findall(text))
+
+
+def _named_parameters(names: Iterable[str]) -> Iterator[str]:
+    """Parameters as settings, once each: the first sign between the parts says which of the two it is."""
+    return iter(dict.fromkeys(f"sysctl.{_dotted(name)}" for name in names))
+
+
+def _dotted(name: str) -> str:
+    first = next(sign for sign in name if sign in "./")
+    return name if first == "." else name.translate(str.maketrans("/.", "./"))

@@ -48,6 +48,13 @@ def test_a_host_of_its_own_has_none_and_our_own_units_are_none(host: FakeHost):
         ("/usr/lib/systemd/system-sleep/gpu", "#!/bin/sh\n[ $1 = post ] && nvidia-smi -pl 300\n", ["power_limit_w"]),
         (f"{UNITS}/inferhost-serve@main.service.d/50-local.conf", "ExecStartPre=/usr/bin/nvidia-smi -pl 300\n",
          ["power_limit_w"]),
+        ("/etc/sysctl.conf", "#vm.x = 1\nkernel.numa_balancing = 1\n-net/ipv4/conf/eth0.1/forwarding=0\n",
+         ["sysctl.kernel.numa_balancing", "sysctl.net.ipv4.conf.eth0/1.forwarding"]),
+        ("/etc/sysctl.d/99-x.conf", "vm.swappiness=60\n", ["sysctl.vm.swappiness"]),
+        ("/etc/rc.local", "sysctl -qw vm.swappiness=60 vm.x=1\n", ["sysctl.vm.swappiness", "sysctl.vm.x"]),
+        (f"{UNITS}/n.service", "ExecStart=/bin/sh -c 'echo 1 | tee /proc/sys/kernel/numa_balancing'\n",
+         ["sysctl.kernel.numa_balancing"]),
+        ("/etc/rc.local", "echo 0 >/proc/sys/kernel/numa_balancing\n", ["sysctl.kernel.numa_balancing"]),
         ("/etc/cron.weekly/gpu", "nvidia-smi -rac\n", ["application_clocks_mhz"]),
         ("/etc/anacrontab", "1 5 gpu nvidia-smi -pl 300\n", ["power_limit_w"]),
         ("/etc/rc.local", "nvidia-smi --lock-memory-clocks-deferred=1593\n", ["memory_clock_lock_mhz"]),
@@ -74,15 +81,41 @@ def test_a_command_is_found_where_it_stands(host: FakeHost, path: str, text: str
         "nvidia-smi -q 2>&1 | grep -c Active\n",
         "nvidia-smi -q && set -e\n",
         "other-tool -pl 300\n",
+        "cat /proc/sys/vm/swappiness; sysctl vm.swappiness; sysctl -n vm.swappiness | grep x=1\n",
         "# GpuFreqDef=low\nMyGpuFreqDef=low\n",
         "dcgmi config --get -g 1 -v; dcgmi health -g 1 -c; dcgmi stats -e\n",
         "nvidia-smi -pl 300\n\0",
     ],
-    ids=["comment", "query", "a filter of it", "the next command", "another tool", "slurm", "dcgm", "binary"],
+    ids=[
+        "comment",
+        "query",
+        "a filter of it",
+        "the next command",
+        "another tool",
+        "a look",
+        "slurm",
+        "dcgm",
+        "binary",
+    ],
 )
 def test_what_only_looks_like_a_writer_is_none(host: FakeHost, text: str):
     host.write("/etc/rc.local", text)
     assert writers(host) == {}
+
+
+def test_a_parameter_that_ours_overrules_at_boot_is_written_by_nobody_else(host: FakeHost):
+    for name in ("10-before.conf", "90-inferhost.conf", "99-sysctl.conf"):
+        host.write(f"/etc/sysctl.d/{name}", "vm.swappiness = 60\n")
+    assert writers(host) == {}
+
+
+def test_a_parameter_that_drifted_names_the_file_that_sets_it(host: FakeHost):
+    host.converge()
+    host.write("/etc/sysctl.conf", "vm.swappiness = 60\n")
+    host.write("/proc/sys/vm/swappiness", "60\n")
+    assert host.run("verify").evidence("vm.swappiness").endswith("it is written by /etc/sysctl.conf")
+    notes = host.run("install").document["notes"]
+    assert any("/etc/sysctl.conf writes sysctl.vm.swappiness too" in note for note in notes)
 
 
 def test_the_script_that_a_unit_starts_and_those_that_slurm_names_are_read(host: FakeHost):
