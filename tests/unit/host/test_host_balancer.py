@@ -30,6 +30,8 @@ class StandIn:
     def __init__(self) -> None:
         self.states = {"one": "UP", "two": "UP"}
         self.in_flight: list[int] = [0]
+        self.waiting = 0
+        self.refuses = ""
         self.said: list[str] = []
 
     def answer(self, command: str) -> str:
@@ -37,12 +39,12 @@ class StandIn:
         if command.startswith("set server inferhost/"):
             name, _, state = command.partition("/")[2].partition(" state ")
             self.states[name] = {"drain": "DRAIN", "ready": "UP"}[state]
-            return "\n"
+            return f"{self.refuses}\n"
         if command == "show servers state":
             rows = [f"3 inferhost {n} {n} 10.0.0.1 2 {8 if s == 'DRAIN' else 0} 1" for n, s in self.states.items()]
             return "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state x\n" + "\n".join(rows)
         now = self.in_flight.pop(0) if len(self.in_flight) > 1 else self.in_flight[0]
-        lines = [f"inferhost,{n},0,0,{now if n == 'one' else 0},{s}" for n, s in self.states.items()]
+        lines = [f"inferhost,{n},{self.waiting},0,{now if n == 'one' else 0},{s}" for n, s in self.states.items()]
         return "# pxname,svname,qcur,qmax,scur,status\n" + "\n".join([*lines, "inferhost,BACKEND,0,0,0,UP"]) + "\n"
 
 
@@ -87,6 +89,20 @@ def test_one_zero_is_not_idle(haproxy):
     stand_in, machine = haproxy
     stand_in.in_flight = [0, 0, 0, 3]
     assert told(machine, "drain", wait_s=5).facts["member"]["idle"] is False
+
+
+def test_what_waits_for_a_member_counts_as_well(haproxy):
+    stand_in, machine = haproxy
+    stand_in.waiting = 1
+    assert told(machine, "drain", wait_s=5).facts["member"]["idle"] is False
+
+
+def test_a_command_that_haproxy_refuses_is_told_in_its_words(haproxy):
+    stand_in, machine = haproxy
+    stand_in.refuses = "No such server."
+    with pytest.raises(HostError) as refused:
+        told(machine, "drain")
+    assert refused.value.problem.message == "HAProxy said: No such server."
 
 
 def test_the_wait_ends_when_it_is_over(haproxy):

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from inferhost.host.gpu.nvml import Nvml
 from inferhost.host.report import Report
 from inferhost.host.service.gate import WARM, ask, prove_tokens
+from inferhost.host.service.rollback import SERVED
 from inferhost.host.waiting import EVERY_S, told
 from tests.unit.host.fake_host import ENGINE, UNIT, FakeHost, plan
 from tests.unit.host.stand_ins import no_http
@@ -123,6 +125,22 @@ def test_memory_of_a_process_that_cannot_be_seen_is_no_proof_and_no_refusal(host
     report, found = gate(real(host))
     assert found["gpu_memory"] == ("unverified", "no_interface")
     assert report.exit_code() == 0
+
+
+def test_memory_of_which_nvml_does_not_say_how_much_is_no_proof_and_no_refusal(host: FakeHost, monkeypatch):
+    real(host).process(812, ENGINE, UNIT)
+    monkeypatch.setattr(Nvml, "compute_processes", lambda _self, _card: [(812, None)])
+    report, found = gate(host)
+    assert found["gpu_memory"] == ("unverified", "no_interface")
+    assert report.verdicts[-1].evidence == "NVML does not say how much"
+
+
+def test_the_gate_of_one_engine_does_not_say_that_the_plan_serves(host: FakeHost):
+    host.converge()
+    machine, own = host.machine(str(host.root)), host.plan.service[0].instance
+    for only, kept in ((own, False), (None, True)):
+        prove_tokens(machine, host.plan, True, Report(check=False), only=only, asked=lambda url, body: "")
+        assert host.at(SERVED).exists() is kept
 
 
 def test_where_there_is_no_real_card_it_is_waived_and_said(host: FakeHost):

@@ -84,7 +84,12 @@ def test_a_wrong_key_fails_the_gate_and_is_not_shown(host: FakeHost, engine: str
 
 @pytest.mark.parametrize(
     ("content", "mode", "says"),
-    [(None, 0, "is not on this host"), (KEY, 0o644, "can be read by others"), ("# none\n", 0o600, "holds no key")],
+    [
+        (None, 0, "is not on this host"),
+        (KEY, 0o644, "can be read by others"),
+        (KEY, 0o640, "can be read by others"),
+        ("# none\n", 0o600, "holds no key"),
+    ],
 )
 def test_a_key_file_that_cannot_serve_is_refused_before_anything(host: FakeHost, content, mode, says):
     if content is not None:
@@ -103,6 +108,7 @@ def test_a_key_file_that_cannot_serve_is_refused_before_anything(host: FakeHost,
         ("abc\n", "abc"),
         ("api_key: abc\nadmin_key: d\n", "abc"),
         ("api_key: 'a b'\n", "a b"),
+        ("- one of a list\napi_key: abc\n", "abc"),
         ("", None),
         ("#x\n", None),
     ],

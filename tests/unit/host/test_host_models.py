@@ -146,6 +146,16 @@ def test_too_little_room_is_said_before_the_first_byte(host: FakeHost, hub: Hub,
     assert hub.paths(f"/{REPOSITORY}/resolve") == []
 
 
+def test_what_is_there_of_a_file_needs_no_room_again(host: FakeHost, hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+    monkeypatch.setattr(fetch, "no_room", lambda _machine, _path, needs: asked.append(needs))
+    address(host, hub).run("install")
+    host.at(f"{PATH}.gguf").parent.mkdir(parents=True, exist_ok=True)
+    host.at("/srv/models/.tiny.gguf.inferhost-part").write_bytes(WEIGHTS[:1000])
+    assert host.run("fetch").code == 0
+    assert asked == [len(WEIGHTS) - 1000]
+
+
 def test_what_the_catalogue_knows_to_be_too_large_stops_the_run_before_anything(host: FakeHost, hub: Hub):
     before = tiny(host, hub, expected_bytes=2**62).snapshot()
     answer = host.run("install")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.unit.host.fake_host import FakeHost
+import dataclasses
+import os
+
+from tests.unit.host.fake_host import FakeHost, plan
 from tests.unit.host.fetching import PART, PATH, WEIGHTS, fetched, tiny
 from tests.unit.host.hub import Hub
 
@@ -17,6 +20,16 @@ def test_verify_sees_a_file_that_changed_one_that_went_and_one_that_the_service_
     assert host.run("verify").verdict("models.main") == ("overridden", "other_writer")
     again = host.run("fetch")
     assert (again.code, host.at(f"{PATH}/model.safetensors").read_bytes()) == (0, WEIGHTS)
+
+
+def test_a_file_of_the_service_s_own_user_is_not_read_only_to_it(host: FakeHost, hub: Hub):
+    service = dataclasses.replace(plan().service[0], user="llm")
+    tiny(host, hub)
+    host.plan = dataclasses.replace(host.plan, service=(service,))
+    fetched(host)
+    assert host.run("verify").verdict("models.main.read_only") == ("held", "none")
+    host.write("/etc/passwd", f"llm:x:{os.getuid()}:{os.getgid()}::/nonexistent:/usr/sbin/nologin\n")
+    assert host.run("verify").verdict("models.main.read_only") == ("overridden", "other_writer")
 
 
 def test_a_revert_leaves_the_model_and_forgets_it(host: FakeHost, hub: Hub):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import stat
 
+from inferhost.host.models import fetch
 from inferhost.schema.plan import Model, Quantisation
 from tests.unit.host.fake_host import FakeHost
 from tests.unit.host.fetching import SHA256, WEIGHTS, fetched, model, wanting
@@ -29,6 +31,29 @@ def test_a_model_is_quantised_once_and_again_when_it_changed(host: FakeHost, hub
     assert (host.run("fetch").code, host.read("/srv/models/q4.gguf")[:6]) == (0, "Q4_K_M")
     assert host.run("revert", "--purge").code == 0
     assert not host.at("/srv/models").exists()
+
+
+def test_what_is_made_can_be_read_by_the_service(host: FakeHost, hub: Hub):
+    where = f"{hub.front}/{REPOSITORY}/resolve/{COMMIT}/model.safetensors"
+    one = dataclasses.replace(program(host, 'umask 077; echo x >"$2"'), location=where)
+    assert fetched(wanting(host, one)).code == 0
+    assert stat.S_IMODE(host.at("/srv/models/q4.gguf").stat().st_mode) == 0o644
+
+
+def test_a_file_of_somebody_else_is_never_made_anew(host: FakeHost, hub: Hub):
+    where = f"{hub.front}/{REPOSITORY}/resolve/{COMMIT}/model.safetensors"
+    host.write("/srv/models/q4.gguf", "mine")
+    answer = fetched(wanting(host, dataclasses.replace(program(host, 'echo x >"$2"'), location=where)))
+    assert (answer.code, answer.problems[0]["id"]) == (3, "not-ours")
+    assert host.read("/srv/models/q4.gguf") == "mine"
+
+
+def test_there_has_to_be_room_for_both(host: FakeHost, hub: Hub, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fetch, "no_room", lambda _machine, _path, needs: asked.append(needs))
+    where = f"{hub.front}/{REPOSITORY}/resolve/{COMMIT}/model.safetensors"
+    assert fetched(wanting(host, dataclasses.replace(program(host, 'echo x >"$2"'), location=where))).code == 0
+    assert asked == [2 * len(WEIGHTS)]
 
 
 def test_a_quantisation_that_fails_leaves_nothing_and_shows_the_programs_words(host: FakeHost, hub: Hub):

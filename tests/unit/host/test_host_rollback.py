@@ -70,8 +70,9 @@ def test_the_files_that_served_come_back_and_are_started(host: FakeHost):
     said = commands(host)
     answer = host.run("rollback")
     assert (answer.code, host.read(DROPIN)) == (3, old)
-    order = [words[1] for words in said if words[0] == "systemctl" and words[1] in ("daemon-reload", "restart")]
-    assert order == ["daemon-reload", "restart"]
+    # One that died too often is started again only after its failures are forgotten.
+    steps = ["daemon-reload", "reset-failed", "restart"]
+    assert [words[1] for words in said if words[0] == "systemctl" and words[1] in steps] == steps
     assert answer.verdict("main.rolled_back") == ("held", "none")
     assert "the new plan does not serve" in answer.problems[0]["message"]
 
@@ -237,6 +238,21 @@ def test_an_engine_that_does_not_answer_is_not_measured(host: FakeHost):
     measure(host.machine(str(host.root)), host.plan, report, asked=lambda url, body: "HTTP status 503")
     assert report.facts["answer_s"] == {}
     assert "does not answer" in list(report.prose())[-1]
+
+
+def test_an_engine_that_answers_now_and_then_is_not_measured(host: FakeHost):
+    serving(host)
+    report, said = Report(check=False), iter(["", "", "HTTP status 503"])
+    measure(host.machine(str(host.root)), host.plan, report, asked=lambda url, body: next(said))
+    assert report.facts["answer_s"] == {}
+
+
+def test_an_engine_that_does_not_run_is_not_asked(host: FakeHost):
+    serving(host).stop_engine()
+    report, asked = Report(check=False), []
+    measure(host.machine(str(host.root)), host.plan, report, asked=lambda url, body: asked.append(url) or "")
+    assert (report.facts["answer_s"], asked) == ({}, [])
+    assert "does not run" in list(report.prose())[-1]
 
 
 def arguments(host: FakeHost, code: int, stderr: str) -> FakeHost:
