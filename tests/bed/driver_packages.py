@@ -18,7 +18,7 @@ KERNEL = "6.1.0-99-amd64"
 OLD, NEW = "535.261.03", "535.309.01"
 UBUNTU = "580.95.05"
 MODULE_FOLDER = f"/lib/modules/{KERNEL}/updates/dkms"
-# As dkms does: a module for every kernel that has its headers.
+# As dkms does: a module for every kernel that has its headers, and a key to sign it with, which stays when all is purged.
 BUILD = """#!/bin/sh
 set -e
 for build in /lib/modules/*/build; do
@@ -28,6 +28,11 @@ for build in /lib/modules/*/build; do
     cp /usr/share/%(package)s/%(module)s.ko "/lib/modules/$kernel/updates/dkms/"
     depmod "$kernel"
 done
+[ -f /var/lib/dkms/mok.key ] && exit 0
+mkdir -p /var/lib/dkms
+echo stand-in > /var/lib/dkms/mok.pub
+umask 077
+echo stand-in > /var/lib/dkms/mok.key
 """
 REMOVE = """#!/bin/sh
 for folder in /lib/modules/*/updates/dkms; do
