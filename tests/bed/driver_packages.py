@@ -18,7 +18,7 @@ KERNEL = "6.1.0-99-amd64"
 OLD, NEW = "535.261.03", "535.309.01"
 UBUNTU = "580.95.05"
 MODULE_FOLDER = f"/lib/modules/{KERNEL}/updates/dkms"
-# As dkms does: a module for every kernel that has its headers, and a key to sign it with, which stays when all is purged.
+# As dkms does: a module for every kernel that has its headers, and a key to sign it with, which no purge takes away.
 BUILD = """#!/bin/sh
 set -e
 for build in /lib/modules/*/build; do
