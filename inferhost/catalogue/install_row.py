@@ -26,6 +26,7 @@ class InstallRow:
     build_argument: Tuple[
         str, ...
     ]  # of our Containerfile: its name and form, {digits} of the card; none: no such file
+    compiles_with: Tuple[str, ...]  # what of the host makes its kernels at run time, which no index brings
     package: Optional[str]  # of a distribution
     notes: str
     source: str

@@ -277,14 +277,13 @@ class Service:
     probe: Probe
     disruption: str
     install: Optional[Install] = None  # None: the engine is there
-    upgrade_least_percent: int = (
-        0  # how fast another version has to answer, in percent of the one before; 0: as it likes
-    )
+    upgrade_least_percent: int = 0  # how fast another version has to be, in percent of the one before; 0: as it likes
     overruled_by: Tuple[str, ...] = ()  # files that the engine would read and that change what the plan says
     check_argv: Tuple[str, ...] = ()  # has the engine read its arguments and end; none where it cannot
     drain: Optional[Drain] = None  # None: the engine ends its streams by itself
     slice: Optional[Slice] = None  # the part of a divided card that it runs on
     container: Optional[Container] = None  # None: it runs on the host itself
+    compiles_with: Tuple[str, ...] = ()  # what of the host makes an installed engine's kernels at run time
 
     @property
     def slice_file(self) -> str:

@@ -41,6 +41,34 @@ def test_the_unit_starts_what_is_made_and_the_folder_carries_the_version(engine:
         assert install.commit.startswith(service.engine_version)
 
 
+@pytest.mark.parametrize(
+    ("kind", "simulated", "wanted"),
+    [("pip", False, ("cc", "c++", "Python.h", "nvcc")), ("pip", True, ()), ("given", False, ())],
+)
+def test_what_compiles_kernels_is_asked_for_where_an_engine_is_made_for_a_real_card(kind, simulated, wanted):
+    for engine in ("sglang", "vllm"):
+        (service,) = planned(installed(engine, kind, simulated=simulated)).service
+        assert service.compiles_with == wanted
+
+
+@pytest.mark.parametrize(("engine", "kind"), [("sglang", "pip"), ("vllm", "given"), ("tabbyapi", "source")])
+def test_what_came_with_the_engine_is_found_before_what_the_host_has(engine: str, kind: str):
+    """FlashInfer runs ninja by its name, and pip puts it beside the engine."""
+    plan = planned(installed(engine, kind))
+    path = plan.env["main"]["PATH"].split(":")
+    assert path[0] == plan.service[0].argv[0].rpartition("/")[0]
+    assert path[1:] == ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"]
+    assert ("Service", "Environment", f'"PATH={":".join(path)}"') in plan.dropins[0].entries
+
+
+def test_an_engine_of_the_host_and_one_on_nixos_have_the_path_that_is_there():
+    plan = planned(installed("llama.cpp", "given", service_engine_path="/usr/bin/llama-server"))
+    assert "PATH" not in plan.env["main"]
+    values = installed("vllm", "given")
+    values["inferhost_hardware"]["os"] = "nixos-26.05"
+    assert "PATH" not in planned(values).env["main"]
+
+
 def test_interpreter_and_index_are_the_wishes():
     own = {"service_engine_python": "/usr/bin/python3.12", "service_engine_index": "https://example.net/simple"}
     (service,) = planned(installed("vllm", "pip", **own)).service

@@ -222,11 +222,11 @@ def test_the_wish_wins_over_a_variable_of_ours():
 
 
 def test_our_own_variables_are_few_and_real():
-    env = planned(served("sglang")).env["main"]
-    assert env == {
+    assert planned(served("sglang")).env["main"] == {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "HF_HUB_OFFLINE": "1",
         "HOME": "/var/cache/inferhost/main",
+        "PATH": "/opt/inferhost/sglang-0.5.23/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
         "SGLANG_CACHE_DIR": "/var/cache/inferhost/main/sglang",
         "XDG_CACHE_HOME": "/var/cache/inferhost/main",
     }

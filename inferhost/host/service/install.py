@@ -18,6 +18,7 @@ from inferhost.host.record.baseline import Baseline, Record, read_baseline
 from inferhost.host.record.lock import FETCH_LOCK, locked
 from inferhost.host.report import HostError, Report
 from inferhost.host.service.container import bring_images
+from inferhost.host.service.toolchain import toolchain_problems
 from inferhost.schema import document
 from inferhost.schema.plan import Install, Plan, Service
 from inferhost.schema.problems import Problem
@@ -44,7 +45,7 @@ def install_records(machine: Machine, plan: Plan) -> dict[str, Record]:
 
 def install_problems(machine: Machine, plan: Plan) -> Iterator[Problem]:
     """What would keep an engine from being made, before anything is written."""
-    for _, install in installs(plan).values():
+    for service, install in installs(plan).values():
         if is_made(machine, install):
             continue
         done = machine.command([install.python, "-c", ASK_VERSION])
@@ -54,6 +55,8 @@ def install_problems(machine: Machine, plan: Plan) -> Iterator[Problem]:
             yield Problem(PYTHON, f"{install.python}: {said[-1]}", hint, "python")
         elif _numbers(done.stdout) < _numbers(install.python_min):
             yield Problem(PYTHON, f"{install.python} is {done.stdout.strip()}", hint, "python")
+        else:
+            yield from toolchain_problems(machine, plan, service, install)
         if install.kind == "source" and machine.command(["git", "--version"]).code != 0:
             yield Problem(OPTION, "git is not on this host", "install git, or take another way", "git")
 

@@ -136,15 +136,16 @@ def _part(
     reasons, pending = [*sized.reasons], [*sized.pending]
     image = catalogue.installs[engine.key]
     refuse_container(request, instance, image, runtime, card)
-    own, own_reasons = own_environment(instance, sized.env)
-    env = {**own, **sized.env}
-    reasons += own_reasons
     needs, lowered = _host_needs(request, instance, model, sized, catalogue, engines=engines)
     in_image = image.image_command if contained(instance) else ()
     argv, argv_reasons = command_line(instance, engine, model, budget, extra, further=lowered, in_image=in_image)
+    own, own_reasons = own_environment(request, instance, argv[0], sized.env)
+    env = {**own, **sized.env}
+    reasons += own_reasons
     service, service_reasons = unit.service(request, instance, engine, model, budget=budget, argv=argv)
     install, install_reasons = engine_install(instance, engine, catalogue)
-    service = dataclasses.replace(service, install=install)
+    tools = () if install is None or request.wish.flag("inferhost_simulated") else image.compiles_with
+    service = dataclasses.replace(service, install=install, compiles_with=tools)
     reasons += install_reasons
     awaited, dropin = tuple(_awaited(instance, before)), None
     files: tuple[File, ...] = ()

@@ -34,7 +34,8 @@ def wanting(host: FakeHost, url: str, prefix: str = NEW, **changes: object) -> F
     before = FakeHost.command
 
     def command(argv: Sequence[str]) -> Finished:
-        return run_command(argv) if argv[0] in (sys.executable, "git") else before(host, argv)
+        real = argv[0] in (one.python, sys.executable, "git", "/usr/bin/env")
+        return run_command(argv) if real else before(host, argv)
 
     host.command = command  # type: ignore[method-assign]
     return host
