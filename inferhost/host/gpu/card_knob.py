@@ -28,6 +28,7 @@ class CardKnob(Knob):
         self._context = {"uuid": card.uuid, "name": card.name, **context}
         self.guarded = False
         self.held_back: Callable[[], Unusable | None] = lambda: None
+        self.given_back_next: Callable[[], bool] = lambda: False
 
     def context(self) -> dict[str, str]:
         return self._context
@@ -41,6 +42,9 @@ class CardKnob(Knob):
         return None
 
     def judge(self, before: Any, found: Any) -> Verdict:
+        if before is None and found != self.wanted and self.given_back_next():
+            evidence = "lowered by the guard, which found the card too hot, and not given back yet"
+            return self.verdict(found, "overridden", "thermal", evidence)
         if before is None and found != self.wanted and found == self._boots_with():
             evidence = f"{self.boot_evidence}: not applied yet, or lost with the driver"
             return self.verdict(found, "overridden", "driver_reload", evidence)

@@ -21,7 +21,7 @@ from inferhost.host.gpu.ecc import Ecc
 from inferhost.host.gpu.mig import Mig, shown_instances
 from inferhost.host.gpu.nvml import INVALID_ARGUMENT, Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample
-from inferhost.host.guard.latch import held_back
+from inferhost.host.guard.latch import given_back_next, held_back
 from inferhost.host.knob import Knob, Unusable
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import boot_id
@@ -134,6 +134,7 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob
             mine = search.knobs_of(gpu, card)
             for knob in mine if gpu.guard is not None else ():
                 knob.guarded, knob.held_back = True, functools.partial(held_back, machine, card.uuid)
+                knob.given_back_next = functools.partial(given_back_next, machine, card.uuid)
             if gpu.guard is not None and not any(isinstance(knob, PowerLimit) for knob in mine):
                 report.note(f"{card.uuid}: the guard cannot lower its power, it can only say how hot it is")
             found += mine

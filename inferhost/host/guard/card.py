@@ -26,6 +26,7 @@ from inferhost.host.record.baseline import read_baseline
 from inferhost.host.report import HostError, Report, WriteFailed
 from inferhost.schema.plan import Plan
 from inferhost.schema.problems import InputError
+from inferhost.schema.result import Verdict
 
 BLIND_S = 5.0
 """A card that answers and does not say how hot it is counts as too hot after this long."""
@@ -165,12 +166,11 @@ class GuardedCard:
         self.whole, self.low = free and not power.again, power.stands_mw is not None
         return Done(self.whole, (power.said, clocks))
 
-    def let_go(self) -> None:
-        """Somebody stopped the guard: `apply` may write again, and the card stays as it is until then."""
+    def say_what_stays(self) -> None:
+        """Somebody stopped the guard, for a moment or for good."""
         if self.hold.state != FREE:
-            self._remember(rule.freed(self.hold))
-            said = f"stopped while it held the card; its limit stays at {self._limit_w()} W until: inferhost apply"
-            self.say.now(f"{self.card.uuid}: {said}")
+            until = f"until: systemctl start {UNIT}, or a plan without a guard is applied"
+            self.say.now(f"{self.card.uuid}: stopped while it holds the card at {self._limit_w()} W, {until}")
 
     def safe_power_mw(self) -> int:
         """The plan's safe power within the card's own range: an emergency is no time to refuse."""
@@ -183,7 +183,7 @@ class GuardedCard:
         if temperature_c is None:
             text = f"{self.card.uuid}: has no temperature reading and cannot be guarded"
             if self.hold.state == LATCHED:
-                text += f"; it is held until: systemctl restart {UNIT}; inferhost apply"
+                text += "; it is held until it has one again, or a plan without a guard is applied"
             self.say.once(f"{self.card.uuid} reading", text)
             return None
         try:
@@ -295,7 +295,10 @@ class GuardedCard:
             text = f"{self.card.uuid}: cool again, and not given back yet: {problem.path} {problem.message}"
             self.say.once(f"{self.card.uuid} restore", text)
             return
-        if any(v.verdict == "pending" for v in report.verdicts):
+        waits = [v for v in report.verdicts if v.verdict == "pending" or _stays_low(v)]
+        if waits:
+            text = f"{self.card.uuid}: cool again, and not given back yet: {waits[0].setting} {waits[0].evidence}"
+            self.say.once(f"{self.card.uuid} restore", text)
             return
         self.say.over(f"{self.card.uuid} restore")
         self._remember(rule.freed(self.hold))
@@ -346,3 +349,8 @@ class GuardedCard:
 
     def _drew(self) -> str:
         return "" if self.hold.drew_mw is None else f" than the {self.hold.drew_mw / 1000:.0f} W that it drew"
+
+
+def _stays_low(verdict: Verdict) -> bool:
+    """Whether the power was not given back, for a reason that may pass."""
+    return verdict.verdict == "refused" and verdict.setting.endswith(f".{PowerLimit.name}")

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from inferhost.host.gpu import selection, which
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.guard.card import RETRY_S, GuardedCard, Say
-from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, read_latches, write_latches
-from inferhost.host.guard.rule import freed, too_hot
+from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, read_latches
+from inferhost.host.guard.rule import too_hot
 from inferhost.host.guard.told import Told
 from inferhost.host.machine import PLAN, PROGRAM, Machine
 from inferhost.host.report import HostError, NoDriver, NothingTouched, Report
@@ -54,7 +54,7 @@ def watch(
                 return
         next_s = max(next_s + PERIOD_S, now_s)
         machine.clock.sleep(next_s - now_s)
-    watcher.let_go()
+    watcher.end()
 
 
 def after_the_end(machine: Machine, plan: Plan, result: str, say: Callable[[str], None]) -> None:
@@ -173,15 +173,12 @@ class _Watcher:
         self.cards.clear()
         self.session.close()
 
-    def let_go(self) -> None:
-        """The normal end."""
+    def end(self) -> None:
+        """The normal end: what is held stays so, and the next guard goes on with it."""
         for card in self.cards.values():
-            card.let_go()
+            card.say_what_stays()
         self.close()
-        if any(hold.state != FREE for hold in self.holds.values()):
-            with contextlib.suppress(HostError):
-                write_latches(self.machine, {uuid: freed(hold) for uuid, hold in self.holds.items()})
-        self.told.finish(dict.fromkeys(self.holds, False))
+        self.told.finish(self.latched())
 
 
 def _look_once(machine: Machine, plan: Plan, report: Report) -> None:

@@ -93,8 +93,13 @@ def held_back(machine: Machine, uuid: str) -> Unusable | None:
     return Unusable("overridden", "thermal", f"left alone: the guard holds the card, {hold.why}{left}; {ends}", False)
 
 
+def given_back_next(machine: Machine, uuid: str) -> bool:
+    """Whether this card is cool again and still as the guard left it."""
+    return read_latches(machine).get(uuid, NOTHING).state == RESTORING
+
+
 def forget_latches(machine: Machine, uuids: Iterable[str], report: Report) -> None:
-    """Lets go of cards that the plan does not guard any more. A failure is a remark: nothing looks there for them."""
+    """Lets go of cards that the plan guards no more, or that were put back. A failure is a remark."""
     latches = read_latches(machine)
     freed = {u: dataclasses.replace(latches[u], state=FREE, cool_since_s=None) for u in uuids if u in latches}
     if all(latches[uuid].state == FREE for uuid in freed):

@@ -21,7 +21,7 @@ from inferhost.host.gpu.clock_lock import ClockLock
 from inferhost.host.gpu.clock_record import CLOCKS
 from inferhost.host.gpu.idle_knob import IdleCardKnob
 from inferhost.host.gpu.nvml import NO_DRIVER, Nvml, NvmlError, open_nvml
-from inferhost.host.guard.latch import LATCH
+from inferhost.host.guard.latch import LATCH, forget_latches, read_latches
 from inferhost.host.knob import Knob, restore_knobs
 from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
 from inferhost.host.models.kept import KEPT
@@ -70,6 +70,8 @@ def revert(
         if "gpu" in sections:
             base_units.stop_for_revert(machine, baseline, report)
         _restore_gpus(machine, baseline.of("gpu", sections), baseline, report)
+        if "gpu" in sections and not report.check:
+            forget_latches(machine, read_latches(machine), report)
         if {"gpu", "service"} & set(sections):
             slices.remove_slices(machine, report)
         restore_sysctl(machine, baseline.of("sysctl", sections), baseline, report)

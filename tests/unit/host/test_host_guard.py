@@ -262,16 +262,6 @@ def test_after_a_normal_stop_nothing_is_touched(hot: FakeHost, run: Run, monkeyp
     assert (hot.card()["power_limit_mw"], hot.card()[LOCK]) == (PLANNED_MW, [2100, 2400])
 
 
-def test_a_person_who_stops_the_guard_may_apply(hot: FakeHost, run: Run):
-    run.until(lambda: run.state() == "latched")
-    run.stop()
-    assert run.state() == "free"
-    assert "its limit stays at 150 W until: inferhost apply" in run.lines[-1]
-    assert hot.card()["power_limit_mw"] == SAFE_MW
-    assert hot.run("apply", "--section", "gpu").verdict("power_limit_w") == ("held", "none")
-    assert (hot.card()["power_limit_mw"], hot.card()[LOCK]) == (PLANNED_MW, [2100, 2400])
-
-
 def test_a_revert_takes_a_held_card_back_and_the_guard_lets_go(hot: FakeHost, run: Run):
     reverted: list[int] = []
 

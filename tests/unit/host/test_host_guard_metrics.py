@@ -97,11 +97,11 @@ def test_a_guard_that_died_left_its_card_latched_and_says_so(run: TellingRun, mo
     assert run.said() == 1
 
 
-def test_a_guard_that_is_stopped_holds_nothing(run: TellingRun):
+def test_a_guard_that_is_stopped_says_what_stays_held(run: TellingRun):
     run.until(lambda: run.state() == "latched")
     run.for_s(1)
     run.stop()
-    assert run.said() == 0
+    assert run.said() == 1
 
 
 def test_a_disk_that_is_full_keeps_no_card_hot_and_the_same_guard_writes_later(run: TellingRun):

@@ -1,0 +1,82 @@
+"""A hold outlives the guard that took it: the next one goes on with it, and a wish or a revert ends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from inferhost.host.guard.latch import UNIT
+from inferhost.host.record.lock import locked
+from tests.unit.host.fake_host import FakeHost, with_gpu
+from tests.unit.host.test_host_guard import LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot
+
+AS_PLANNED, AT_SAFE_STATE = (PLANNED_MW, [2100, 2400]), (SAFE_MW, None)
+
+
+@pytest.fixture
+def held(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A guard that was stopped while it held a card; the room is cold again."""
+    run = Run(made_hot(host, with_gpu(graphics_clock_lock_mhz=(2100, 2400), guard=RULE)), monkeypatch)
+    run.until(lambda: run.state() == "latched")
+    host.sim("set", "ambient_celsius", ROOM)
+    run.stop()
+    assert state(host) == AT_SAFE_STATE
+    return run
+
+
+def state(host: FakeHost) -> tuple[int, object]:
+    card = host.card()
+    return card["power_limit_mw"], card[LOCK]
+
+
+def test_the_next_guard_waits_and_gives_the_card_back(held: Run):
+    assert f"stopped while it holds the card at 150 W, until: systemctl start {UNIT}" in held.lines[-1]
+    held.for_s(RULE.cool_down_s)
+    assert state(held.host) == AT_SAFE_STATE
+    held.until(lambda: held.state() == "free", 200)
+    assert state(held.host) == AS_PLANNED
+    assert held.host.run("apply", "--section", "gpu").code == 0
+
+
+@pytest.mark.parametrize("verb", ["apply", "verify", "watch"])
+def test_what_the_guard_lowered_is_nobody_else_s_while_it_is_stopped(held: Run, verb: str):
+    answer = held.host.run(verb)
+    assert answer.verdict("power_limit_w") == ("overridden", "thermal")
+    assert answer.verdict(LOCK) == ("overridden", "thermal")
+    assert "the guard holds the card" in answer.evidence("power_limit_w")
+    assert state(held.host) == AT_SAFE_STATE
+
+
+def test_what_the_guard_lowered_is_nobody_else_s_until_it_is_given_back(held: Run):
+    with locked(held.machine):
+        held.until(lambda: held.state() == "restoring", 200)
+        held.for_s(3)
+    answer = held.host.run("verify", "--section", "gpu")
+    assert answer.verdict("power_limit_w") == ("overridden", "thermal")
+    assert "lowered by the guard" in answer.evidence("power_limit_w")
+    held.until(lambda: held.state() == "free", 60)
+    assert state(held.host) == AS_PLANNED
+
+
+def test_a_card_that_did_not_take_its_power_back_is_given_it_again(held: Run):
+    held.host.sim("fail", "nvmlDeviceSetPowerManagementLimit", 999)
+    held.for_s(120)
+    assert held.state() == "restoring"
+    held.host.sim("fail", "nvmlDeviceSetPowerManagementLimit", "off")
+    held.for_s(10)
+    assert (held.state(), state(held.host)) == ("free", AS_PLANNED)
+
+
+def test_a_wish_without_a_guard_ends_the_hold(held: Run):
+    held.host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2400))
+    assert held.host.run("apply", "--section", "gpu").code == 0
+    assert (held.state(), state(held.host)) == ("free", AS_PLANNED)
+
+
+def test_a_revert_ends_the_hold(held: Run):
+    assert held.host.run("revert", "--section", "gpu", "--check").code == 0
+    assert held.state() == "latched"
+    assert held.host.run("revert", "--section", "gpu").code == 0
+    assert (held.state(), state(held.host)) == ("free", (480000, None))
+    assert held.host.run("apply", "--section", "gpu").code == 0
+    held.for_s(5)
+    assert state(held.host) == AS_PLANNED
