@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 
+from inferhost.host.gpu.nvml import Nvml
 from inferhost.host.gpu.occupants import without_secrets
 from inferhost.host.service import adopt
 from tests.unit.host.fake_host import UUID, FakeHost, plan
@@ -53,6 +54,13 @@ def test_a_card_that_somebody_computes_on_is_refused_and_the_process_named(host:
     assert (answer.code, problem["path"]) == (2, "inferhost_hardware.gpus[0]")
     assert problem["message"].endswith(f"MiB of {UUID} are held by python (process 812, {OLD})")
     assert problem["hint"] == f"{ADOPT}; or use another card"
+
+
+@pytest.mark.parametrize(("held_mib", "refused"), [(adopt.TOLERATED_MIB, False), (adopt.TOLERATED_MIB + 1, True)])
+def test_a_monitor_s_bare_context_is_in_nobodys_way(host: FakeHost, monkeypatch, held_mib: int, refused: bool):
+    host.process(812, WORDS, OLD)
+    monkeypatch.setattr(Nvml, "compute_processes", lambda _self, _card: [(812, held_mib << 20)])
+    assert (host.run("install").code == 2) is refused
 
 
 def test_a_process_that_cannot_be_seen_is_told_and_not_refused(host: FakeHost):

@@ -1,4 +1,6 @@
-"""Whose the balancer's port may be: nobody's, or a balancer's of ours that gives its place to the other program."""
+"""Whose the balancer's port may be: nobody's, or a balancer's of ours that gives its place to the other program; and
+what else keeps a balancer from standing here, or its packages from going.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,10 @@ import dataclasses
 
 import pytest
 
+from inferhost.host.balancer import placed_unit
 from inferhost.host.balancer.placed_unit import balancer_problems
 from inferhost.host.record.baseline import Record, read_baseline
+from inferhost.host.report import Report
 from tests.unit.host.fake_host import FakeHost, plan
 from tests.unit.host.test_host_balancer import PLAN
 
@@ -63,3 +67,38 @@ def test_one_that_cannot_be_seen_while_none_of_ours_runs_is_taken(changing: Fake
 def test_somebody_else_s_is_named(changing: FakeHost):
     seen(changing, "haproxy.service")
     assert found(changing, HAPROXY, NGINX) == ["port 8000 is taken by haproxy (process 812, haproxy.service)"]
+
+
+CHAIN = "/etc/ssl/front.pem"
+
+
+@pytest.mark.parametrize(
+    ("key_mode", "says"),
+    [
+        (0o600, []),
+        (0o640, []),
+        (0o644, [f"{CHAIN}.key can be read by everybody (mode 0644)"]),
+        (None, [f"{CHAIN}.key is not on this host"]),
+    ],
+)
+def test_a_key_that_everybody_can_read_or_that_is_not_there_is_refused(host: FakeHost, key_mode, says):
+    tls = dataclasses.replace(PLAN, tls_certificate=CHAIN)
+    host.plan = plan(manage=("balancer",), balancer=tls, gpus=(), files=(), dropins=(), service=(), env={})
+    host.write(CHAIN, "chain")
+    if key_mode is not None:
+        host.write(f"{CHAIN}.key", "key", key_mode)
+    assert found(host) == says
+
+
+@pytest.mark.parametrize(
+    ("with_it", "removed"), [((), ["haproxy"]), (("mine",), [])], ids=["ours alone", "somebody's"]
+)
+def test_packages_that_somebody_needs_by_now_stay(host: FakeHost, monkeypatch, with_it, removed):
+    monkeypatch.setattr(placed_unit, "installed", lambda *_: None)
+    monkeypatch.setattr(placed_unit, "with_needs", lambda *_: {"haproxy", "libc6"})
+    monkeypatch.setattr(placed_unit, "removed_with", lambda _machine, _family, names: {*names, *with_it})
+    machine, report = host.machine(str(host.root)), Report(check=False)
+    baseline = read_baseline(machine)
+    baseline.add({placed_unit.BEFORE: Record("balancer", ["libc6"], {})}, True)
+    assert placed_unit.balancer_revert(machine, baseline, report)["remove"] == removed
+    assert any("removing them would remove mine" in note for note in report.notes) is bool(with_it)

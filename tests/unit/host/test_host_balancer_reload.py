@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from inferhost.host.balancer import runtime
 from inferhost.host.machine import Finished
 from tests.unit.host.fake_host import FakeHost, plan
 from tests.unit.host.test_host_balancer import PLAN
@@ -53,6 +54,13 @@ def test_a_reload_is_over_before_it_is_judged(served: FakeHost, looks: int):
     assert (answer.code, answer.verdict("balancer.active")) == (0, ("held", "none"))
     assert systemd.said.count("reload") == 1
     assert "restart" not in systemd.said
+
+
+def test_who_is_drained_is_written_down_before_the_reload_forgets_it(served: FakeHost, monkeypatch):
+    served.command = systemd = Systemd(0)  # type: ignore[method-assign]
+    monkeypatch.setattr(runtime, "remember_drained", lambda _machine, _balancer: systemd.said.append("remember"))
+    served.run(*SECTION)
+    assert systemd.said.index("remember") < systemd.said.index("reload")
 
 
 def test_one_that_is_met_in_its_reload_is_not_restarted(served: FakeHost):
