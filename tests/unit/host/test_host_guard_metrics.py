@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 
 import pytest
 
+from inferhost.host.guard.latch import UNIT
 from inferhost.host.guard.told import AGAIN_S, FILE, LATCHED
 from inferhost.host.record.lock import locked
+from inferhost.schema.plan import BASE, UNIT_DIRECTORY, File
 from tests.unit.host.fake_host import UUID, FakeHost, with_gpu
 from tests.unit.host.test_host_guard import LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot
 from tests.unit.host.test_host_metrics import FOLDER, samples
 
+GUARD_UNIT = File(f"{UNIT_DIRECTORY}/{UNIT}", BASE, "0644", None, UNIT, "none")
 METRIC = f'{LATCHED}{{gpu="{UUID}"}}'
 PATH = f"{FOLDER}/{FILE}"
 
@@ -143,6 +147,18 @@ def test_a_revert_removes_the_file_and_a_guard_that_still_runs_makes_none(run: T
     run.for_s(30)
     assert not run.host.at(PATH).exists()
     assert not run.host.at("/var/lib/inferhost").exists()
+
+
+def test_the_file_stays_for_as_long_as_the_plan_has_a_guard(run: TellingRun):
+    guard = run.host.plan.files
+    run.host.plan = dataclasses.replace(run.host.plan, files=(*guard, GUARD_UNIT))
+    assert run.host.run("install").code == 0
+    run.for_s(1)
+    assert run.host.run("install").said == (False, [])
+    assert run.said() == 0
+    run.host.plan = dataclasses.replace(run.host.plan, files=guard)
+    assert run.host.run("install").code == 0
+    assert not run.host.at(PATH).exists()
 
 
 def test_without_an_exporter_there_is_no_file(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
