@@ -10,12 +10,12 @@ from __future__ import annotations
 import http.client
 import re
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 
 from inferhost.host.machine import Machine
 from inferhost.host.report import Report
 from inferhost.host.service.key import read_key
+from inferhost.host.service.request import opened
 from inferhost.schema.plan import Drain, Plan, Service
 
 STILL_S = 1.0
@@ -55,8 +55,7 @@ def in_flight(machine: Machine, service: Service, wanted: Drain) -> int:
     if wanted.metrics:
         try:
             key = read_key(machine, service.probe.key_file)
-            request = urllib.request.Request(wanted.url, headers={"Authorization": f"Bearer {key}"} if key else {})
-            with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+            with opened(wanted.url, key, ANSWER_S) as answer:
                 return _sum(answer.read().decode("utf-8", "replace"), wanted.metrics)
         except urllib.error.HTTPError:
             pass

@@ -12,7 +12,6 @@ import http.client
 import json
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +24,7 @@ from inferhost.host.service.container import units_of
 from inferhost.host.service.diagnosis import engine_problem
 from inferhost.host.service.key import read_key
 from inferhost.host.service.processes import down, unit_state
+from inferhost.host.service.request import opened
 from inferhost.host.service.rollback import keep_served
 from inferhost.host.waiting import told
 from inferhost.schema.plan import Plan, Service
@@ -42,12 +42,8 @@ Asked = Callable[[str, "dict[str, Any]"], str]
 
 def ask(url: str, body: dict[str, Any], key: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
     """One request; what came back in words when it is not a token, else the empty string."""
-    headers = {"Content-Type": "application/json"}
-    if key is not None:
-        headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        with opened(url, key, timeout_s, json.dumps(body).encode()) as response:
             answer = json.load(response)
     except urllib.error.HTTPError as error:
         return f"HTTP status {error.code}"

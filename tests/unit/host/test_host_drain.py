@@ -13,6 +13,7 @@ import pytest
 from inferhost.host.machine import Clock, Machine
 from inferhost.host.report import Report
 from inferhost.host.service import drain
+from inferhost.host.service.gate import ask
 from inferhost.schema.plan import Drain, Plan
 from tests.unit.host.fake_host import plan
 from tests.unit.host.stand_ins import no_http
@@ -62,6 +63,44 @@ def test_an_engine_without_requests_is_still_after_a_second(tmp_path):
         report, _, took_s = waited(tmp_path, planned(port))
     assert report.facts["in_flight"] == {"main": 0}
     assert drain.STILL_S <= took_s < 2
+
+
+@pytest.fixture
+def proxied(monkeypatch) -> Iterator[list[str]]:
+    """What a proxy of the environment is asked for, with the authorization that came along."""
+    asked: list[str] = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(f"{self.requestline} {self.headers.get('Authorization')}")
+            self.send_error(403)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        yield asked
+        server.shutdown()
+
+
+def test_no_proxy_is_asked_for_the_hosts_own_engine_nor_given_its_key(tmp_path, proxied: list[str]):
+    (tmp_path / "key").write_text("open-sesame")
+    with engine([(0, 3)]) as port:
+        wanted = planned(port)
+        (service,) = wanted.service
+        service = dataclasses.replace(service, probe=dataclasses.replace(service.probe, key_file="/key"))
+        wanted = dataclasses.replace(wanted, service=(service,))
+        report, _, _ = waited(tmp_path, wanted, limit_s=1)
+        assert ask(f"http://127.0.0.1:{port}/v1/completions", {}, "open-sesame") == "HTTP status 501"
+    assert report.facts["in_flight"] == {"main": 3}
+    assert proxied == []
 
 
 def test_a_single_zero_is_not_still(tmp_path):
