@@ -205,6 +205,14 @@ def test_another_writer_that_raises_the_limit_is_lowered_again_and_told_once(hot
     assert ["raised" in line for line in run.lines] == [False, True]
 
 
+def test_another_writer_that_never_rests_is_answered_once_a_second(hot: FakeHost, run: Run):
+    run.until(lambda: run.state() == "latched")
+    steps: list[str] = []
+    run.before_write = steps.append
+    run.until(lambda: bool(hot.sim("set", "power_limit_mw", 600000)), 20)
+    assert 10 <= steps.count(f"nvml {UUID} power_limit") <= 20
+
+
 def test_an_apply_that_was_writing_when_the_latch_came_is_undone_and_later_done_again(hot: FakeHost, run: Run):
     """Two writers: the apply looked at the latch, then the guard came, then the apply wrote."""
     hot.sim("set", "power_limit_mw", 600000)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from inferhost.host.guard import daemon
+from inferhost.host.guard.card import AGAIN_S
 from inferhost.host.guard.latch import LATCHED, UNIT, read_latches
-from inferhost.schema.plan import BASE, File
-from tests.unit.host.fake_host import UUID, FakeHost, plan, with_gpu
+from inferhost.schema.plan import BASE, File, GpuSelector
+from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 from tests.unit.host.test_host_guard import LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot
 
 LOCKED = with_gpu(graphics_clock_lock_mhz=(2100, 2400), guard=RULE)
@@ -64,6 +67,7 @@ def test_a_limit_whose_original_is_not_on_record_is_not_lowered(host: FakeHost, 
     run.for_s(15)
     assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (480000, [2100, 2400])
     assert "power NOT lowered (its original is not on record)" in run.lines[0]
+    assert not any("was raised" in line for line in run.lines)
 
 
 @pytest.mark.parametrize("code", [999, 3])
@@ -84,6 +88,22 @@ def test_a_lock_that_could_not_be_taken_back_is_told_and_not_forgotten(
     answer = hot.run("apply", "--section", "gpu")
     assert answer.verdict(LOCK) == ("unverified", "no_interface")
     assert (hot.card()["power_limit_mw"], hot.card()[LOCK]) == (PLANNED_MW, None)
+
+
+def test_a_lock_that_could_not_be_taken_back_is_tried_again_soon(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    hot = made_hot(host, LOCKED)
+    hot.sim("fail", UNLOCK, 999)
+    run = Run(hot, monkeypatch)
+    held_s: list[float] = []
+
+    def heals() -> bool:
+        held_s.extend([hot.passed_s] * (run.state() == LATCHED))
+        if held_s and hot.passed_s - held_s[0] >= 2 * AGAIN_S:
+            hot.sim("fail", UNLOCK, "off")
+        return bool(held_s) and hot.passed_s - held_s[0] >= 4 * AGAIN_S
+
+    run.until(heals, 150)
+    assert hot.card()[LOCK] is None
 
 
 def test_a_lock_that_went_while_another_did_not_is_asked_for_again(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
@@ -130,6 +150,44 @@ def test_a_latch_without_a_guard_names_the_way_out(host: FakeHost, monkeypatch: 
     assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (PLANNED_MW, [2100, 2400])
 
 
+def test_a_guard_that_died_while_it_held_a_card_brings_it_down_once_more(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    host.plan = LOCKED
+    host.run("install")
+    run = Run(host, monkeypatch)
+    left_behind(host, run)
+    host.sim("set", "power_limit_mw", 600000)
+    daemon.after_the_end(run.machine, host.plan, "signal", run.lines.append)
+    assert host.card()["power_limit_mw"] == SAFE_MW
+
+
+def test_a_card_that_leaves_the_bus_does_not_give_its_neighbour_its_rule(
+    pair: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    """The record has both by UUID, the plan of now by number: only what the guard saw first tells them apart."""
+    select = pair.plan.gpus[0].select
+    cards = [dataclasses.replace(LOCKED.gpus[0], select=GpuSelector(uuid, "2BB1", 0)) for uuid in (UUID, SECOND_UUID)]
+    made_hot(pair, plan(gpus=tuple(cards))).sim("set", "ambient_celsius", ROOM, "--gpu", 1)
+    numbers = [dataclasses.replace(select, ordinal=number) for number in range(2)]
+    pair.plan = plan(
+        gpus=tuple(dataclasses.replace(card, select=one) for card, one in zip(cards, numbers, strict=True))
+    )
+    shared, _, second = (pair.folder / "personality.txt").read_text().split("[gpu]")
+    run = Run(pair, monkeypatch)
+    seen: list[float] = []
+
+    def leaves() -> bool:
+        if len(run.told) == 10 and not seen:
+            seen.append(pair.passed_s)
+            (pair.folder / "personality.txt").write_text(f"{shared}[gpu]{second}")
+            pair.sim("init", pair.folder / "personality.txt")
+        return False
+
+    run.until(leaves, 30)
+    assert [line.partition(" ")[0] for line in run.lines if "is not there" in line] == ["gpus[0]"]
+
+
 def test_a_plan_without_a_guard_lets_go(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
     host.plan = LOCKED
     host.run("install")
@@ -153,6 +211,18 @@ def test_a_card_that_has_no_temperature_is_not_held_by_the_end_of_a_guard(
     left_behind(host, run)
     assert run.state() == "free"
     assert host.card()["power_limit_mw"] == PLANNED_MW
+
+
+def test_a_card_whose_temperature_call_fails_is_held_by_the_end_of_a_guard(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    host.plan = LOCKED
+    host.run("install")
+    host.sim("fail", "nvmlDeviceGetTemperatureV", 999)
+    run = Run(host, monkeypatch)
+    left_behind(host, run)
+    assert run.state() == LATCHED
+    assert host.card()["power_limit_mw"] == SAFE_MW
 
 
 def test_a_held_card_that_tells_no_temperature_any_more_stays_held_and_is_told(
