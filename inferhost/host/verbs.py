@@ -9,17 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 from inferhost.host.balancer import placed_unit
 from inferhost.host.cpu import cpufreq, cpuidle, sysctl
 from inferhost.host.driver import state
 from inferhost.host.gpu import challenge, load, selection
 from inferhost.host.gpu.board import observe_boards
-from inferhost.host.gpu.card_knob import CardKnob
+from inferhost.host.gpu.card_knob import CardKnob, only_again
 from inferhost.host.gpu.clock_lock import GraphicsClockLock
-from inferhost.host.gpu.clock_record import Natural, loaded_now, read_clocks, remember_natural
-from inferhost.host.gpu.load import natural_clock_mhz
+from inferhost.host.gpu.natural import keep_natural
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.gpu.sample import Series, checked_period, take_samples
 from inferhost.host.guard.latch import forget_latches
@@ -35,7 +34,7 @@ from inferhost.host.runtime import containers, inside
 from inferhost.host.runtime import state as runtime
 from inferhost.host.service import account, adopt, container, engine, exercise, key, processes, slices
 from inferhost.host.service import install as engine_install
-from inferhost.host.watch.watched import read_watched, remember_applied
+from inferhost.host.watch.watched import read_watched, remember_applied, remember_awake
 from inferhost.host.watch.writers import name_writers, warn
 from inferhost.schema import document
 from inferhost.schema.plan import BASE, SECTIONS, Plan
@@ -107,9 +106,12 @@ def apply(
     report: Report,
     lock_wait_s: float | None = None,
     *,
-    wanted: Callable[[CardKnob], bool] = lambda _: True,
+    again: Container[str] | None = None,
 ) -> None:
-    """Writes what has no file and differs from the plan, in the given sections; of a card the `wanted` settings."""
+    """Writes what has no file and differs from the plan, in the given sections.
+
+    With `again`, only these cards (`gpu.UUID`) and settings, and no request that was made of them is believed.
+    """
     chosen = _chosen(plan, sections, report)
     with lock_unless_check(machine, report, lock_wait_s):
         baseline = read_baseline(machine)
@@ -118,7 +120,7 @@ def apply(
             state.apply_driver(machine, plan, baseline, report)
         if "gpu" in chosen:
             with gpu_knobs(machine, plan, report) as found:
-                knobs = [knob for knob in found if not isinstance(knob, CardKnob) or wanted(knob)]
+                knobs = found if again is None else only_again(found, again)
                 _record(knobs, baseline, report)
                 apply_knobs(knobs, baseline, report)
                 slices.apply_slices(machine, plan, knobs, report)
@@ -175,6 +177,7 @@ def verify(
                 verify_under_load(machine, knobs, load_s, report)
                 challenge.prove(machine, plan, knobs, challenged, report, seconds=load_s)
             slices.verify_slices(machine, plan, knobs, report)
+            remember_awake(machine, knobs, report)
     if "cpu" in chosen:
         verify_knobs(sysctl.knobs(machine, plan.sysctl), report)
         cpufreq.verify_frequency(machine, plan.cpu, report)
@@ -234,22 +237,8 @@ def _keep(machine: Machine, knobs: Sequence[CardKnob], series: dict[str, Series]
         if series[knob.card.uuid].error is None:
             knob.keep(verdicts[knob.setting])
     locked_cards = {knob.card.uuid for knob in knobs if isinstance(knob, GraphicsClockLock)}
-    for uuid, one in series.items():
-        if uuid in locked_cards:
-            continue
-        natural, clocks = natural_clock_mhz(one.samples), read_clocks(machine)
-        if natural is not None and one.error is None and uuid not in clocks.asked:
-            nvml = knobs[0].nvml
-            try:
-                loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(one.card))
-            except NvmlError as error:  # without them nobody could say later whether the clock is still this driver's
-                report.note(f"gpu.{uuid}: its clock without a lock is not kept; {error.evidence}")
-                continue
-            unlocked = (clocks.unlocked or {}).get(uuid)
-            if unlocked is None or unlocked.reload_signs(loaded):  # somebody may have locked it before us, or since
-                continue
-            remember_natural(machine, uuid, Natural(*natural, loaded))
-            report.note(f"gpu.{uuid}: {natural[0]} to {natural[1]} MHz under load without a lock of ours; kept")
+    unlocked = [one for uuid, one in series.items() if uuid not in locked_cards and one.error is None]
+    keep_natural(machine, knobs[0].nvml, unlocked, report)
 
 
 def status(machine: Machine, plan: Plan | None, report: Report) -> None:

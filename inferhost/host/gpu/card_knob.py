@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from inferhost.host.gpu import load
@@ -56,6 +56,9 @@ class CardKnob(Knob):
         except NvmlError:
             return None
 
+    def lost(self) -> None:
+        """The card may have forgotten what was asked of it: a request that no call reads back is not believed."""
+
     def challenge(self) -> load.Range | None:
         """What a challenge asks for instead, so that samples tell; None where nothing would, or nothing is moved."""
         return None
@@ -74,3 +77,18 @@ class CardKnob(Knob):
     def under_load(self, verdict: Verdict, _samples: Sequence[Sample]) -> Verdict:
         """The verdict after samples were taken; most settings are proven by their getter alone."""
         return verdict
+
+
+def is_among(setting: str, again: Container[str]) -> bool:
+    """Whether a setting, or its whole card (`gpu.UUID`), is one of these."""
+    return setting in again or ".".join(setting.split(".")[:2]) in again
+
+
+def only_again(knobs: Iterable[Knob], again: Container[str]) -> list[Knob]:
+    """The knobs among these cards and settings, which believe no request of theirs any more."""
+    found: list[Knob] = []
+    for knob in knobs:
+        if isinstance(knob, CardKnob) and is_among(knob.setting, again):
+            knob.lost()
+            found.append(knob)
+    return found

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inferhost.host.gpu import load
-from inferhost.host.gpu.card_knob import CardKnob
+from inferhost.host.gpu.card_knob import CardKnob, is_among
 from inferhost.host.gpu.clock_record import (
     Asked,
     Loaded,
@@ -37,6 +37,7 @@ UNKNOWN, UNLOCKED = "unknown", "unlocked"
 NO_GETTER = "no call reads a lock back"
 TAKEN_BACK = "taken back by the guard, which found the card too hot, and not asked for again yet"
 MAYBE_TAKEN_BACK = "the guard began to take it back and did not come to its end"
+NOT_REPAIRED = "lost with the driver, and the repair failed"
 NOT_ON_RECORD = "not on record in this boot: not applied yet, or lost when the machine or the driver started again"
 
 
@@ -59,7 +60,7 @@ class ClockLock(CardKnob):
         self.steps_mhz: Sequence[int] = ()
         self.loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(card))
         self.record = read_clocks(machine).asked.get(self.record_key(card.uuid))
-        self.gone = _gone(self.record, self.loaded, read_watched(machine), card.uuid) or _taken(
+        self.gone = _gone(self.record, self.loaded, read_watched(machine), self.setting) or _taken(
             self.record, taken_back_s(machine, card.uuid)
         )
         self.doubt = _doubt(self.record, nvml.persistence_mode(card))
@@ -87,7 +88,7 @@ class ClockLock(CardKnob):
     def lost(self) -> None:
         """The card was reset since this knob looked at it: nothing that was asked for may be believed."""
         self._believed = UNKNOWN
-        self.doubt = self.doubt or "the card was reset meanwhile"
+        self.doubt = self.doubt or self.gone or "the card was reset meanwhile"
 
     def ask_for(self, low_mhz: int, high_mhz: int) -> None:
         """Moves the request to steps of the card."""
@@ -303,14 +304,16 @@ def snapped_mhz(wanted_mhz: int, steps_mhz: Sequence[int], most_mhz: int) -> int
     return nearest if abs(nearest - wanted_mhz) <= most_mhz else None
 
 
-def _gone(record: Asked | None, now: Loaded, watched: Watched, uuid: str) -> str:
+def _gone(record: Asked | None, now: Loaded, watched: Watched, setting: str) -> str:
     """How it shows that no request of ours stands; empty where one may.
 
     A counter that started again may have passed what it was when we asked, so the last look at it counts as well.
     """
     if record is None:
         return NOT_ON_RECORD
-    signs = record.loaded.reload_signs(now)
+    if is_among(setting, watched.again) and record.time_s <= watched.time_s:
+        return NOT_REPAIRED
+    uuid, signs = setting.split(".")[1], record.loaded.reload_signs(now)
     if not signs and uuid in watched.loaded and watched.time_s > record.time_s:
         signs = watched.loaded[uuid].reload_signs(now)
     return f"lost with the driver: {', '.join(signs)} since it was asked for" if signs else ""

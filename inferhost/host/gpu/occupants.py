@@ -17,6 +17,9 @@ from inferhost.host.machine import Machine
 from inferhost.host.service.processes import HIDDEN, SECRET
 
 LISTENING = "0A"  # Source: linux include/net/tcp_states.h (TCP_LISTEN)
+INFORMATION = "/proc/driver/nvidia/gpus"
+MINOR = re.compile(r"^GPU UUID:\s+(\S+)$.*^Device Minor:\s+(\d+)$", re.MULTILINE | re.DOTALL)
+"""Which node is which card's. Source: NVIDIA/open-gpu-kernel-modules kernel-open/nvidia/nv-procfs.c."""
 UNIT = re.compile(r"([^/\s]+\.(?:service|scope))(?=/|$)")
 
 
@@ -69,6 +72,26 @@ def card_holders(nvml: Nvml, card: Card) -> Iterator[tuple[int, int]]:
     """Process number and MiB of everything that computes on a card; what draws the desktop is not among it."""
     for pid, used_bytes in nvml.compute_processes(card):
         yield pid, (used_bytes or 0) // 2**20
+
+
+def card_nodes(machine: Machine) -> dict[str, str]:
+    """The device node in /dev of each card, by UUID, as far as the driver's own list names both."""
+    found = {}
+    for address in machine.entries(INFORMATION):
+        match = MINOR.search(machine.read_text(f"{INFORMATION}/{address}/information") or "")
+        if match:
+            found[match[1]] = f"nvidia{match[2]}"
+    return found
+
+
+def held_open(machine: Machine) -> list[str]:
+    """The UUIDs of the cards that a program holds open, as the persistence daemon does: the driver stays there.
+
+    Source: README of NVIDIA's driver, "Using the nvidia-persistenced Utility".
+    """
+    nodes = {f"/dev/{node}": uuid for uuid, node in card_nodes(machine).items()}
+    pids = [int(name) for name in machine.entries("/proc") if name.isdigit()] if nodes else []
+    return sorted({nodes[link] for pid in pids for link in _links(machine, pid) if link in nodes})
 
 
 def listeners(machine: Machine) -> list[Listener]:

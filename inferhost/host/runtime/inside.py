@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from inferhost.host.gpu.occupants import card_nodes
 from inferhost.host.machine import Machine
 from inferhost.host.report import Report
 from inferhost.host.runtime import cdi, containers
@@ -19,9 +20,6 @@ FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib6
 """Where a specification puts the driver's libraries: where the host has them."""
 LIBRARY = re.compile(r"lib(?:cuda|nvidia-ml)\.so\.(\d{3}(?:\.\d+){1,2})")
 DEVICE = re.compile(r"nvidia\d+")
-INFORMATION = "/proc/driver/nvidia/gpus"
-MINOR = re.compile(r"^GPU UUID:\s+(\S+)$.*^Device Minor:\s+(\d+)$", re.MULTILINE | re.DOTALL)
-"""Which node is which card's. Source: NVIDIA/open-gpu-kernel-modules kernel-open/nvidia/nv-procfs.c."""
 
 
 def verify_inside(machine: Machine, plan: Plan, report: Report) -> None:
@@ -80,10 +78,6 @@ def _verdict(
 
 def _nodes(machine: Machine, cards: Sequence[str]) -> list[str]:
     """The nodes of these cards by the driver's own list; empty where it does not know each by this name."""
-    found = {}
-    for address in machine.entries(INFORMATION):
-        match = MINOR.search(machine.read_text(f"{INFORMATION}/{address}/information") or "")
-        if match:
-            found[match[1]] = f"nvidia{match[2]}"
+    found = card_nodes(machine)
     names = [card.partition("=")[2] for card in cards]
     return [found[name] for name in names] if all(name in found for name in names) else []

@@ -1,7 +1,8 @@
 """What the drift timer runs: `verify`, without waking a card, and `apply` where the driver was loaded again.
 
 Looking through NVML at a card without persistence loads its driver and unloads it again, which drops what it was set
-to: such a card is not looked at. A driver that was loaded again shows in its version or in the energy counter, which
+to: such a card is not looked at until a program holds it open, or somebody else looked and found persistence on.
+A driver that was loaded again shows in its version or in the energy counter, which
 starts at zero then; that is all that can be seen of a recovery from an Xid as well. A card without a counter (before
 Volta) shows less: there a reload is believed where every setting that a driver forgets is back at what the card boots
 with, and no program is known that writes one of them; and once only, until a look finds the settings holding. What
@@ -13,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 from inferhost.host import verbs
 from inferhost.host.gpu import which
-from inferhost.host.gpu.card_knob import CardKnob
+from inferhost.host.gpu.card_knob import CardKnob, is_among
 from inferhost.host.gpu.clock_record import Loaded, unfinished
 from inferhost.host.gpu.nvml import NvmlError, open_nvml
+from inferhost.host.gpu.occupants import held_open
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
 from inferhost.host.record import base_units
@@ -75,7 +77,8 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
     now = dataclasses.replace(before, time_s=machine.clock.now_s())
     sections = base_units.standing(plan, read_baseline(machine))
     if "gpu" in sections:
-        unseen = _unseen(plan, names, before)
+        awake = held_open(machine) if before.asleep else []
+        unseen = _unseen(plan, names, [uuid for uuid in before.asleep if uuid not in awake])
         report.verdicts += unseen
         if unseen:
             sections.remove("gpu")
@@ -97,13 +100,13 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
     return now
 
 
-def _unseen(plan: Plan, names: Sequence[str], before: Watched) -> list[Verdict]:
+def _unseen(plan: Plan, names: Sequence[str], asleep: Sequence[str]) -> list[Verdict]:
     """The verdicts without a look, where NVML stays closed; a card that was found asleep is still drift."""
-    if before.asleep:
-        said = f"found off by an earlier look; {NOT_LOOKED_AT}"
+    if asleep:
+        said = f"found off by an earlier look; {NOT_LOOKED_AT}, and inferhost apply turns it on"
         return [
             Verdict(f"gpu.{uuid}.persistence_mode", True, False, "overridden", "other_writer", said)
-            for uuid in before.asleep
+            for uuid in asleep
         ]
     if all(entry.persistence_mode for entry in plan.gpus):
         return []
@@ -134,7 +137,7 @@ def _why_again(machine: Machine, before: Watched, now: dict[str, Loaded]) -> dic
     """
     found = dict.fromkeys(before.again, "the last repair failed")
     here = [f"gpu.{uuid}" for uuid in now]
-    found |= {s: "a request of ours did not come to its end" for s in unfinished(machine) if _card(s) in here}
+    found |= {s: "a request of ours did not come to its end" for s in unfinished(machine) if is_among(s, here)}
     for uuid in (uuid for uuid in now if uuid in before.loaded):
         signs = before.loaded[uuid].reload_signs(now[uuid])
         if signs:
@@ -151,7 +154,7 @@ def _apply_again(machine: Machine, plan: Plan, again: dict[str, str], report: Re
     own = Report(report.check)
     failed: Sequence[str] = list(again)
     try:
-        verbs.apply(machine, plan, ["gpu"], own, wanted=lambda knob: _is_among(knob.setting, again))
+        verbs.apply(machine, plan, ["gpu"], own, again=again)
         failed = [problem.path for problem in own.problems]
         failed += [verdict.setting for verdict in own.verdicts if verdict.verdict == "pending"]
     except InputError as error:
@@ -159,20 +162,11 @@ def _apply_again(machine: Machine, plan: Plan, again: dict[str, str], report: Re
     except HostError as error:
         own.stopped([error.problem])
     for verdict in own.verdicts:
-        if (verdict.verdict in DRIFT or verdict.verdict == "pending") and _is_among(verdict.setting, again):
+        if (verdict.verdict in DRIFT or verdict.verdict == "pending") and is_among(verdict.setting, again):
             report.note(f"{verdict.setting}: {verdict.verdict}; {verdict.evidence}")
     own.verdicts.clear()  # the look that follows has them
     _take_over(own, report)
-    return tuple(sorted({what for what in failed if _is_among(what, again)}))
-
-
-def _is_among(setting: str, cards_and_settings: Container[str]) -> bool:
-    return setting in cards_and_settings or _card(setting) in cards_and_settings
-
-
-def _card(setting: str) -> str:
-    """The card of a setting, as `gpu.UUID`."""
-    return ".".join(setting.split(".")[:2])
+    return tuple(sorted({what for what in failed if is_among(what, again)}))
 
 
 def _reset_cards(machine: Machine, plan: Plan, loaded: dict[str, Loaded], report: Report) -> list[str]:

@@ -71,6 +71,21 @@ def remember_applied(machine: Machine, knobs: Iterable[Knob], report: Report) ->
         report.note(f"{error.problem.path}: {error.problem.message}")
 
 
+def remember_awake(machine: Machine, knobs: Iterable[Knob], report: Report) -> None:
+    """The cards of these knobs that keep their driver loaded again may be looked at. A failure is a remark."""
+    before = read_watched(machine)
+    found = {knob.card.uuid: knob for knob in knobs if isinstance(knob, CardKnob) and not report.check}
+    try:
+        awake = [u for u in before.asleep if u in found and found[u].nvml.persistence_mode(found[u].card)]
+        if awake:
+            asleep = tuple(uuid for uuid in before.asleep if uuid not in awake)
+            write_watched(machine, dataclasses.replace(before, asleep=asleep))
+    except NvmlError as error:
+        report.note(f"{WATCHED}: not written; {error.evidence}")
+    except WriteFailed as error:
+        report.note(f"{error.problem.path}: {error.problem.message}")
+
+
 def _remember_applied(machine: Machine, knobs: Iterable[Knob]) -> None:
     found = {knob.card.uuid: knob for knob in knobs if isinstance(knob, CardKnob)}
     if not found:

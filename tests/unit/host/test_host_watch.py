@@ -8,7 +8,7 @@ import json
 import pytest
 
 from inferhost.schema.plan import GpuSelector
-from tests.unit.host.fake_host import P4, P4_UUID, SECOND_UUID, UUID, FakeHost, p4_plan, plan, with_gpu
+from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, plan, with_gpu
 
 WATCHED = "/run/inferhost/watched.json"
 
@@ -74,77 +74,6 @@ def test_a_repair_that_failed_is_tried_again_at_the_next_look(placed: FakeHost):
     assert placed.run("watch").code == 3
     answer = placed.run("watch")
     assert (answer.code, placed.card()["power_limit_mw"]) == (0, 450000)
-
-
-def test_a_repair_that_failed_is_tried_again_alone(placed: FakeHost):
-    assert placed.run("watch").code == 0
-    placed.sim("reload")
-    placed.sim("fail", "nvmlDeviceSetGpuLockedClocks", 999)
-    assert placed.run("watch").code == 3
-    assert placed.card()["power_limit_mw"] == 450000
-    placed.sim("set", "power_limit_mw", 300000)  # `nvidia-smi -pl` of somebody
-    assert placed.run("watch").verdict("power_limit_w") == ("overridden", "other_writer")
-    placed.sim("fail", "nvmlDeviceSetGpuLockedClocks", "off")
-    assert placed.run("watch").verdict("power_limit_w") == ("overridden", "other_writer")
-    card = placed.card()
-    assert (card["power_limit_mw"], card["graphics_clock_lock_mhz"]) == (300000, [2100, 2100])
-    order: list[str] = []
-    placed.run("watch", before_write=order.append)
-    assert not [step for step in order if step.startswith("nvml")]
-
-
-@pytest.mark.parametrize("code", [4, 999])
-@pytest.mark.parametrize("function", ["nvmlDeviceSetGpuLockedClocks", "nvmlDeviceResetGpuLockedClocks"])
-def test_a_request_that_was_refused_has_come_to_its_end(placed: FakeHost, function: str, code: int):
-    placed.sim("fail", function, code)
-    placed.plan = with_gpu(graphics_clock_lock_mhz=(1500, 1500) if "Set" in function else None)
-    assert placed.run("install").code == 0
-    assert placed.run("apply", "--section", "gpu").code == 3
-    placed.sim("set", "power_limit_mw", 300000)
-    order: list[str] = []
-    for _ in range(2):
-        answer = placed.run("watch", before_write=order.append)
-        assert (answer.code, answer.verdict("power_limit_w")) == (3, ("overridden", "other_writer"))
-    assert not [step for step in order if step.startswith("nvml")]
-    if "Set" in function:
-        assert answer.verdict("graphics_clock_lock_mhz") == ("refused", "unexplained")
-        assert f"the last attempt was refused: {function}" in answer.evidence("graphics_clock_lock_mhz")
-    placed.sim("fail", function, "off")
-    placed.run("apply", "--section", "gpu")
-    assert placed.card()["graphics_clock_lock_mhz"] == ([1500, 1500] if "Set" in function else None)
-
-
-def test_a_request_that_was_cut_off_is_made_again_and_nothing_beside_it(placed: FakeHost):
-    class Killed(BaseException):
-        pass
-
-    def kill(step: str) -> None:
-        if step.endswith("graphics_clock_lock"):
-            raise Killed
-
-    placed.plan = with_gpu(graphics_clock_lock_mhz=(1500, 1500))
-    with pytest.raises(Killed):
-        placed.run("apply", "--section", "gpu", before_write=kill)
-    placed.sim("set", "power_limit_mw", 300000)
-    answer = placed.run("watch")
-    assert answer.verdict("power_limit_w") == ("overridden", "other_writer")
-    card = placed.card()
-    assert (card["power_limit_mw"], card["graphics_clock_lock_mhz"]) == (300000, [1500, 1500])
-
-
-def test_a_card_that_was_reset_is_repaired_and_its_neighbour_is_left_alone(pair: FakeHost):
-    second = dataclasses.replace(plan().gpus[0], select=GpuSelector(None, "2BB1", 1))
-    pair.plan = plan(gpus=(plan().gpus[0], second))
-    pair.wait(60)
-    pair.converge()
-    assert pair.run("watch").code == 0
-    look = json.loads(pair.read(WATCHED))
-    look["loaded"][UUID]["energy_mj"] += 10**9  # as if the counter of this card alone started again
-    pair.write(WATCHED, json.dumps(look))
-    for number in (0, 1):
-        pair.sim("set", "power_limit_mw", 300000, "--gpu", number)
-    assert pair.run("watch").verdict(f"{SECOND_UUID}.power_limit_w") == ("overridden", "other_writer")
-    assert [pair.card(number)["power_limit_mw"] for number in (0, 1)] == [450000, 300000]
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["lost", "one reading"])
