@@ -335,6 +335,6 @@ def _doubt(record: Asked | None, persistence: bool) -> str:
         return "the last attempt did not come to its end"
     if not persistence:
         return "persistence is off, so the driver may have been unloaded since"
-    if record.last is not None and record.last.verdict == "ignored":
-        return "it was ignored under load, and somebody may have taken it away"
+    if record.last is not None and record.last.is_doubted():
+        return f"it was {record.last.verdict} under load, and somebody may have taken it away or asked for another"
     return ""

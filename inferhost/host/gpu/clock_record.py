@@ -15,6 +15,7 @@ import dataclasses
 import json
 from typing import Any, Optional
 
+from inferhost.host.gpu.load import PASSING
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import RUN_DIRECTORY, Machine
 from inferhost.host.record.baseline import boot_id
@@ -63,6 +64,10 @@ class LoadVerdict:
     found: Any
     evidence: str
     time_s: float
+
+    def is_doubted(self) -> bool:
+        """Whether its request may not stand: it did not hold, and nothing that passes explains that."""
+        return self.verdict in DRIFT and self.cause not in PASSING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +150,9 @@ def later(last: LoadVerdict, known: str, now_s: float) -> tuple[str, str, str]:
     """Verdict, cause and evidence for those who look later, without load; `known` is what they see themselves.
 
     A lock that did not hold is not thought to hold until it is asked for again. One that held then may be gone: no
-    call tells, so its proof is evidence with an age, and no verdict.
+    call tells, so its proof is evidence with an age, and no verdict. The same where a limiter hid it.
     """
-    if last.verdict in DRIFT:
+    if last.is_doubted():
         return last.verdict, last.cause, _aged(last, now_s)
     return "unverified", "needs_load", f"{known}; then {last.verdict}: {_aged(last, now_s)}"
 

@@ -63,6 +63,8 @@ LIMITERS = {
 
 `hw_slowdown` accompanies the two before it; alone it may be heat or power. Source: facts-nvml.md A.2.
 """
+PASSING = frozenset(LIMITERS.values()) - {UNEXPLAINED}
+"""Causes that come and go with the load and the room: they say why a clock was low, and nothing of its lock later."""
 UNSEEN = ("needs_load", "no_interface")
 """Causes of a verdict on samples that show no load: they say nothing, and take no earlier verdict away."""
 

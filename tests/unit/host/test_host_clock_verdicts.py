@@ -99,6 +99,37 @@ def test_an_ignored_lock_stays_drift_in_a_plain_verify_and_is_asked_for_again_by
     assert under_load(host).verdict(LOCK) == ("held", "none")
 
 
+def test_a_lock_that_somebody_replaced_by_a_lower_one_is_asked_for_again_by_apply(host: FakeHost):
+    applied(host, 2100)
+    host.sim("set", LOCK, "1200,1200")
+    host.sim("load", "on")
+    host.wait(5)
+    assert under_load(host).verdict(LOCK) == ("clamped", "unexplained")
+    assert host.run("verify", "--section", "gpu").verdict(LOCK) == ("clamped", "unexplained")
+    foretold = host.run("apply", "--section", "gpu", "--check")
+    answer = host.run("apply", "--section", "gpu")
+    assert (
+        answer.said == foretold.said == (True, [{"setting": SETTING, "before": "unknown", "after": "asked for 2100"}])
+    )
+    assert "again, because it was clamped under load" in answer.evidence(LOCK)
+    assert (host.card()[LOCK], answer.code) == ([2100, 2100], 0)
+
+
+def test_what_a_power_cap_did_to_a_clock_is_no_verdict_on_its_lock_later(host: FakeHost):
+    applied(host, 2100)
+    host.sim("load", "on")
+    host.sim("set", "power_limit_mw", 250000)
+    host.wait(30)
+    answer = under_load(host)
+    assert (answer.code, answer.verdict(LOCK)) == (3, ("clamped", "power_cap"))
+    host.sim("set", "power_limit_mw", 600000)
+    host.wait(7200)
+    for verb in ("verify", "apply"):
+        answer = host.run(verb, "--section", "gpu")
+        assert (answer.code, answer.changed, answer.verdict(LOCK)) == (0, False, ("unverified", "needs_load"))
+        assert "then clamped: below the range, by sw_power_cap" in answer.evidence(LOCK)
+
+
 def test_a_verdict_on_a_request_that_was_made_again_meanwhile_is_not_kept(host: FakeHost):
     applied(host, 2100)
     host.sim("load", "on")
