@@ -7,7 +7,10 @@ and some, behind passthrough, when their machine starts again: that is `pending`
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from inferhost.host.gpu.clock_lock import ClockLock
@@ -16,6 +19,7 @@ from inferhost.host.gpu.nvml import Card, Nvml
 from inferhost.host.gpu.nvml_mig import CardMig, Part, Profile
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
+from inferhost.host.record.base_units import GUARD, state
 from inferhost.schema.plan import Gpu, MigInstance
 from inferhost.schema.result import Verdict
 
@@ -100,7 +104,8 @@ class Mig(IdleCardKnob):
         return verdict.verdict == "held" or waiting
 
     def _set_mode(self, on: bool) -> None:
-        self.calls.set_mode(on)
+        with _guard_stopped(self.machine):
+            self.calls.set_mode(on)
         for lock in self.told_of_a_reset:
             lock.lost()
 
@@ -123,3 +128,34 @@ class Mig(IdleCardKnob):
         for part in filter(None, (found[4] or "").split(",")):
             name, _, place = part.partition("@")
             self.calls.create_compute(instance, inside[name], int(place.partition(":")[0]))
+
+
+@contextlib.contextmanager
+def _guard_stopped(machine: Machine) -> Iterator[None]:
+    """A card is not reset under a client of its driver, and the guard is one; it goes on after the block.
+
+    Source: NVIDIA/mig-parted, deployments/systemd/hooks.sh, which stops what watches the cards before a mode is set.
+    """
+    found = state(machine, GUARD)
+    runs = found is not None and found[1] == "active"
+    if not runs or _main_pid(machine) == str(os.getpid()):  # a guard that gives a card back is in this process
+        yield
+        return
+    _systemctl(machine, "stop")
+    try:
+        yield
+    finally:
+        _systemctl(
+            machine, "start", "--no-block"
+        )  # its unit comes after the one that applies at boot, which waits here
+
+
+def _main_pid(machine: Machine) -> str:
+    return machine.command(["systemctl", "show", "--property=MainPID", "--value", "--", GUARD]).stdout.strip()
+
+
+def _systemctl(machine: Machine, *words: str) -> None:
+    """What comes of it is for `verify`, which looks at every unit of ours."""
+    argv = ["systemctl", *words, "--", GUARD]
+    machine.before_write(" ".join(argv))
+    machine.command(argv)

@@ -47,7 +47,7 @@ HINTS = {
     15: RESET,
     16: RESET,
     18: "the loaded driver is another version than the library: reboot",
-    19: "stop the programs that use the card, and run again",
+    19: "stop the programs that use the card, and run again; who watches it too: nvidia-dcgm, nvsm, exporters",
     999: "the driver may say more: journalctl --dmesg --grep NVRM; nvidia-smi shows whether it answers at all",
 }
 """What helps where a code leads to a failure, by code. Source: as above."""

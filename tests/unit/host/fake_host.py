@@ -278,8 +278,8 @@ class FakeHost:
         if argv[1] in ("enable", "disable"):
             is_on = argv[1] == "enable"
             self.own_units[unit] = {"enabled": is_on, "active": is_on and "--now" in argv}
-        if argv[1] == "stop":
-            self.own_units[unit]["active"] = False
+        if argv[1] in ("start", "stop"):
+            self.own_units[unit]["active"] = argv[1] == "start"
         found = self.own_units.get(unit, {"enabled": False, "active": False})
         enabled, active = "enabled" if found["enabled"] else "disabled", "active" if found["active"] else "inactive"
         return Finished(0, {"is-enabled": enabled, "is-active": active}.get(argv[1], ""), "")
