@@ -21,7 +21,7 @@ from inferhost.host.gpu.clock_lock import GraphicsClockLock
 from inferhost.host.gpu.natural import keep_natural
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.gpu.sample import Series, checked_period, take_samples
-from inferhost.host.guard.latch import forget_latches
+from inferhost.host.guard.latch import forget_latches, read_latches
 from inferhost.host.knob import Knob, apply_knobs, originals, tell, verify_knobs
 from inferhost.host.machine import CONFIG_DIRECTORY, PLAN, PROGRAM, Machine
 from inferhost.host.models import fetch as models_fetch
@@ -257,6 +257,10 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
             "manage": list(plan.manage) if plan else [],
             "recorded": recorded,
             "not_held": list(read_watched(machine).not_held),
+            "guard": {
+                uuid: {"state": hold.state, "why": hold.why, "not_brought_down": hold.left}
+                for uuid, hold in read_latches(machine).items()
+            },
             "units": units,
             "generated_units": [u for u in units if container.is_generated(processes.unit_state(machine, u))],
             "driver": state.driver_revert(baseline, machine, report),

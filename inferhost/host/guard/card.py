@@ -20,9 +20,9 @@ from inferhost.host.gpu.nvml import NO_DRIVER, Card, Nvml, NvmlError
 from inferhost.host.gpu.selection import PowerLimit, watts
 from inferhost.host.guard import rule
 from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, RESTORING, UNIT, Hold, read_latches, write_latches
+from inferhost.host.guard.originals import Originals
 from inferhost.host.guard.rule import Reading
 from inferhost.host.machine import Machine
-from inferhost.host.record.baseline import read_baseline
 from inferhost.host.report import HostError, Report, WriteFailed
 from inferhost.schema.plan import Plan
 from inferhost.schema.problems import InputError
@@ -97,13 +97,15 @@ class Say:
 class GuardedCard:
     """One card while NVML is open. Nothing here raises but `NvmlError` from `look`, which ends the session."""
 
-    def __init__(self, machine: Machine, plan: Plan, nvml: Nvml, card: Card, *, hold: Hold, say: Say) -> None:
+    def __init__(
+        self, machine: Machine, plan: Plan, nvml: Nvml, card: Card, *, hold: Hold, say: Say, originals: Originals
+    ) -> None:
         """`plan` is the plan of this card alone."""
         rule = plan.gpus[0].guard
         assert rule is not None
         self.machine, self.plan, self.nvml, self.card, self.say = machine, plan, nvml, card, say
         self.rule = rule
-        self.hold = hold
+        self.hold, self.originals = hold, originals
         self.reading: Reading | None = None
         self.whole, self.low = False, hold.state == LATCHED and not hold.left
         self.write_at_s = self.restore_at_s = 0.0
@@ -111,7 +113,7 @@ class GuardedCard:
     def look(self, blind_since_s: float | None) -> None:
         """One turn; raises `NvmlError` where the card did not say how hot it is."""
         now_s = self.machine.clock.now_s()
-        if self.hold.state != FREE and not self._on_record("", unreadable=True):
+        if self.hold.state != FREE and not self.originals.has(self.card.uuid, unread=True):
             self.hold = NOTHING  # a revert took everything back
         try:
             self.reading = self.read()
@@ -144,8 +146,8 @@ class GuardedCard:
 
     def trip(self, why: str, now_s: float) -> None:
         """Latches the card and brings it down at once; not where the GPU section is no longer ours."""
-        if not self._on_record("", unreadable=False):
-            text = f"{self.card.uuid}: {why}; not touched: its original is not on record"
+        if not self.originals.has(self.card.uuid):
+            text = f"{self.card.uuid}: {why}; NOT touched: {self.originals.why_not()}"
             self.say.once(f"{self.card.uuid} record", text)
             return
         self.say.over(f"{self.card.uuid} record")
@@ -169,8 +171,12 @@ class GuardedCard:
     def say_what_stays(self) -> None:
         """Somebody stopped the guard, for a moment or for good."""
         if self.hold.state != FREE:
+            try:
+                limit = f"at {watts(self._limit_mw())} W"
+            except NvmlError:
+                limit = "at a limit that nobody can read now"
             until = f"until: systemctl start {UNIT}, or a plan without a guard is applied"
-            self.say.now(f"{self.card.uuid}: stopped while it holds the card at {self._limit_w()} W, {until}")
+            self.say.now(f"{self.card.uuid}: stopped while it holds the card {limit}, {until}")
 
     def safe_power_mw(self) -> int:
         """The plan's safe power within the card's own range: an emergency is no time to refuse."""
@@ -197,15 +203,16 @@ class GuardedCard:
         if self.hold.state != LATCHED or now_s < self.write_at_s:
             return
         try:
-            above = self._on_record(POWER, unreadable=False) and self._limit_mw() > self.safe_power_mw()
+            above = self.originals.has(self.card.uuid, POWER) and self._limit_mw() > self.safe_power_mw()
         except NvmlError:
             above = False
         if self.whole and not above:
             return
-        if above and self.low:
+        raised = above and self.low
+        self.make_safe()
+        if raised and self.low:
             text = f"{self.card.uuid}: its limit was raised while the guard holds it; lowered again"
             self.say.once(f"{self.card.uuid} raised {self.hold.trips_s[-1]}", text)
-        self.make_safe()
         self._tell_what_is_left()
         self.write_at_s = now_s + AGAIN_S
 
@@ -215,25 +222,25 @@ class GuardedCard:
         if left:
             self.say.once(subject, f"{self.card.uuid}: NOT brought down ({left}): end its load or cool it")
         else:
-            self.say.over(subject, f"{self.card.uuid}: brought down after all, limit {self._limit_w()} W")
+            self.say.over(subject, f"{self.card.uuid}: brought down after all")
 
     def _lower_power(self) -> Power:
         """The write is believed only as far as the card says so."""
-        if not self._on_record(POWER, unreadable=False):
-            return Power(None, False, "power NOT lowered (its original is not on record)")
-        before = self._limit_w()
+        if not self.originals.has(self.card.uuid, POWER):
+            return Power(None, False, f"power NOT lowered ({self.originals.why_not()})")
         try:
-            safe_mw = self.safe_power_mw()
+            safe_mw, before_mw = self.safe_power_mw(), self._limit_mw()
             if self.hold.drew_mw is None:
                 self._remember(dataclasses.replace(self.hold, drew_mw=self._draw_mw()))
-            if self._limit_mw() > safe_mw:
+            if before_mw > safe_mw:
                 self.nvml.set_power_limit_mw(self.card, safe_mw)
-            stands_mw = max(self._limit_mw(), self._enforced_mw())
+            after_mw = self._limit_mw()
         except NvmlError as error:
             return Power(None, self._keeps_trying(error, False), f"power NOT lowered ({error.evidence})")
+        stands_mw = max(after_mw, self._enforced_mw())
         if stands_mw > safe_mw:
             return Power(None, True, f"power NOT lowered (accepted, still {watts(stands_mw)} W)")
-        return Power(stands_mw, False, f"power {before} -> {self._limit_w()} W")
+        return Power(stands_mw, False, f"power {watts(before_mw)} -> {watts(after_mw)} W")
 
     def _free_clocks(self, eased: bool) -> tuple[bool, str]:
         """Whether nothing is left to try, and what became of the clocks; what others lock later is left alone."""
@@ -301,6 +308,7 @@ class GuardedCard:
             self.say.once(f"{self.card.uuid} restore", text)
             return
         self.say.over(f"{self.card.uuid} restore")
+        self.say.over(f"{self.card.uuid} left")
         self._remember(rule.freed(self.hold))
         found = "; ".join(f"{v.setting.rpartition('.')[2]} {v.wanted} {v.verdict}" for v in report.verdicts)
         self.say.now(f"{self.card.uuid}: cool again: {found}")
@@ -317,21 +325,8 @@ class GuardedCard:
             path, message = error.problem.path, error.problem.message
             self.say.once("latch", f"{path} {message}; apply does not see what the guard holds")
 
-    def _on_record(self, key_name: str, unreadable: bool) -> bool:
-        """Whether an original of this card is on record, or any: without one it is not ours, or not any more."""
-        try:
-            return any(key.startswith(f"gpu:{self.card.uuid}:{key_name}") for key in read_baseline(self.machine))
-        except HostError:
-            return unreadable
-
     def _limit_mw(self) -> int:
         return self.nvml.power_limit_mw(self.card)
-
-    def _limit_w(self) -> str:
-        try:
-            return str(watts(self._limit_mw()))
-        except NvmlError:
-            return "an unknown number of"
 
     def _enforced_mw(self) -> int:
         """The limit in force; 0 where the card does not say, so that the requested one counts."""

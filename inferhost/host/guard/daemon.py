@@ -17,11 +17,13 @@ from collections.abc import Callable
 from inferhost.host.gpu import selection, which
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.guard.card import RETRY_S, GuardedCard, Say
-from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, read_latches
+from inferhost.host.guard.latch import FREE, NOTHING, read_latches
+from inferhost.host.guard.originals import Originals
 from inferhost.host.guard.rule import too_hot
-from inferhost.host.guard.told import Told
+from inferhost.host.guard.told import Told, samples
 from inferhost.host.machine import PLAN, PROGRAM, Machine
 from inferhost.host.report import HostError, NoDriver, NothingTouched, Report
+from inferhost.host.watch.textfile import Sample
 from inferhost.schema.plan import Plan
 from inferhost.schema.problems import Problem
 
@@ -70,7 +72,7 @@ def after_the_end(machine: Machine, plan: Plan, result: str, say: Callable[[str]
         elif card.can_be_guarded():
             card.trip(f"the guard ended ({result})", machine.clock.now_s())
     watcher.close()
-    watcher.told.finish(watcher.latched())
+    watcher.told.finish(watcher.now())
 
 
 def guarded(plan: Plan) -> list[int]:
@@ -108,11 +110,16 @@ class _Watcher:
         self.session = contextlib.ExitStack()
         self.open_at_s = machine.clock.now_s()
         self.blind_since_s: dict[int, float] = {}
+        self.originals = _originals(machine, say)
+        self.read_at_s = machine.clock.now_s() + RETRY_S
         self.told = Told(machine, plan, lambda text: say.once("metrics", text))
 
     def turn(self) -> None:
         """One look at every card."""
         now_s = self.machine.clock.now_s()
+        if now_s >= self.read_at_s:
+            self.originals.look()
+            self.read_at_s = now_s + RETRY_S
         if len(self.cards) < len(guarded(self.plan)) and now_s >= self.open_at_s:
             self.open()
         for number, card in list(self.cards.items()):
@@ -126,12 +133,12 @@ class _Watcher:
             else:
                 self.blind_since_s.pop(number, None)
                 self.say.over(card.card.uuid, f"{card.card.uuid}: answers again")
-        self.told.tell(self.latched())
+        self.told.tell(self.now())
 
-    def latched(self) -> dict[str, bool]:
-        """Whether each card is held, by UUID; one that is lost is what it was."""
+    def now(self) -> list[Sample]:
+        """What there is to tell; a card that is lost is what it was."""
         holds = {**self.holds, **{card.card.uuid: card.hold for card in self.cards.values()}}
-        return {uuid: hold.state == LATCHED for uuid, hold in holds.items()}
+        return samples(holds, not self.originals.problem)
 
     def open(self) -> None:
         """NVML anew, and every guarded card that is there."""
@@ -155,7 +162,9 @@ class _Watcher:
             if found:
                 self.uuids[number] = found[0].uuid
                 hold = self.holds.get(found[0].uuid, NOTHING)
-                self.cards[number] = GuardedCard(self.machine, alone, nvml, found[0], hold=hold, say=self.say)
+                self.cards[number] = GuardedCard(
+                    self.machine, alone, nvml, found[0], hold=hold, say=self.say, originals=self.originals
+                )
                 self.say.over(f"gpus[{number}]", f"{found[0].uuid}: is there again")
             else:
                 lost = "".join(f"; {error.evidence}" for error in nvml.unreadable)
@@ -178,22 +187,21 @@ class _Watcher:
         for card in self.cards.values():
             card.say_what_stays()
         self.close()
-        self.told.finish(self.latched())
+        self.told.finish(self.now())
 
 
 def _look_once(machine: Machine, plan: Plan, report: Report) -> None:
     """What the guard would do now."""
     cards: dict[str, dict[str, object]] = {}
     report.facts["guard"] = cards
-    latches = read_latches(machine)
+    latches, say = read_latches(machine), Say(report.note, machine.clock.now_s)
+    originals = _originals(machine, say)
     for number in guarded(plan):
         alone = dataclasses.replace(plan, gpus=(plan.gpus[number],))
         try:
             with open_nvml(machine.before_write) as nvml:
                 for card in which.selected_cards(alone, nvml, machine):
-                    one = GuardedCard(
-                        machine, alone, nvml, card, hold=NOTHING, say=Say(report.note, machine.clock.now_s)
-                    )
+                    one = GuardedCard(machine, alone, nvml, card, hold=NOTHING, say=say, originals=originals)
                     reading = one.read()
                     cards[card.uuid] = {
                         "limit_c": one.rule.limit_c,
@@ -206,6 +214,11 @@ def _look_once(machine: Machine, plan: Plan, report: Report) -> None:
         except NvmlError as error:
             problem = Problem("nvml", error.evidence, error.hint, "nvml")
             raise (NoDriver if error.code in NO_DRIVER else HostError)(problem) from error
+
+
+def _originals(machine: Machine, say: Say) -> Originals:
+    """The record, and what the journal says of it."""
+    return Originals(machine, lambda text: say.once("record", text), lambda text: say.over("record", text))
 
 
 def _sources(machine: Machine) -> list[tuple[int, int, int]]:

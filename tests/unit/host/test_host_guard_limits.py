@@ -43,6 +43,9 @@ def test_a_card_whose_power_nobody_can_lower_keeps_the_lock_that_may_keep_it_coo
     assert "power NOT lowered" in run.lines[0]
     assert "clock lock kept" in run.lines[0]
     assert ["NOT brought down" in line for line in run.lines] == [False, True]
+    told = hot.run("status").document["facts"]["guard"][UUID]
+    assert told["state"] == "latched"
+    assert "clock lock kept" in told["not_brought_down"]
     hot.sim("set", "ambient_celsius", ROOM - 20)
     run.until(lambda: run.state() == "free", 200)
     assert hot.card()[LOCK] == [1200, 1200]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from inferhost.host.guard.latch import UNIT
-from inferhost.host.guard.told import AGAIN_S, FILE, LATCHED
+from inferhost.host.guard.told import AGAIN_S, FILE, LATCHED, NOT_DOWN
 from inferhost.host.record.lock import locked
 from inferhost.schema.plan import BASE, UNIT_DIRECTORY, File
 from tests.unit.host.fake_host import UUID, FakeHost, with_gpu
@@ -56,6 +56,15 @@ def test_it_is_told_from_the_start_when_a_card_is_latched_and_when_it_is_let_go(
     run.until(lambda: run.state() == "free")
     run.for_s(1)
     assert run.said() == 0
+
+
+@pytest.mark.parametrize(("code", "not_down"), [("off", 0), (3, 1)])
+def test_a_card_of_which_nothing_could_be_lowered_is_told(run: TellingRun, code: object, not_down: float):
+    run.host.sim("fail", "nvmlDeviceSetPowerManagementLimit", code)
+    run.until(lambda: run.state() == "latched")
+    run.for_s(2)
+    assert run.said() == 1
+    assert samples(run.host.read(PATH))[f'{NOT_DOWN}{{gpu="{UUID}"}}'] == not_down
 
 
 def test_it_is_written_only_when_it_changes_and_by_nobody_else(run: TellingRun):
