@@ -6,13 +6,13 @@ The container's own engine is asked, never a file of it. What starts and stops t
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 
 from inferhost.host.machine import Machine
 from inferhost.host.record.placed import placed_files
 from inferhost.host.report import HostError, Report
+from inferhost.host.service.readable import closed, reader
 from inferhost.host.waiting import told
 from inferhost.schema.container import Container
 from inferhost.schema.plan import Plan, Service
@@ -60,7 +60,7 @@ def container_problems(machine: Machine, plan: Plan) -> Iterator[Problem]:
         elif container.mode == "compose" and not brought and _no_compose(machine):
             message = "docker compose does not answer"
             yield Problem(MODE, message, "install it: docker-compose-plugin, or docker-compose of Debian", "compose")
-        found = _closed(machine, service.model_path)
+        found = closed(machine, service.model_path, reader(machine, service.user))
         if found:
             message = f"{found} is closed to user {container.user}, which runs the container"
             hint = f"chmod o+rX {found}: weights are no secret, and the container has nothing else of the host"
@@ -112,14 +112,3 @@ def _inspected(machine: Machine, container: Container, form: str) -> str:
 
 def _no_compose(machine: Machine) -> bool:
     return machine.command(["docker", "compose", "version"]).code != 0
-
-
-def _closed(machine: Machine, path: str) -> str:
-    """The first folder on the way to the weights, or they themselves, that strangers cannot read; else empty."""
-    while path != "/" and machine.exists(path):
-        mode = os.stat(machine.at(path)).st_mode
-        needed = stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH
-        if not mode & needed:
-            return path
-        path = os.path.dirname(path)
-    return ""

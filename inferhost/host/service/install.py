@@ -18,6 +18,7 @@ from inferhost.host.record.baseline import Baseline, Record, read_baseline
 from inferhost.host.record.lock import FETCH_LOCK, locked
 from inferhost.host.report import HostError, Report
 from inferhost.host.service.container import bring_images
+from inferhost.host.service.readable import closed, reader
 from inferhost.host.service.toolchain import toolchain_problems
 from inferhost.schema import document
 from inferhost.schema.plan import Install, Plan, Service
@@ -79,7 +80,17 @@ def make_engines(machine: Machine, plan: Plan, report: Report) -> None:
                 if report.check:
                     continue
                 _make(machine, service, install, baseline, report)
+            elif _is_closed(machine, service, install):
+                report.change(setting, f"closed to {service.user}", "readable for everybody")
+                if report.check:
+                    continue
+                _run(machine, service, _opening(machine, install), install, report)
             report.verdicts.append(Verdict(setting, "made", "made", "held", "none", f"{install.prefix}/{MARK}"))
+
+
+def _is_closed(machine: Machine, service: Service, install: Install) -> bool:
+    """Whether a folder of ours keeps the engine's user out, as one does that was made under a strict umask."""
+    return closed(machine, service.argv[0], reader(machine, service.user)).startswith(install.prefix)
 
 
 def _make(machine: Machine, service: Service, install: Install, baseline: Baseline, report: Report) -> None:
@@ -106,6 +117,12 @@ def _steps(machine: Machine, install: Install) -> Iterator[list[str]]:
     yield [install.python, "-m", "venv", prefix]
     pip = [f"{prefix}/bin/python", "-m", "pip", "install", "--no-input", "--no-cache-dir", "--progress-bar", "off"]
     yield [*pip, "--disable-pip-version-check", *install.arguments]
+    yield _opening(machine, install)
+
+
+def _opening(machine: Machine, install: Install) -> list[str]:
+    """What lets the engine's user in where root's umask would not, this time or when an earlier run broke off."""
+    return ["chmod", "-R", "go+rX", machine.at(install.prefix)]
 
 
 def _run(machine: Machine, service: Service, argv: Sequence[str], install: Install, report: Report) -> None:

@@ -6,6 +6,7 @@ The environment and pip are real; the packages are stand-ins of the engines' nam
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import subprocess
 import sys
@@ -62,6 +63,36 @@ def test_a_version_goes_beside_another_and_a_revert_takes_both(host: FakeHost, t
     assert (again.code, again.changed) == (0, False)
     assert host.run("revert").code == 0
     assert {k for k in host.snapshot() if k.startswith("/opt")} == before
+
+
+def others_may_run(host: FakeHost) -> bool:
+    """Whether everybody may start the engine and read its library."""
+    files = [host.at(f"{NEW}/bin/sglang"), *host.at(NEW).rglob("*.dist-info/METADATA")]
+    return all(file.stat().st_mode & 0o004 and file.parent.stat().st_mode & 0o001 for file in files)
+
+
+def test_an_engine_that_root_makes_under_a_strict_umask_is_not_closed_to_its_user(
+    host: FakeHost, tmp_path: pathlib.Path
+):
+    url = index(tmp_path / "simple", ("sglang", "0.5.23"))
+    wanting(host, url).run("install")
+    before = os.umask(0o077)
+    try:
+        assert host.run("engines").code == 0
+    finally:
+        os.umask(before)
+    assert others_may_run(host)
+
+
+def test_one_that_is_closed_is_opened_by_the_next_run(host: FakeHost, tmp_path: pathlib.Path):
+    made(wanting(host, index(tmp_path / "simple", ("sglang", "0.5.23"))))
+    subprocess.run(["chmod", "-R", "go=", host.at(NEW)], check=True)
+    check = host.run("engines", "--check")
+    assert check.changed
+    assert not others_may_run(host)
+    assert host.run("engines").said == check.said
+    assert others_may_run(host)
+    assert not host.run("engines").changed
 
 
 def test_check_mode_makes_nothing_and_says_what_the_run_then_does(host: FakeHost, tmp_path: pathlib.Path):
