@@ -55,7 +55,10 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_ok(self, result):
         self._running.pop((result._host.get_name(), result._task._uuid), None)
 
-    v2_runner_on_failed = v2_runner_on_skipped = v2_runner_on_unreachable = v2_runner_on_ok
+    v2_runner_on_skipped = v2_runner_on_unreachable = v2_runner_on_ok
+
+    def v2_runner_on_failed(self, result, ignore_errors=False):
+        self.v2_runner_on_ok(result)
 
     def v2_playbook_on_stats(self, stats):
         self._ended.set()

@@ -181,3 +181,12 @@ def test_with_a_wish_that_works_the_next_run_brings_it_back(fleet, stopped_at_th
     assert ran.code == 0, ran.told()
     assert load.result["failures"] == []
     assert {name: fleet.members()[name]["status"] for name in ENGINES} == dict.fromkeys(ENGINES, "UP")
+
+
+@pytest.mark.skipif(not WHOLE, reason="make test-slow")
+def test_check_mode_of_a_rolling_restart_passes_and_touches_nobody(fleet, stopped_at_the_first):
+    before = fleet.starts()
+    ran = fleet.play("playbooks/rolling.yml", "--check")
+    assert ran.code == 0, ran.told()
+    assert fleet.starts() == before
+    assert {name: fleet.members()[name]["status"] for name in ENGINES} == dict.fromkeys(ENGINES, "UP")

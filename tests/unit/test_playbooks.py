@@ -27,6 +27,7 @@ def environment(root: pathlib.Path) -> dict[str, str]:
 def ansible_playbook(*arguments: str, root: pathlib.Path = ROOT) -> tuple[int, str]:
     argv = ["ansible-playbook", *arguments]
     ran = subprocess.run(argv, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
+    assert "Callback dispatch" not in ran.stderr, ran.stderr
     return ran.returncode, ran.stdout + ran.stderr
 
 
@@ -111,3 +112,38 @@ def test_a_task_of_a_stock_module_that_takes_long_is_told_of_while_it_runs(tmp_p
         heard.touch()
         run.stdout.read()
     assert run.returncode == 0
+
+
+BUSY = """
+from ansible.plugins.action import ActionBase
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+    def run(self, tmp=None, task_vars=None):
+        member = {"name": "one", "state": "DRAIN", "in_flight": 3, "idle": False, "up": False}
+        return {"changed": False, "facts": {"member": member}}
+"""
+"""Stands in for the host program on a balancer whose member is never idle and never up."""
+
+
+@pytest.mark.parametrize("way", ["drain", "undrain"])
+@pytest.mark.parametrize(("mode", "goes_on"), [((), False), (("--check",), True)], ids=["really", "check mode"])
+def test_a_member_that_is_not_ready_in_time_stops_the_run_and_check_mode_waits_for_nobody(
+    tmp_path, mode, goes_on, way
+):
+    (tmp_path / "action").mkdir()
+    (tmp_path / "action/inferhost_host.py").write_text(BUSY)
+    plan = {"balancer": {"members": [{"name": "one"}], "timeout_s": 8}}
+    front = {"ansible_connection": "local", "__inferhost_plan": plan}
+    inventory = {
+        "engines": {"hosts": {"one": {"ansible_connection": "local"}}},
+        "__inferhost_balancers": {"hosts": {"front": front}},
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    task = {"ansible.builtin.import_tasks": str(ROOT / "roles/inferhost_balancer/tasks" / f"{way}.yml")}
+    (tmp_path / "drain.yml").write_text(yaml.safe_dump([{"hosts": "one", "gather_facts": False, "tasks": [task]}]))
+    argv = ["ansible-playbook", str(tmp_path / "drain.yml"), "-i", str(tmp_path / "hosts.yml"), *mode]
+    own = {**environment(ROOT), "ANSIBLE_ACTION_PLUGINS": str(tmp_path / "action")}
+    ran = subprocess.run(argv, cwd=ROOT, env=own, capture_output=True, text=True, check=False)
+    assert (ran.returncode == 0) is goes_on, ran.stdout + ran.stderr
+    assert ("FAILED - RETRYING" in ran.stdout) is not goes_on
+    assert ("error: one: front sees it DRAIN, 3 in flight" in ran.stdout) is not goes_on
