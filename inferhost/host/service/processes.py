@@ -48,6 +48,8 @@ def verify_service(machine: Machine, service: Service, environment: Mapping[str,
     report.verdicts.append(_arguments(machine, service, process))
     for name, value in (("limit_nofile", str(service.limit_nofile)), ("limit_memlock", service.limit_memlock)):
         report.verdicts.append(_limit(machine, f"service.{service.instance}.{name}", name, value, process))
+    if service.container is not None and service.container.cpus is not None:
+        report.verdicts.append(_cpus(machine, service.instance, service.container.cpus, process))
     report.verdicts.extend(_environment(machine, service.instance, environment, process))
 
 
@@ -68,12 +70,33 @@ def unit_state(machine: Machine, unit: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
+def _status(machine: Machine, process: str, field: str) -> str | None:
+    """One field of /proc/PID/status."""
+    lines = (line.partition(":\t") for line in (machine.read_text(f"{process}/status") or "").splitlines())
+    return next((value.strip() for name, _, value in lines if name == field), None)
+
+
+def _cpus(machine: Machine, instance: str, wanted: str, process: str) -> Verdict:
+    """The process may run on no other CPUs than those of its card's node."""
+    setting, evidence = f"service.{instance}.cpus", f"{process}/status: Cpus_allowed_list"
+    found = _status(machine, process, "Cpus_allowed_list")
+    if found is None:
+        return Verdict(setting, wanted, None, "unverified", "no_interface", f"{evidence} is not readable")
+    verdict = ("held", "none") if cpu_numbers(found) <= cpu_numbers(wanted) else ("overridden", "other_writer")
+    return Verdict(setting, wanted, found, *verdict, evidence)
+
+
+def cpu_numbers(text: str) -> set[int]:
+    """The CPUs of a list as the kernel writes it: 0-3,8."""
+    ranges = (part.partition("-") for part in text.split(",") if part)
+    return {number for first, _, last in ranges for number in range(int(first), int(last or first) + 1)}
+
+
 def _user(machine: Machine, service: Service, process: str) -> Verdict:
     """The process runs as the planned user, by the ids that the kernel knows."""
     setting, where = f"service.{service.instance}.user", f"{process}/status"
-    status = machine.read_text(where) or ""
-    uid = next((line.split()[1] for line in status.splitlines() if line.startswith("Uid:")), None)
-    if uid is None:
+    uid = (_status(machine, process, "Uid") or "").partition("\t")[0]
+    if not uid:
         return Verdict(setting, service.user, None, "unverified", "no_interface", f"{where} is not readable")
     wanted = int(service.user) if service.user.isdigit() else uid_of(machine, service.user)
     if wanted is not None and int(uid) == wanted:

@@ -103,6 +103,25 @@ def test_the_truth_is_the_process_inside_and_not_what_the_unit_started(box: Fake
     assert box.run("verify", "--section", "service").verdict("main.user") == ("overridden", "other_writer")
 
 
+@pytest.mark.parametrize(
+    ("allowed", "verdict"),
+    [("0-3,8", "held"), ("1-2", "held"), ("0-4,8", "overridden"), ("9", "overridden"), (None, "unverified")],
+)
+def test_the_process_inside_runs_on_the_cpus_of_its_cards_node_and_no_others(host: FakeHost, allowed, verdict: str):
+    host.plan = contained()
+    (service,) = host.plan.service
+    container = dataclasses.replace(service.container, cpus="0-3,8")
+    host.plan = dataclasses.replace(host.plan, service=(dataclasses.replace(service, container=container),))
+    with_engine(host, Engine())
+    assert host.run("install").code == 0
+    host.place()
+    run_inside(host)
+    line = f"Cpus_allowed_list:\t{allowed}\n" if allowed else ""
+    host.write(f"/proc/{INSIDE}/status", f"Uid:\t65532\t65532\t65532\t65532\n{line}")
+    found = host.run("verify", "--section", "service")
+    assert (found.verdict("main.user")[0], found.verdict("main.cpus")[0]) == ("held", verdict)
+
+
 def test_no_account_is_made_for_the_number_that_a_container_runs_as(box: FakeHost):
     answer = box.run("install")
     assert answer.document["facts"]["users_absent"] == []
