@@ -32,7 +32,7 @@ from inferhost.host.record.lock import locked
 from inferhost.host.report import HostError, Report
 from inferhost.host.runtime import containers, inside
 from inferhost.host.runtime import state as runtime
-from inferhost.host.service import account, adopt, container, engine, exercise, key, processes, slices
+from inferhost.host.service import account, adopt, container, engine, exercise, key, processes, readable, slices
 from inferhost.host.service import install as engine_install
 from inferhost.host.watch.watched import read_watched, remember_applied, remember_awake
 from inferhost.host.watch.writers import name_writers, warn
@@ -82,6 +82,7 @@ def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report)
     problems += placed_unit.balancer_problems(machine, plan, baseline)
     problems += engine_install.install_problems(machine, plan)
     problems += container.container_problems(machine, plan)
+    problems += readable.reading_problems(machine, plan)
     problems += base_units.mps_problems(machine, plan)
     problems += key.key_problems(machine, plan) if "service" in plan.manage else ()
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from inferhost.host.machine import Machine
 from inferhost.host.record.placed import placed_files
 from inferhost.host.report import HostError, Report
-from inferhost.host.service.readable import closed, reader
 from inferhost.host.waiting import told
 from inferhost.schema.container import Container
 from inferhost.schema.plan import Plan, Service
@@ -52,7 +51,7 @@ def is_generated(state: Mapping[str, str]) -> bool:
 
 def container_problems(machine: Machine, plan: Plan) -> Iterator[Problem]:
     """What keeps a container from running, before anything is placed."""
-    for service, container in containers(plan):
+    for _, container in containers(plan):
         brought = plan.runtime is not None and plan.runtime.engine == container.engine
         if machine.command([container.engine, "--version"]).code != 0 and not brought:
             message = f"{container.mode} wants {container.engine}, which is not on this host"
@@ -60,11 +59,6 @@ def container_problems(machine: Machine, plan: Plan) -> Iterator[Problem]:
         elif container.mode == "compose" and not brought and _no_compose(machine):
             message = "docker compose does not answer"
             yield Problem(MODE, message, "install it: docker-compose-plugin, or docker-compose of Debian", "compose")
-        found = closed(machine, service.model_path, reader(machine, service.user))
-        if found:
-            message = f"{found} is closed to user {container.user}, which runs the container"
-            hint = f"chmod o+rX {found}: weights are no secret, and the container has nothing else of the host"
-            yield Problem("inferhost_service_model_path", message, hint, "closed")
 
 
 def bring_images(machine: Machine, plan: Plan, report: Report) -> None:
