@@ -11,7 +11,7 @@ from inferhost.host.gpu.nvml import Nvml
 from tests.faults import cells
 from tests.faults.test_planted import CLOCKS, KINDS, Kind
 from tests.unit.host.fake_host import FakeHost, plan, with_gpu
-from tests.unit.host.test_host_guard import LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot
+from tests.unit.host.test_host_guard import BURNING, LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot
 
 SHARES = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9) if cells.SLOW else (0.4,)
 """Clocks to lock to, of each card's highest one."""
@@ -93,3 +93,21 @@ def test_what_a_card_does_not_tell_shows_nothing(
     host.sim("fail", function, code)
     run.until(lambda: run.state() == "latched")
     assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (SAFE_MW, lock)
+
+
+def test_each_trip_of_a_card_that_cannot_be_lowered_is_told(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    host.sim("fail", "nvmlDeviceSetPowerManagementLimit", 3)
+    run = Run(made_hot(host, with_gpu(power_limit_w=480, guard=RULE)), monkeypatch)
+    trips = 0
+
+    def over() -> bool:
+        nonlocal trips
+        state = run.state()
+        if (state == "latched") == (trips % 2 == 0):
+            trips += 1
+            host.sim("set", "ambient_celsius", ROOM - 20 if state == "latched" else BURNING)
+        return trips == 3
+
+    run.until(over)
+    run.for_s(0.5)
+    assert ["NOT brought down" in line for line in run.lines[:5]] == [False, True, False, False, True]

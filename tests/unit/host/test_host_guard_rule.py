@@ -12,10 +12,12 @@ from inferhost.host.guard.rule import (
     WINDOW_S,
     Reading,
     advanced,
+    eases,
     freed,
     is_cool,
     too_hot,
     tripped,
+    unlocked_since_trip,
     wait_s,
 )
 from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, with_gpu
@@ -66,6 +68,21 @@ def test_the_wait_begins_anew_with_each_look_that_is_not_cool():
     assert advanced(waiting, True, RULE, 10.0 + RULE.cool_down_s - 0.1).state == LATCHED
     assert advanced(waiting, True, RULE, 10.0 + RULE.cool_down_s).state == RESTORING
     assert freed(waiting).state == FREE
+
+
+def test_a_limit_eases_a_card_only_where_it_is_below_what_the_card_drew_by_more_than_the_reading_errs():
+    assert eases(150_000, 392_000)
+    assert not eases(400_000, 218_000)
+    assert not eases(400_000, 419_000)
+    assert not eases(None, 392_000)
+    assert not eases(150_000, None)
+
+
+def test_a_trip_forgets_what_the_last_one_drew_and_unlocked():
+    first = dataclasses.replace(tripped(NOTHING, "hot", 0.0), drew_mw=392_000, left="nothing lowered", unlocked_s=0.5)
+    second = tripped(first, "hot", 100.0)
+    assert (second.drew_mw, second.left) == (None, "")
+    assert (unlocked_since_trip(first), unlocked_since_trip(second)) == (True, False)
 
 
 def test_what_was_held_in_another_boot_is_held_no_longer(host: FakeHost):
