@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -95,6 +96,15 @@ def test_what_a_card_does_not_tell_shows_nothing(
     assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (SAFE_MW, lock)
 
 
+def test_a_safe_limit_above_the_draw_keeps_the_lock_and_is_told(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    rule = dataclasses.replace(RULE, power_w=440)
+    run = Run(made_hot(host, with_gpu(graphics_clock_lock_mhz=(2100, 2400), guard=rule)), monkeypatch)
+    run.until(lambda: run.state() == "latched")
+    assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (440000, [2100, 2400])
+    evidence = host.run("verify", "--section", "gpu").evidence("power_limit_w")
+    assert "NOT brought down (power 450 -> 440 W, clock lock kept" in evidence
+
+
 def test_each_trip_of_a_card_that_cannot_be_lowered_is_told(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
     host.sim("fail", "nvmlDeviceSetPowerManagementLimit", 3)
     run = Run(made_hot(host, with_gpu(power_limit_w=480, guard=RULE)), monkeypatch)
@@ -109,5 +119,4 @@ def test_each_trip_of_a_card_that_cannot_be_lowered_is_told(host: FakeHost, monk
         return trips == 3
 
     run.until(over)
-    run.for_s(0.5)
     assert ["NOT brought down" in line for line in run.lines[:5]] == [False, True, False, False, True]
