@@ -31,6 +31,7 @@ COMMAND_TIMEOUT_S = 60
 UNBOUNDED = (
     ("systemctl", "start"), ("systemctl", "restart"), ("systemctl", "reload"), ("systemctl", "stop"),
     ("systemctl", "disable"), ("podman", "pull"), ("docker", "pull"),
+    ("dpkg-query", "--show"), ("apt-get", "--simulate"), ("rpm", "--query"),
 )  # fmt: skip
 
 
@@ -53,7 +54,8 @@ def run_command(argv: Sequence[str]) -> Finished:
             capture_output=True,
             text=True,
             # How long a unit may start or stop is systemd's to bound: it may wait for another engine, or for streams.
-            # An image of an engine has many gigabytes.
+            # An image of an engine has many gigabytes. A package database is read whole, which a busy host takes
+            # minutes for, and these questions wait for nobody's lock.
             timeout=None if tuple(argv[:2]) in UNBOUNDED else COMMAND_TIMEOUT_S,
             env=environment,
             check=False,
