@@ -90,6 +90,13 @@ def test_a_lost_record_is_not_made_anew_from_our_own_values(host: FakeHost):
     assert host.run("record").code == 0
 
 
+def test_a_record_from_before_the_mark_gets_one(nixos: FakeHost):
+    mark = nixos.at("/var/lib/inferhost/recorded")
+    mark.unlink()
+    assert not nixos.run("record", "--section", "cpu").changed
+    assert mark.exists()
+
+
 def test_a_revert_of_everything_takes_the_mark_away(nixos: FakeHost):
     nixos.at("/etc/inferhost").mkdir(parents=True, exist_ok=True)
     nixos.at("/etc/inferhost/plan.json").symlink_to(nixos.program)

@@ -9,6 +9,7 @@ import os
 
 import pytest
 
+from inferhost.host.machine import PLAN
 from inferhost.host.record import lock
 from inferhost.host.record.baseline import BASELINE, Record, read_baseline
 from inferhost.host.report import WriteFailed
@@ -56,6 +57,14 @@ def test_a_record_that_was_lost_stops_every_writer(host: FakeHost, verb: str):
     answer = host.run(verb)
     assert (answer.code, answer.problems[0]["id"]) == (5, "record-lost")
     assert host.snapshot() == before
+
+
+def test_whoever_removes_the_plan_of_a_lost_record_accepts_what_is_here_now(host: FakeHost):
+    host.converge()
+    host.at(BASELINE).unlink()
+    host.at(PLAN).unlink()
+    assert host.run("install").code == 0
+    assert host.baseline()[f"gpu:{UUID}:power_limit_mw"]["found"] == 450000
 
 
 @pytest.mark.parametrize("verb", WRITERS)
