@@ -200,3 +200,26 @@ def test_a_write_that_failed_leaves_no_half_file_beside(host: FakeHost):
     with pytest.raises(WriteFailed):
         host.machine(str(host.root), full).replace_file("/etc/x.conf", b"half", 0o644)
     assert [path.name for path in host.at("/etc").iterdir() if "x.conf" in path.name] == []
+
+
+def test_a_write_is_on_disk_before_it_takes_its_place_and_a_removal_before_it_returns(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    """What a power cut would show, without one: the order of what is synced and renamed."""
+    order: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        order.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    def replaced(new: str, old: str) -> None:
+        order.append("renamed")
+        replace(new, old)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    machine = host.machine(str(host.root))
+    machine.replace_file("/etc/x.conf", b"whole", 0o644)
+    machine.remove_file("/etc/x.conf")
+    assert order == [".x.conf.inferhost-new", "renamed", "etc", "etc"]

@@ -44,6 +44,7 @@ def test_a_host_of_its_own_has_none_and_our_own_units_are_none(host: FakeHost):
          ["graphics_clock_lock_mhz"]),
         ("/var/spool/cron/crontabs/root", "@reboot nvidia-smi -pl 300\n", ["power_limit_w"]),
         ("/var/spool/cron/root", "@reboot nvidia-smi -pl 300 2>&1 | logger\n", ["power_limit_w"]),
+        ("/etc/cron.d/quiet", "@reboot root nvidia-smi >/dev/null 2>&1 -pl 300\n", ["power_limit_w"]),
         ("/etc/init.d/cpufrequtils", "#!/bin/sh\ncpufreq-set --cpu 0 -g $GOVERNOR\n", ["cpu.governor"]),
         ("/usr/lib/systemd/system-sleep/gpu", "#!/bin/sh\n[ $1 = post ] && nvidia-smi -pl 300\n", ["power_limit_w"]),
         (f"{UNITS}/inferhost-serve@main.service.d/50-local.conf", "ExecStartPre=/usr/bin/nvidia-smi -pl 300\n",
