@@ -79,8 +79,11 @@ def test_a_restart_drains_and_serves_with_the_key(placed):
 def test_the_scan_finds_what_is_there(placed):
     """Without this a scan that sees nothing would prove nothing."""
     put("/tmp/planted", f"a line with {KEY}\n", "644")
-    script = f"systemd-cat echo told: $(cat {PATH}); exec -a planted sleep 1000 $(cat {PATH})"
+    waits = "exec -a planted sh -c 'while sleep 1; do :; done' planted"
+    script = f"systemd-cat echo told: $(cat {PATH}); {waits} $(cat {PATH})"
     bed("exec", NAME, "systemd-run", "--quiet", "--unit=planted", "bash", "-c", script)
+    runs = "until grep -aqs ^planted /proc/$(systemctl show -P MainPID planted)/cmdline; do sleep 0.2; done"
+    bed("exec", NAME, "timeout", "60", "sh", "-c", runs)
     found = scan()
     assert "file /tmp/planted" in found
     assert "journal" in found
