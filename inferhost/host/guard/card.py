@@ -116,7 +116,7 @@ class GuardedCard:
         if self.hold.state != FREE and not self.originals.has(self.card.uuid, unread=True):
             self.hold = NOTHING  # a revert took everything back
         try:
-            self.reading = self.read()
+            self.read()
         except NvmlError as error:
             blind = blind_since_s is not None and now_s - blind_since_s >= BLIND_S
             if blind and error.code not in GONE and self.hold.state == FREE:
@@ -164,7 +164,9 @@ class GuardedCard:
         power = self._lower_power()
         eased = rule.eases(power.stands_mw, self.hold.drew_mw)
         free, clocks = self._free_clocks(eased)
-        self._remember(dataclasses.replace(self.hold, left="" if eased else f"{power.said}, {clocks}"))
+        is_cool = self.reading is not None and rule.is_cool(self.reading, self.rule)
+        left = "" if eased or (is_cool and not self.hold.left) else f"{power.said}, {clocks}"
+        self._remember(dataclasses.replace(self.hold, left=left))
         self.whole, self.low = free and not power.again, power.stands_mw is not None
         return Done(self.whole, (power.said, clocks))
 
@@ -184,7 +186,8 @@ class GuardedCard:
         return low if not isinstance(self.rule.power_w, int) else min(max(self.rule.power_w * 1000, low), high)
 
     def read(self) -> Reading | None:
-        """How hot the card is; None where it never says. Raises `NvmlError`."""
+        """How hot the card is now; None where it never says. Raises `NvmlError`."""
+        self.reading = None
         temperature_c = self.nvml.temperature_c(self.card)
         if temperature_c is None:
             text = f"{self.card.uuid}: has no temperature reading and cannot be guarded"
@@ -196,7 +199,8 @@ class GuardedCard:
             margin_c = self.nvml.thermal_margin_c(self.card)
         except NvmlError:  # the temperature alone is enough
             margin_c = None
-        return Reading(temperature_c, margin_c)
+        self.reading = Reading(temperature_c, margin_c)
+        return self.reading
 
     def _keep_down(self, now_s: float) -> None:
         """A held card stays at the safe state, whoever else writes."""

@@ -39,8 +39,8 @@ class Hold:
 
     `unlocked_s` is when its clocks were last unlocked, all of ours: what was asked of them before does not stand
     any more. `unlock_began_s` is when that was last tried: of what was asked before then nobody knows. `drew_mw` is
-    what the card drew before its power was lowered; `left` is empty where the limit that stands is below that, and
-    says otherwise what was done, for a card that may draw what it drew.
+    what the card drew before its power was lowered; `left` is empty where the limit that stands is below that,
+    or the card was cool, and says otherwise what was done, for a card that may draw what it drew.
     """
 
     state: str

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from inferhost.host.gpu.nvml import Nvml
+from inferhost.host.guard import daemon
 from tests.faults import cells
 from tests.faults.test_planted import CLOCKS, KINDS, Kind
 from tests.unit.host.fake_host import FakeHost, plan, with_gpu
@@ -94,6 +95,16 @@ def test_what_a_card_does_not_tell_shows_nothing(
     host.sim("fail", function, code)
     run.until(lambda: run.state() == "latched")
     assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (SAFE_MW, lock)
+
+
+def test_a_cool_card_whose_guard_died_is_no_alarm(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    run = Run(made_hot(host, with_gpu(graphics_clock_lock_mhz=(2100, 2400), guard=RULE)), monkeypatch)
+    host.sim("load", "off")
+    host.sim("advance", 5)
+    daemon.after_the_end(run.machine, host.plan, "watchdog", run.lines.append)
+    assert (run.state(), host.card()["power_limit_mw"], host.card()[LOCK]) == ("latched", SAFE_MW, [2100, 2400])
+    assert "power 450 -> 150 W, clock lock kept" in run.lines[0]
+    assert not any("NOT brought down" in line for line in run.lines)
 
 
 def test_a_safe_limit_above_the_draw_keeps_the_lock_and_is_told(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
