@@ -106,7 +106,7 @@ def killed(fleet, rolled):
     """One engine is killed with its streams on it, comes back and is warmed up by its unit; HAProxy counts what each
     engine broke off."""
     victim, before, started = ENGINES[0], broken_off(fleet), fleet.starts()
-    with fleet.load(LEAST // 2, STREAMS, tokens=LONG // 4) as load:
+    with fleet.load(LEAST // 10, STREAMS, tokens=4 * LONG) as load:
         with fleet.when_busy(victim, "systemctl", "kill", "--signal=KILL", UNIT):
             pass
         while set(fleet.starts()[victim]) & set(started[victim]):

@@ -119,10 +119,38 @@ from ansible.plugins.action import ActionBase
 class ActionModule(ActionBase):
     _supports_check_mode = True
     def run(self, tmp=None, task_vars=None):
-        member = {"name": "one", "state": "DRAIN", "in_flight": 3, "idle": False, "up": False}
+        name = self._task.args["server"]
+        member = {"name": name, "state": "DRAIN", "in_flight": 3, "idle": False, "up": name == "two"}
         return {"changed": False, "facts": {"member": member}}
 """
-"""Stands in for the host program on a balancer whose member is never idle and never up."""
+"""Stands in for the host program on a balancer: one member is never idle and never up, two is up."""
+
+
+def with_a_balancer(tmp_path, tasks, *arguments):
+    """What Ansible says of tasks of the balancer's role on hosts two and one, without contact to anybody."""
+    (tmp_path / "action").mkdir()
+    (tmp_path / "action/inferhost_host.py").write_text(BUSY)
+    local = {"ansible_connection": "local"}
+    plan = {"balancer": {"members": [{"name": "two"}, {"name": "one"}], "timeout_s": 8}}
+    inventory = {
+        "engines": {"hosts": {"two": local, "one": local}},
+        "__inferhost_balancers": {"hosts": {"front": {**local, "__inferhost_plan": plan}}},
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    task = {"ansible.builtin.import_tasks": str(ROOT / f"roles/inferhost_balancer/tasks/{tasks}.yml")}
+    then = {"hosts": "__inferhost_turns", "serial": 1, "tasks": [{"ansible.builtin.debug": {"msg": "its turn"}}]}
+    plays = [{"hosts": "engines", "tasks": [task]}, then]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([{**play, "gather_facts": False} for play in plays]))
+    argv = ["ansible-playbook", str(tmp_path / "play.yml"), "-i", str(tmp_path / "hosts.yml"), *arguments]
+    own = {**environment(ROOT), "ANSIBLE_ACTION_PLUGINS": str(tmp_path / "action")}
+    return subprocess.run(argv, cwd=ROOT, env=own, capture_output=True, text=True, check=False)
+
+
+def test_who_was_left_out_of_rotation_has_the_first_turn(tmp_path):
+    ran = with_a_balancer(tmp_path, "turns", "--forks", "1")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    last = ran.stdout.rpartition("Then the others")[2]
+    assert 0 < last.index("ok: [one] => ") < last.index("ok: [two] => ")
 
 
 @pytest.mark.parametrize("way", ["drain", "undrain"])
@@ -130,20 +158,7 @@ class ActionModule(ActionBase):
 def test_a_member_that_is_not_ready_in_time_stops_the_run_and_check_mode_waits_for_nobody(
     tmp_path, mode, goes_on, way
 ):
-    (tmp_path / "action").mkdir()
-    (tmp_path / "action/inferhost_host.py").write_text(BUSY)
-    plan = {"balancer": {"members": [{"name": "one"}], "timeout_s": 8}}
-    front = {"ansible_connection": "local", "__inferhost_plan": plan}
-    inventory = {
-        "engines": {"hosts": {"one": {"ansible_connection": "local"}}},
-        "__inferhost_balancers": {"hosts": {"front": front}},
-    }
-    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
-    task = {"ansible.builtin.import_tasks": str(ROOT / "roles/inferhost_balancer/tasks" / f"{way}.yml")}
-    (tmp_path / "drain.yml").write_text(yaml.safe_dump([{"hosts": "one", "gather_facts": False, "tasks": [task]}]))
-    argv = ["ansible-playbook", str(tmp_path / "drain.yml"), "-i", str(tmp_path / "hosts.yml"), *mode]
-    own = {**environment(ROOT), "ANSIBLE_ACTION_PLUGINS": str(tmp_path / "action")}
-    ran = subprocess.run(argv, cwd=ROOT, env=own, capture_output=True, text=True, check=False)
+    ran = with_a_balancer(tmp_path, way, "-l", "one,front", *mode)
     assert (ran.returncode == 0) is goes_on, ran.stdout + ran.stderr
     assert ("FAILED - RETRYING" in ran.stdout) is not goes_on
     assert ("error: one: front sees it DRAIN, 3 in flight" in ran.stdout) is not goes_on
