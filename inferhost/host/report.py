@@ -46,6 +46,10 @@ class NoDriver(HostError):
     exit_code = result.EXIT_NO_DRIVER
 
 
+class DriverFailed(HostError):
+    """A driver answers, and not as it should: nothing can be said of any card."""
+
+
 class RecordUnusable(HostError):
     """The baseline cannot be read, believed or written; without it nothing may be changed."""
 

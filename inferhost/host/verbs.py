@@ -7,7 +7,6 @@ originals before anything else. Only sections in `plan.manage` are looked at; th
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
@@ -29,7 +28,7 @@ from inferhost.host.models import state as models
 from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, Baseline, Record, read_baseline
 from inferhost.host.record.lock import locked
-from inferhost.host.report import HostError, Report
+from inferhost.host.report import DriverFailed, Report
 from inferhost.host.runtime import containers, inside
 from inferhost.host.runtime import state as runtime
 from inferhost.host.service import account, adopt, container, engine, exercise, key, processes, readable, slices
@@ -54,10 +53,10 @@ def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, r
         report.facts["driver"] = state.driver_facts(machine, plan, baseline)
         report.facts["balancer"] = placed_unit.balancer_facts(machine, plan)
         report.facts["runtime"] = runtime.runtime_facts(machine, plan)
-        _place(machine, PROGRAM, program, 0o755, report)
-        _place(machine, PLAN, plan_content, 0o640, report)
+        placed.place(machine, PROGRAM, program, 0o755, report)
+        placed.place(machine, PLAN, plan_content, 0o640, report)
         for file in placed.placed_files(plan, [BASE]):
-            _place(machine, file.path, file.content, file.mode, report)
+            placed.place(machine, file.path, file.content, file.mode, report)
         base_units.switch_on(machine, plan, baseline, report)
 
 
@@ -167,7 +166,7 @@ def verify(
     if "driver" in chosen:
         state.verify_driver(machine, plan, read_baseline(machine), report)
     if "gpu" in chosen:
-        with gpu_knobs(machine, plan, report) as knobs:
+        with _driver_failure_told(report), gpu_knobs(machine, plan, report) as knobs:
             if load_s is None:
                 verify_knobs(knobs, report)
             elif challenged is None:
@@ -285,9 +284,18 @@ def gpu_knobs(machine: Machine, plan: Plan, report: Report) -> Iterator[list[Kno
             found = selection.knobs(plan, nvml, machine, report)
         except NvmlError as error:
             if error.code not in NO_DRIVER:
-                raise HostError(Problem("nvml", error.evidence, error.hint, "nvml")) from error
+                raise DriverFailed(Problem("nvml", error.evidence, error.hint, "nvml")) from error
             selection.waiting(machine, plan, error, report)
         yield found
+
+
+@contextlib.contextmanager
+def _driver_failure_told(report: Report) -> Iterator[None]:
+    """A driver that fails is a problem; the rest of the host is looked at all the same."""
+    try:
+        yield
+    except DriverFailed as error:
+        report.problems.append(error.problem)
 
 
 def lock_unless_check(
@@ -370,24 +378,3 @@ def _gpu_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repor
     for note in own.notes:
         report.note(note)
     return found
-
-
-def _place(machine: Machine, path: str, content: bytes, mode: int, report: Report) -> None:
-    """Our own file with this content and mode; written only when either differs."""
-    found, found_mode = machine.read_bytes(path), machine.mode(path)
-    if found == content and found_mode == mode:
-        return
-    if not report.check:
-        machine.make_directories(os.path.dirname(path))
-        machine.replace_file(path, content, mode)
-    if found == content:
-        report.change(f"{path} (mode)", f"{found_mode or 0:04o}", f"{mode:04o}")
-    else:
-        report.change(path, _shown(path, found), _shown(path, content))
-
-
-def _shown(path: str, content: bytes | None) -> str:
-    """The plan as text, the program as its hash."""
-    if content is None:
-        return "absent"
-    return f"sha256 {hashlib.sha256(content).hexdigest()}" if path == PROGRAM else content.decode("utf-8", "replace")

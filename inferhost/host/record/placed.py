@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import os
 import pkgutil
 import stat
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from inferhost.host.machine import Machine
+from inferhost.host.machine import PROGRAM, Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import HostError, NothingTouched, Report, reason
 from inferhost.schema.plan import File, Plan
@@ -47,6 +48,20 @@ def placed_files(plan: Plan, sections: Iterable[str]) -> list[Placed]:
     if problems:
         raise InputError(problems, "plan")
     return sorted(found, key=lambda f: f.path)
+
+
+def place(machine: Machine, path: str, content: bytes, mode: int, report: Report) -> None:
+    """Our own file with this content and mode; written only when either differs."""
+    found, found_mode = machine.read_bytes(path), machine.mode(path)
+    if found == content and found_mode == mode:
+        return
+    if not report.check:
+        machine.make_directories(os.path.dirname(path))
+        machine.replace_file(path, content, mode)
+    if found == content:
+        report.change(f"{path} (mode)", f"{found_mode or 0:04o}", f"{mode:04o}")
+    else:
+        report.change(path, _text(path, found), _text(path, content))
 
 
 def file_records(machine: Machine, files: Iterable[tuple[str, str]]) -> dict[str, Record]:
@@ -203,3 +218,10 @@ def _restore(machine: Machine, path: str, original: Mapping[str, Any] | None) ->
         machine.make_directories(os.path.dirname(path))
         content, mode = base64.b64decode(original["content_base64"]), int(original["mode"], 8)
         machine.replace_file(path, content, mode, (original["uid"], original["gid"]))
+
+
+def _text(path: str, content: bytes | None) -> str:
+    """The plan as text, the program as its hash."""
+    if content is None:
+        return "absent"
+    return f"sha256 {hashlib.sha256(content).hexdigest()}" if path == PROGRAM else content.decode("utf-8", "replace")

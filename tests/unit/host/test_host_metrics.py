@@ -116,6 +116,7 @@ def test_one_card_of_two_that_is_gone_is_told_beside_its_neighbour(pair: FakeHos
 def test_a_driver_that_does_not_answer_is_told(exported: FakeHost, code: int, ended: int):
     exported.sim("fail", "nvmlInitWithFlags", code)
     found, not_held = looked(exported)
+    assert found['inferhost_setting_drift{setting="cpu.governor"}'] == 0  # the rest is looked at all the same
     assert (found[EXIT_CODE], found[f'{PRESENT}{{gpu="{UUID}"}}']) == (ended, 0)
     assert not [line for line in found if "2BB1[0]" in line]
     assert bool(not_held) == (code == 999)
