@@ -56,7 +56,7 @@ class CardKnob(Knob):
         except NvmlError:
             return None
 
-    def lost(self) -> None:
+    def lost(self, why: str = "") -> None:
         """The card may have forgotten what was asked of it: a request that no call reads back is not believed."""
 
     def challenge(self) -> load.Range | None:

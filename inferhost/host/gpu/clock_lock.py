@@ -85,10 +85,9 @@ class ClockLock(CardKnob):
             self._believed = UNKNOWN
             self.doubt = f"{self.seen_mhz} MHz seen while the card was busy: somebody may have taken it away"
 
-    def lost(self) -> None:
-        """The card was reset since this knob looked at it: nothing that was asked for may be believed."""
+    def lost(self, why: str = "the card was reset meanwhile") -> None:
         self._believed = UNKNOWN
-        self.doubt = self.doubt or self.gone or "the card was reset meanwhile"
+        self.doubt = self.doubt or self.gone or why
 
     def ask_for(self, low_mhz: int, high_mhz: int) -> None:
         """Moves the request to steps of the card."""

@@ -1,11 +1,11 @@
 """What we asked of each card's clocks in this boot: `/run/inferhost/clocks.json`, because no call reads a lock back.
 
 A request is written down as not yet confirmed before NVML is asked, and confirmed after, so that a kill in between
-is seen as "unknown" and never as done. Boot, driver version and energy counter tell whether the driver was loaded
-again since; the counter restarts there. Whether a request outlives a suspend nobody says, so after one it counts as
-gone as well. Beside the request stands the last verdict under load, and per card the
-clock seen under load without a lock: after a reset of ours, because a lock from before us cannot be seen. A record
-that cannot be read is none: everything is asked for again.
+is seen as "unknown" and never as done. Boot, driver version, energy counter and kernel module tell whether the driver
+was loaded again since; the counter restarts there, and may have passed by now what it was then. Whether a request
+outlives a suspend nobody says, so after one it counts as gone as well. Beside the request stands the last verdict
+under load, and per card the clock seen under load without a lock: after a reset of ours, because a lock from before
+us cannot be seen. A record that cannot be read is none: everything is asked for again.
 """
 # ruff: noqa: UP045 (the document reader resolves the hints of Python 3.9)
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from typing import Any, Optional
 
 from inferhost.host.gpu.load import PASSING
@@ -28,6 +29,7 @@ SCHEMA = 1
 CLOCKS = f"{RUN_DIRECTORY}/clocks.json"
 SETTINGS = {"": "graphics_clock_lock_mhz", "memory": "memory_clock_lock_mhz", "application": "application_clocks_mhz"}
 """Whose request a key of the file means, by what follows the UUID."""
+MODULE = "/sys/module/nvidia"
 SLEPT_S_LEAST = 0.5
 """The two clocks are not read at once; no suspend is as short as that."""
 
@@ -40,6 +42,7 @@ class Loaded:
     driver_version: str
     energy_mj: Optional[int]
     slept_s: float = 0.0
+    module: Optional[int] = None
 
     def reload_signs(self, now: Loaded) -> list[str]:
         """How `now` shows that the driver was loaded again since; a card without the counter shows less."""
@@ -50,6 +53,8 @@ class Loaded:
             signs.append(f"driver {now.driver_version} instead of {self.driver_version}")
         if self.energy_mj is not None and now.energy_mj is not None and now.energy_mj < self.energy_mj:
             signs.append(f"the energy counter fell from {self.energy_mj // 1000} to {now.energy_mj // 1000} J")
+        if self.module is not None and now.module is not None and now.module != self.module:
+            signs.append("its kernel module was loaded again")
         if now.slept_s - self.slept_s >= SLEPT_S_LEAST:
             signs.append(f"the host was suspended for {now.slept_s - self.slept_s:.0f} s")
         return signs
@@ -177,4 +182,15 @@ def remember_natural(machine: Machine, uuid: str, natural: Natural) -> None:
 
 def loaded_now(machine: Machine, driver_version: str, energy_mj: int | None) -> Loaded:
     """The driver that is loaded at this moment."""
-    return Loaded(boot_id(machine), driver_version, energy_mj, machine.clock.slept_s())
+    return Loaded(boot_id(machine), driver_version, energy_mj, machine.clock.slept_s(), _module(machine))
+
+
+def _module(machine: Machine) -> int | None:
+    """The number of the module's folder in sysfs, which is a new one for each load; None where there is none.
+
+    Source: linux fs/kernfs/dir.c, __kernfs_new_node (idr_alloc_cyclic).
+    """
+    try:
+        return os.stat(machine.at(MODULE)).st_ino
+    except OSError:
+        return None

@@ -61,6 +61,13 @@ class PowerLimit(CardKnob):
     def boots_with(self) -> int:
         return self.nvml.default_power_limit_mw(self.card)
 
+    def is_forgotten(self) -> bool:
+        """Whether the limit stands at what the card boots with, and not at what is wanted."""
+        try:
+            return bool(self.wanted != self.observe() == self.boots_with())
+        except NvmlError:  # the knob says so itself
+            return False
+
     def shown(self, value: Any) -> Any:
         return None if value is None else watts(value)
 
@@ -221,8 +228,8 @@ class _Search:
             found += [limit] if limit else []
         wishes = (gpu.graphics_clock_lock_mhz, gpu.memory_clock_lock_mhz)
         for kind, wish in zip(LOCK_WISHES, wishes):
-            lock = self.clock_lock(kind, wish, card)
-            found += [lock] if lock else []
+            asked = self.clock_lock(kind, wish, card)
+            found += [asked] if asked else []
         clocks = self.application_clocks(gpu.application_clocks_mhz, card)
         found += [clocks] if clocks else []
         if gpu.compute_mode is not None:
@@ -230,8 +237,12 @@ class _Search:
         if gpu.ecc is not None:
             found.append(Ecc(self.machine, self.nvml, card, gpu.ecc, self.context))
         divided = self.mig(gpu, card)
+        locks = [knob for knob in found if isinstance(knob, ClockLock)]
+        if locks and any(isinstance(knob, PowerLimit) and knob.is_forgotten() for knob in found):
+            for lock in locks:
+                lock.lost("its power limit is what the card boots with, so the driver may have been loaded again")
         if divided is not None:  # before all else: it may reset the card
-            divided.told_of_a_reset = [knob for knob in found if isinstance(knob, ClockLock)]
+            divided.told_of_a_reset = locks
             found.insert(0, divided)
         if gpu.persistence_mode is not None:
             persistence = Persistence(self.nvml, card, gpu.persistence_mode, self.context)

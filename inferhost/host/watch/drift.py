@@ -2,9 +2,9 @@
 
 Looking through NVML at a card without persistence loads its driver and unloads it again, which drops what it was set
 to: such a card is not looked at until a program holds it open, or somebody else looked and found persistence on.
-A driver that was loaded again shows in its version or in the energy counter, which
-starts at zero then; that is all that can be seen of a recovery from an Xid as well. A card without a counter (before
-Volta) shows less: there a reload is believed where every setting that a driver forgets is back at what the card boots
+A driver that was loaded again shows in its version, in its kernel module or in the energy counter, which starts at
+zero then; the counter is all that can be seen of a recovery from an Xid. A card without one (before Volta) shows
+less: there a reload is believed where every setting that a driver forgets is back at what the card boots
 with, and no program is known that writes one of them; and once only, until a look finds the settings holding. What
 another program wrote is told, and never fought over.
 """
@@ -36,6 +36,7 @@ from inferhost.schema.plan import Plan
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.result import DRIFT, Verdict
 
+FORGOTTEN = "all at what the card boots with"
 NOT_LOOKED_AT = "looking would load the driver and unload it again; inferhost verify looks all the same"
 
 
@@ -86,14 +87,15 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
             plan, missing = boot.with_cards_that_are_here(machine, plan, 0, report)
             cards.update({name: number not in missing for number, name in enumerate(names)})
             now = _drivers(machine, plan, now)
-            again = _why_again(machine, before, now.loaded)
+            again = _why_again(machine, plan, before, now.loaded, report)
             failed = _apply_again(machine, plan, again, report)
             now = dataclasses.replace(_drivers(machine, plan, now) if again else now, again=failed)
     seen = _verified(machine, plan, sections, report)
-    reset = _reset_cards(machine, plan, now.loaded, report) if "gpu" in sections else []
+    uncounted = [uuid for uuid, driver in now.loaded.items() if driver.energy_mj is None]
+    reset = _reset_cards(machine, plan, uncounted, report) if "gpu" in sections else []
     fresh = [uuid for uuid in reset if uuid not in before.reset]
     if fresh:
-        _apply_again(machine, plan, {f"gpu.{uuid}": "all at what the card boots with" for uuid in fresh}, report)
+        _apply_again(machine, plan, {f"gpu.{uuid}": FORGOTTEN for uuid in fresh}, report)
         now, seen = _drivers(machine, plan, now), _verified(machine, plan, sections, report)
     now = dataclasses.replace(now, reset=tuple(reset))
     _take_over(seen, report)
@@ -130,7 +132,9 @@ def _drivers(machine: Machine, plan: Plan, now: Watched) -> Watched:
     return dataclasses.replace(now, loaded=loaded, asleep=tuple(asleep))
 
 
-def _why_again(machine: Machine, before: Watched, now: dict[str, Loaded]) -> dict[str, str]:
+def _why_again(
+    machine: Machine, plan: Plan, before: Watched, now: dict[str, Loaded], report: Report
+) -> dict[str, str]:
     """What is applied again, and why: a card (`gpu.UUID`) or one setting of it, and nothing beside them.
 
     A card whose driver was loaded again, a request of ours that stopped half way, and what of those failed last time.
@@ -142,6 +146,9 @@ def _why_again(machine: Machine, before: Watched, now: dict[str, Loaded]) -> dic
         signs = before.loaded[uuid].reload_signs(now[uuid])
         if signs:
             found[f"gpu.{uuid}"] = f"the driver was loaded again since the last look ({', '.join(signs)})"
+    others = [uuid for uuid in now if f"gpu.{uuid}" not in found]
+    if len(others) < len(now):  # a counter that was young then tells nothing now
+        found |= {f"gpu.{uuid}": FORGOTTEN for uuid in _reset_cards(machine, plan, others, report)}
     return found
 
 
@@ -169,15 +176,14 @@ def _apply_again(machine: Machine, plan: Plan, again: dict[str, str], report: Re
     return tuple(sorted({what for what in failed if is_among(what, again)}))
 
 
-def _reset_cards(machine: Machine, plan: Plan, loaded: dict[str, Loaded], report: Report) -> list[str]:
-    """The cards without a counter whose every forgettable setting stands at what the card boots with."""
-    uncounted = [uuid for uuid, driver in loaded.items() if driver.energy_mj is None]
-    if not uncounted:
+def _reset_cards(machine: Machine, plan: Plan, uuids: Sequence[str], report: Report) -> list[str]:
+    """Those of these cards whose every forgettable setting stands at what the card boots with."""
+    if not uuids:
         return []
     written = {name for writer in other_writers(machine) for name in writer.settings}
     standing: dict[str, list[bool]] = {}
     with contextlib.suppress(InputError, HostError), verbs.gpu_knobs(machine, plan, Report(check=True)) as knobs:
-        for knob in (k for k in knobs if isinstance(k, CardKnob) and k.card.uuid in uncounted):
+        for knob in (k for k in knobs if isinstance(k, CardKnob) and k.card.uuid in uuids):
             try:
                 boots_with = knob.boots_with()
                 if boots_with is not None and boots_with != knob.wanted:

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from inferhost.host.gpu.clock_record import MODULE
 from inferhost.schema.plan import GpuSelector
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 from tests.unit.host.test_host_watch import WATCHED
@@ -51,6 +52,69 @@ def test_after_a_repair_that_could_not_begin_a_lock_is_not_believed_by_whoever_c
         assert placed.card()["graphics_clock_lock_mhz"] is None
         placed.run(repair)
         assert placed.card()["graphics_clock_lock_mhz"] == [2100, 2100]
+
+
+def loaded_again(host: FakeHost) -> None:
+    """The driver's module anew, as `rmmod` and `modprobe` leave it: with a folder of another number."""
+    host.sim("reload")
+    host.sim("set", "persistence", 1)
+    host.at("/sys/module/other").mkdir()
+    host.at(MODULE).rmdir()
+    host.at("/sys/module/other").rename(host.at(MODULE))
+
+
+def test_a_reload_while_the_counter_was_young_is_noticed_by_the_module(host: FakeHost):
+    host.at(MODULE).mkdir(parents=True)
+    host.plan = with_gpu(power_limit_w=None, graphics_clock_lock_mhz=(2790, 2790))  # no load would show its loss
+    host.converge()
+    host.wait(60)
+    assert host.run("watch").code == 0
+    loaded_again(host)
+    host.sim("load", "on")
+    host.wait(600)
+    answer = host.run("watch")
+    assert (answer.code, host.card()["graphics_clock_lock_mhz"]) == (0, [2790, 2790])
+    assert "(its kernel module was loaded again)" in answer.prose
+    assert not host.run("watch").changed
+
+
+def test_a_record_from_before_modules_were_noticed_tells_nothing_of_them(placed: FakeHost):
+    assert placed.run("watch").code == 0
+    placed.at(MODULE).mkdir(parents=True)
+    assert placed.run("watch").said == (False, [])
+
+
+def test_a_limit_that_is_what_the_card_boots_with_is_a_sign_for_its_lock(placed: FakeHost):
+    """Where neither counter nor module tell: nobody is fought over, and the next apply asks for both."""
+    placed.sim("reload")
+    placed.sim("set", "persistence", 1)
+    placed.sim("load", "on")
+    placed.wait(600)
+    placed.sim("load", "off")
+    placed.wait(2)
+    assert placed.run("watch").verdict("power_limit_w") == ("overridden", "driver_reload")
+    assert placed.card()["graphics_clock_lock_mhz"] is None
+    answer = placed.run("verify", "--section", "gpu")
+    assert "its power limit is what the card boots with" in answer.evidence("graphics_clock_lock_mhz")
+    assert placed.run("apply", "--section", "gpu").changed
+    assert placed.card()["graphics_clock_lock_mhz"] == [2100, 2100]
+    assert placed.run("apply", "--section", "gpu").said == (False, [])
+
+
+def test_beside_a_card_whose_counter_fell_one_that_forgot_everything_is_repaired_too(pair: FakeHost):
+    second = dataclasses.replace(plan().gpus[0], select=GpuSelector(None, "2BB1", 1))
+    pair.plan = plan(gpus=(plan().gpus[0], second))
+    pair.converge()
+    pair.sim("load", "on", "--gpu", 0)
+    pair.wait(60)
+    assert pair.run("watch").code == 0
+    pair.sim("reload")
+    pair.sim("set", "persistence", 1)
+    pair.sim("load", "off", "--gpu", 0)
+    pair.sim("load", "on", "--gpu", 1)
+    pair.wait(60)
+    assert pair.run("watch").code == 0
+    assert [pair.card(number)["power_limit_mw"] for number in (0, 1)] == [450000, 450000]
 
 
 @pytest.mark.parametrize("code", [4, 999])
