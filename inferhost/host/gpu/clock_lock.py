@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from inferhost.host.gpu import load
 from inferhost.host.gpu.card_knob import CardKnob, is_among
@@ -33,6 +33,7 @@ from inferhost.host.machine import Machine
 from inferhost.host.watch.watched import Watched, read_watched
 from inferhost.schema.result import Verdict
 
+T = TypeVar("T")
 UNKNOWN, UNLOCKED = "unknown", "unlocked"
 NO_GETTER = "no call reads a lock back"
 TAKEN_BACK = "taken back by the guard, which found the card too hot, and not asked for again yet"
@@ -58,18 +59,27 @@ class ClockLock(CardKnob):
         self.machine = machine
         self.asked_mhz = asked_mhz
         self.steps_mhz: Sequence[int] = ()
-        self.loaded = loaded_now(machine, nvml.driver_version(), nvml.energy_mj(card))
+        self.loaded = loaded_now(machine, nvml.driver_version(), self._known(nvml.energy_mj))
         self.record = read_clocks(machine).asked.get(self.record_key(card.uuid))
         self.gone = _gone(self.record, self.loaded, read_watched(machine), self.setting) or _taken(
             self.record, taken_back_s(machine, card.uuid)
         )
-        self.doubt = _doubt(self.record, nvml.persistence_mode(card))
+        self.doubt = _doubt(self.record, self._known(nvml.known_persistence))
         if _taken(self.record, maybe_taken_back_s(machine, card.uuid)) and not self.gone:
             self.doubt = self.doubt or MAYBE_TAKEN_BACK
         self._believed = UNKNOWN
         self.seen_mhz: int | None = None
         if self.record is not None and not self.gone and not self.doubt:
             self._believed = shown(self.record.low_mhz, self.record.high_mhz)
+
+    def _known(self, reading: Callable[[Card], T | None]) -> T | None:
+        """What a card says of its driver; a reset needs none of it, so there a failure is as good as no answer."""
+        try:
+            return reading(self.card)
+        except NvmlError:
+            if self.asked_mhz is not None:
+                raise
+            return None
 
     def look(self) -> None:
         """One look at the card: while it is busy, a clock above the range shows that the request does not stand.
@@ -322,7 +332,7 @@ def _taken(record: Asked | None, taken_s: float | None) -> str:
     return TAKEN_BACK if record is not None and taken_s is not None and record.time_s <= taken_s else ""
 
 
-def _doubt(record: Asked | None, persistence: bool) -> str:
+def _doubt(record: Asked | None, persistence: bool | None) -> str:
     """Why a request that may stand is made again all the same; empty where there is no reason."""
     if record is None:
         return ""
@@ -332,8 +342,10 @@ def _doubt(record: Asked | None, persistence: bool) -> str:
         return f"the last attempt was refused: {record.refused}"
     if not record.confirmed:
         return "the last attempt did not come to its end"
-    if not persistence:
+    if persistence is False:
         return "persistence is off, so the driver may have been unloaded since"
+    if persistence is None and record.loaded.energy_mj is None:
+        return "the card tells neither persistence nor energy, so the driver may have been unloaded since"
     if record.last is not None and record.last.is_doubted():
         return f"it was {record.last.verdict} under load, and somebody may have taken it away or asked for another"
     return ""

@@ -172,6 +172,11 @@ class Nvml:
         """Whether the driver stays loaded without a client."""
         return bool(self.call("nvmlDeviceGetPersistenceMode", card.handle))
 
+    def known_persistence(self, card: Card) -> bool | None:
+        """The same, or None for a card that does not say."""
+        found = self.reading("nvmlDeviceGetPersistenceMode", card.handle)
+        return None if found is None else bool(found)
+
     def set_persistence_mode(self, card: Card, on: bool) -> None:
         """Asks the driver to stay loaded, or no longer."""
         self._before_write(f"nvml {card.uuid} persistence_mode")

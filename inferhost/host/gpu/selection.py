@@ -62,11 +62,8 @@ class PowerLimit(CardKnob):
         return self.nvml.default_power_limit_mw(self.card)
 
     def is_forgotten(self) -> bool:
-        """Whether the limit stands at what the card boots with, and not at what is wanted."""
-        try:
-            return bool(self.wanted != self.observe() == self.boots_with())
-        except NvmlError:  # the knob says so itself
-            return False
+        """Whether the limit stands at what the card boots with, and not at what is wanted. Raises `NvmlError`."""
+        return bool(self.wanted != self.observe() == self.boots_with())
 
     def shown(self, value: Any) -> Any:
         return None if value is None else watts(value)
@@ -101,6 +98,15 @@ class PowerLimit(CardKnob):
         if below is False:
             return self.verdict(self.wanted, "ignored", "unexplained", evidence)
         return dataclasses.replace(verdict, evidence=evidence)
+
+
+def limit_mw(nvml: Nvml, card: Card, wish: object) -> int | None:
+    """What a wished limit means on this card; None for a word that it does not know. Raises `NvmlError`."""
+    if wish == "default":
+        return nvml.default_power_limit_mw(card)
+    if isinstance(wish, int):
+        return wish * 1000
+    return nvml.power_limit_range_mw(card)[1] if wish == "max" else None
 
 
 class Persistence(CardKnob):
@@ -238,9 +244,14 @@ class _Search:
             found.append(Ecc(self.machine, self.nvml, card, gpu.ecc, self.context))
         divided = self.mig(gpu, card)
         locks = [knob for knob in found if isinstance(knob, ClockLock)]
-        if locks and any(isinstance(knob, PowerLimit) and knob.is_forgotten() for knob in found):
-            for lock in locks:
-                lock.lost("its power limit is what the card boots with, so the driver may have been loaded again")
+        limits = [knob for knob in found if isinstance(knob, PowerLimit) and locks]
+        try:
+            forgotten = any(limit.is_forgotten() for limit in limits)
+        except NvmlError as error:
+            forgotten = False
+            self.report.note(f"{card.uuid}: nobody can tell whether the driver forgot its limit; {error.evidence}")
+        for lock in locks if forgotten else ():
+            lock.lost("its power limit is what the card boots with, so the driver may have been loaded again")
         if divided is not None:  # before all else: it may reset the card
             divided.told_of_a_reset = locks
             found.insert(0, divided)
@@ -339,11 +350,10 @@ class _Search:
         """The knob for a wished limit; None, with the reason told, where the card has none or refuses this one."""
         try:
             low, high = self.nvml.power_limit_range_mw(card)
-            default = self.nvml.default_power_limit_mw(card) if wish == "default" else 0
+            number = limit_mw(self.nvml, card, wish)
         except NvmlError as error:
             self._verdict(card, PowerLimit.name, wish, error)
             return None
-        number = wish * 1000 if isinstance(wish, int) else {"default": default, "max": high}.get(str(wish))
         accepted = f"{watts(low)} to {watts(high)} W"
         if number is not None and low <= number <= high:
             knob = PowerLimit(self.nvml, card, number, self.context)

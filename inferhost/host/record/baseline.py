@@ -30,7 +30,7 @@ MARK = f"{STATE_DIRECTORY}/recorded"
 MACHINE_ID = "/etc/machine-id"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
-KEEP = "put the file back from a backup, or move it away to accept what is on this host now as the original"
+KEEP = "put the file back from a backup; without it, what inferhost set so far would count as the original"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +156,9 @@ def _content(machine: Machine) -> bytes | None:
     try:
         return machine.read_bytes(BASELINE)
     except OSError as error:
-        raise _unusable(f"cannot be read: {reason(error)}") from error
+        hint = f"repair what keeps it from being read, and leave it where it is; else {KEEP}"
+        raise _unusable(f"cannot be read: {reason(error)}", hint) from error
 
 
-def _unusable(message: str) -> RecordUnusable:
-    return RecordUnusable(Problem(BASELINE, message, KEEP, "record-unusable"))
+def _unusable(message: str, hint: str = KEEP) -> RecordUnusable:
+    return RecordUnusable(Problem(BASELINE, message, hint, "record-unusable"))

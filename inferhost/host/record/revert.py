@@ -8,6 +8,7 @@ said, and keeps the program installed; when nothing stays, Inferhost itself goes
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
@@ -16,12 +17,12 @@ from inferhost.host.cpu.cpufreq import restore_frequency
 from inferhost.host.cpu.cpuidle import restore_idle
 from inferhost.host.cpu.sysctl import restore_sysctl
 from inferhost.host.driver import state
-from inferhost.host.gpu import selection
+from inferhost.host.gpu import selection, which
 from inferhost.host.gpu.clock_lock import ClockLock
 from inferhost.host.gpu.clock_record import CLOCKS
 from inferhost.host.gpu.idle_knob import IdleCardKnob
 from inferhost.host.gpu.nvml import NO_DRIVER, Nvml, NvmlError, open_nvml
-from inferhost.host.guard.latch import LATCH, forget_latches, read_latches
+from inferhost.host.guard.latch import LATCH, LATCHED, NOTHING, Hold, forget_latches, read_latches
 from inferhost.host.knob import Knob, restore_knobs
 from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
 from inferhost.host.models.kept import KEPT
@@ -58,7 +59,7 @@ def revert(
 ) -> None:
     """Restores the sections; a revert of every section removes Inferhost as well. Models go only with `purge`.
 
-    The installed `plan`, where it can be read, says only whether containers may lose their cards by it.
+    The installed `plan`, where it can be read, says whether containers may lose their cards by it, and what was ours.
     """
     with _no_fetch(machine, sections, report), lock_unless_check(machine, report):
         baseline = read_baseline(machine)
@@ -67,9 +68,10 @@ def revert(
             raise NothingTouched(Problem(OPTION, hurt, WAYS_OUT, "containers"))
         everything = set(sections) >= set(SECTIONS)
         base_units.remember_reverts(sections, baseline, report)
+        before = _Before(plan, read_latches(machine))
         if "gpu" in sections:
             base_units.stop_for_revert(machine, baseline, report)
-        _restore_gpus(machine, baseline.of("gpu", sections), baseline, report)
+        _restore_gpus(machine, baseline.of("gpu", sections), baseline, report, before)
         if "gpu" in sections and not report.check:
             forget_latches(machine, read_latches(machine), report)
         if {"gpu", "service"} & set(sections):
@@ -102,7 +104,17 @@ def _no_fetch(machine: Machine, sections: Sequence[str], report: Report) -> cont
     return locked(machine, lock=FETCH_LOCK)
 
 
-def _restore_gpus(machine: Machine, records: Mapping[str, Record], baseline: Baseline, report: Report) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Before:
+    """What is told of a card beside its record: what the plan asked for, and whether the guard held it."""
+
+    plan: Plan | None
+    holds: Mapping[str, Hold]
+
+
+def _restore_gpus(
+    machine: Machine, records: Mapping[str, Record], baseline: Baseline, report: Report, before: _Before
+) -> None:
     """Each card's own values, limits before persistence over all cards."""
     if not records:
         return
@@ -110,6 +122,9 @@ def _restore_gpus(machine: Machine, records: Mapping[str, Record], baseline: Bas
         with open_nvml(machine.before_write) as nvml:
             knobs = _gpu_knobs(machine, nvml, records, report)
             _say_what_to_know(knobs, records, boot_id(machine), report)
+            for knob in knobs:
+                if isinstance(knob, selection.PowerLimit):
+                    _say_of_power(machine, knob, before, report)
             restore_knobs(knobs, baseline, report)
     except NvmlError as error:  # files and kernel settings go back all the same
         if error.code not in NO_DRIVER:
@@ -165,6 +180,20 @@ def _say_what_to_know(knobs: Sequence[Knob], records: Mapping[str, Record], boot
             report.note(f"{knob.setting}: {knob.shown(record.found)} was found in an earlier boot")
         if isinstance(knob, selection.Persistence) and knob.wanted is False:
             report.note(f"{knob.setting}: off, as it was; a restored power limit goes when the driver unloads")
+
+
+def _say_of_power(machine: Machine, knob: selection.PowerLimit, before: _Before, report: Report) -> None:
+    """A limit that neither we nor the record knows goes as well, and so does one that keeps a hot card cool."""
+    hold = before.holds.get(knob.card.uuid, NOTHING)
+    names = [] if before.plan is None else which.known_names(before.plan, machine)
+    wishes = [e.power_limit_w for n, e in zip(names, before.plan.gpus if before.plan else ()) if n == knob.card.uuid]
+    with contextlib.suppress(NvmlError):  # the knob says so itself
+        found, ours = knob.observe(), [selection.limit_mw(knob.nvml, knob.card, wish) for wish in wishes]
+        back = f"{knob.shown(found)} W, it goes back to {knob.shown(knob.wanted)} W all the same"
+        if hold.state == LATCHED:
+            report.note(f"{knob.setting}: the guard held this card, {hold.why}; found {back}")
+        elif ours and found not in (knob.wanted, *ours):
+            report.note(f"{knob.setting}: neither ours nor the original; found {back}")
 
 
 def _rank(name: str) -> int:

@@ -68,6 +68,26 @@ def test_a_card_without_an_energy_counter_can_be_locked_as_well(host: FakeHost):
     assert host.run("apply", "--section", "gpu").said == (False, [])
 
 
+def test_a_card_that_does_not_tell_its_persistence_can_be_locked_once_and_put_back(host: FakeHost):
+    host.sim("fail", "nvmlDeviceGetPersistenceMode", 3)
+    applied(host, 2100)
+    assert host.run("apply", "--section", "gpu").said == (False, [])
+    host.sim("fail", "nvmlDeviceGetTotalEnergyConsumption", 3)
+    applied(host, 1500)
+    answer = host.run("apply", "--section", "gpu")
+    assert (answer.changed, "tells neither persistence nor energy" in answer.evidence(LOCK)) == (True, True)
+
+
+@pytest.mark.parametrize("code", [3, 999])
+@pytest.mark.parametrize("function", ["nvmlDeviceGetPersistenceMode", "nvmlDeviceGetTotalEnergyConsumption"])
+def test_a_reset_needs_no_word_on_the_driver(host: FakeHost, function: str, code: int):
+    applied(host, 2100)
+    host.sim("fail", function, code)
+    answer = host.run("revert", "--section", "gpu")
+    assert (answer.verdict(LOCK)[0], host.card()[LOCK]) == ("unverified", None)
+    assert f"gpu:{UUID}:{LOCK}" not in host.baseline()
+
+
 def test_a_card_that_refuses_the_reset_as_unsupported_has_nothing_to_reset(host: FakeHost):
     before = host.snapshot()
     host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100))

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from inferhost.host.machine import PLAN
+from inferhost.host.machine import PLAN, Machine
 from inferhost.host.record import lock
 from inferhost.host.record.baseline import BASELINE, Record, read_baseline
 from inferhost.host.report import WriteFailed
@@ -44,9 +44,24 @@ def test_a_record_that_cannot_be_believed_stops_every_writer(host: FakeHost, ver
     assert answer.code == 5
     assert answer.prose.splitlines()[-2:] == [
         f"error: {BASELINE}: {message}",
-        "hint: put the file back from a backup, or move it away to accept what is on this host now as the original",
+        "hint: put the file back from a backup; without it, what inferhost set so far would count as the original",
     ]
     assert host.snapshot() == before
+
+
+def test_a_record_that_the_disk_does_not_give_stays_where_it_is(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    host.converge()
+    read = Machine.read_bytes
+
+    def failing(machine: Machine, path: str) -> bytes | None:
+        if path == BASELINE:
+            raise OSError(5, "Input/output error")
+        return read(machine, path)
+
+    monkeypatch.setattr(Machine, "read_bytes", failing)
+    answer = host.run("revert")
+    assert (answer.code, answer.problems[0]["message"]) == (5, "cannot be read: Input/output error")
+    assert answer.problems[0]["hint"].startswith("repair what keeps it from being read, and leave it where it is")
 
 
 @pytest.mark.parametrize("verb", WRITERS)

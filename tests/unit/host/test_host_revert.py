@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 
+import pytest
+
+from inferhost.host.guard.latch import LATCHED, Hold, write_latches
 from inferhost.schema.plan import File
 from tests.unit.host.fake_host import DROPIN, SYSCTL_FILE, UUID, FakeHost, plan, with_gpu
 
@@ -189,3 +192,30 @@ def test_revert_in_check_mode_foretells_the_real_one_and_writes_nothing(host: Fa
     foretold = host.run("revert", "--check")
     assert host.snapshot() == before
     assert host.run("revert").said == foretold.said
+
+
+@pytest.mark.parametrize("wish", [450, "max"])
+def test_a_limit_that_somebody_changed_after_us_goes_back_with_a_word(host: FakeHost, wish: object):
+    """It may be lower than the original."""
+    host.plan = with_gpu(power_limit_w=wish)
+    host.converge()
+    host.stop_engine()
+    said = f"gpu.{UUID}.power_limit_w: neither ours nor the original; found 300 W, it goes back to 480 W all the same"
+    assert not [note for note in host.run("revert", "--check").document["notes"] if "neither ours" in note]
+    host.sim("set", "power_limit_mw", 300000)
+    for arguments in (["--check"], []):
+        assert said in host.run("revert", *arguments).document["notes"]
+    assert host.card()["power_limit_mw"] == 480000
+
+
+def test_a_revert_says_that_the_guard_held_the_card(host: FakeHost):
+    host.converge()
+    host.stop_engine()
+    host.sim("set", "power_limit_mw", 150000)
+    write_latches(host.machine(str(host.root)), {UUID: Hold(LATCHED, "91 C, over 85", None, (0.0,), None)})
+    said = (
+        f"gpu.{UUID}.power_limit_w: the guard held this card, 91 C, over 85; found 150 W, it goes back to 480 W "
+        "all the same"
+    )
+    assert said in host.run("revert", "--section", "gpu").document["notes"]
+    assert host.card()["power_limit_mw"] == 480000
