@@ -108,6 +108,8 @@ class Machine:
     command: Callable[[Sequence[str]], Finished] = run_command
     before_write: Callable[[str], None] = _nothing
     clock: Clock = dataclasses.field(default_factory=Clock)
+    cards: tuple[str, ...] | None = None
+    """The bus ids of the cards that may be opened, where it is not every card: to look at one wakes no other."""
 
     def at(self, path: str) -> str:
         """The real place of an absolute path."""

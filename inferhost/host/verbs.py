@@ -280,7 +280,7 @@ def gpu_knobs(machine: Machine, plan: Plan, report: Report) -> Iterator[list[Kno
     with contextlib.ExitStack() as stack:
         found: list[Knob] = []
         try:
-            nvml = stack.enter_context(open_nvml(machine.before_write))
+            nvml = stack.enter_context(open_nvml(machine.before_write, machine.cards))
             found = selection.knobs(plan, nvml, machine, report)
         except NvmlError as error:
             if error.code not in NO_DRIVER:

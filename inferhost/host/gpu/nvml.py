@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from inferhost.host.knob import Unusable
@@ -93,8 +93,9 @@ class Card:
 class Nvml:
     """NVML while it is open; made by `open_nvml`."""
 
-    def __init__(self, before_write: Callable[[str], None]) -> None:
+    def __init__(self, before_write: Callable[[str], None], only: Sequence[str] | None = None) -> None:
         self._before_write = before_write
+        self._only = only
         self.unreadable: list[NvmlError] = []
 
     def call(self, function: str, *arguments: Any) -> Any:
@@ -121,11 +122,14 @@ class Nvml:
         return str(self.call("nvmlSystemGetDriverVersion"))
 
     def cards(self) -> list[Card]:
-        """Every card that answers, in PCI order; those that do not are in `unreadable`."""
+        """Every card that may be opened and answers, in PCI order; those that do not are in `unreadable`."""
         found = []
-        for index in range(self.call("nvmlDeviceGetCount")):
+        by_place: tuple[str, Sequence[object]] = ("nvmlDeviceGetHandleByPciBusId", self._only or ())
+        by_index = ("nvmlDeviceGetHandleByIndex", range(self.call("nvmlDeviceGetCount")))
+        function, places = by_index if self._only is None else by_place
+        for place in places:
             try:
-                found.append(self._card(self.call("nvmlDeviceGetHandleByIndex", index)))
+                found.append(self._card(self.call(function, place)))
             except NvmlError as error:  # a lost card must not hide its neighbours
                 self.unreadable.append(error)
         return sorted(found, key=lambda card: card.pci_bus_id)
@@ -313,9 +317,12 @@ class Nvml:
 
 
 @contextlib.contextmanager
-def open_nvml(before_write: Callable[[str], None]) -> Iterator[Nvml]:
-    """NVML for the block. Closing it may unload the driver where persistence is off, and that drops the limits."""
-    nvml = Nvml(before_write)
+def open_nvml(before_write: Callable[[str], None], only: Sequence[str] | None = None) -> Iterator[Nvml]:
+    """NVML for the block, of every card or of those with `only` these bus ids: no other is woken.
+
+    Closing it may unload the driver where persistence is off, and that drops the limits.
+    """
+    nvml = Nvml(before_write, only)
     nvml.call("nvmlInit")
     try:
         yield nvml

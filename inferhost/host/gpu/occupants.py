@@ -74,13 +74,13 @@ def card_holders(nvml: Nvml, card: Card) -> Iterator[tuple[int, int]]:
         yield pid, (used_bytes or 0) // 2**20
 
 
-def card_nodes(machine: Machine) -> dict[str, str]:
-    """The device node in /dev of each card, by UUID, as far as the driver's own list names both."""
+def card_places(machine: Machine) -> dict[str, tuple[str, str]]:
+    """The bus id and the device node in /dev of each card, by UUID, as far as the driver's own list names them."""
     found = {}
     for address in machine.entries(INFORMATION):
         match = MINOR.search(machine.read_text(f"{INFORMATION}/{address}/information") or "")
         if match:
-            found[match[1]] = f"nvidia{match[2]}"
+            found[match[1]] = (address, f"nvidia{match[2]}")
     return found
 
 
@@ -89,7 +89,7 @@ def held_open(machine: Machine) -> list[str]:
 
     Source: README of NVIDIA's driver, "Using the nvidia-persistenced Utility".
     """
-    nodes = {f"/dev/{node}": uuid for uuid, node in card_nodes(machine).items()}
+    nodes = {f"/dev/{node}": uuid for uuid, (_, node) in card_places(machine).items()}
     pids = [int(name) for name in machine.entries("/proc") if name.isdigit()] if nodes else []
     return sorted({nodes[link] for pid in pids for link in _links(machine, pid) if link in nodes})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from inferhost.host.gpu.occupants import card_nodes
+from inferhost.host.gpu.occupants import card_places
 from inferhost.host.machine import Machine
 from inferhost.host.report import Report
 from inferhost.host.runtime import cdi, containers
@@ -78,6 +78,6 @@ def _verdict(
 
 def _nodes(machine: Machine, cards: Sequence[str]) -> list[str]:
     """The nodes of these cards by the driver's own list; empty where it does not know each by this name."""
-    found = card_nodes(machine)
+    found = {uuid: node for uuid, (_, node) in card_places(machine).items()}
     names = [card.partition("=")[2] for card in cards]
     return [found[name] for name in names] if all(name in found for name in names) else []

@@ -75,7 +75,7 @@ def with_cards_that_are_here(
 def _missing(machine: Machine, plan: Plan) -> tuple[dict[int, Problem], bool]:
     """The plan's cards that do not answer now, by their number in the plan, and whether they may still come."""
     try:
-        with open_nvml(machine.before_write) as nvml:
+        with open_nvml(machine.before_write, machine.cards) as nvml:
             return which.missing_cards(plan, nvml, machine), True
     except NvmlError as error:
         problem = Problem(NO_ANSWER, error.evidence, error.hint, "nvml")

@@ -1,12 +1,12 @@
 """What the drift timer runs: `verify`, without waking a card, and `apply` where the driver was loaded again.
 
 Looking through NVML at a card without persistence loads its driver and unloads it again, which drops what it was set
-to: such a card is not looked at until a program holds it open, or somebody else looked and found persistence on.
-A driver that was loaded again shows in its version, in its kernel module or in the energy counter, which starts at
-zero then; the counter is all that can be seen of a recovery from an Xid. A card without one (before Volta) shows
-less: there a reload is believed where every setting that a driver forgets is back at what the card boots
-with, and no program is known that writes one of them; and once only, until a look finds the settings holding. What
-another program wrote is told, and never fought over.
+to: such a card stays closed until a program holds it open, or somebody else looked and found persistence on; its
+neighbours are opened by their bus ids meanwhile. A driver that was loaded again shows in its version, in its kernel
+module or in the energy counter, which starts at zero then; the counter is all that can be seen of a recovery from an
+Xid. A card without one (before Volta) shows less: there a reload is believed where every setting that a driver
+forgets is back at what the card boots with, and no program is known that writes one of them; and once only, until a
+look finds the settings holding. What another program wrote is told, and never fought over.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from inferhost.host import verbs
 from inferhost.host.gpu import which
 from inferhost.host.gpu.card_knob import CardKnob, is_among
 from inferhost.host.gpu.clock_record import Loaded, unfinished
 from inferhost.host.gpu.nvml import NvmlError, open_nvml
-from inferhost.host.gpu.occupants import held_open
+from inferhost.host.gpu.occupants import card_places, held_open
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
 from inferhost.host.record import base_units
@@ -79,11 +79,17 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
     sections = base_units.standing(plan, read_baseline(machine))
     if "gpu" in sections:
         awake = held_open(machine) if before.asleep else []
-        unseen = _unseen(plan, names, [uuid for uuid in before.asleep if uuid not in awake])
-        report.verdicts += unseen
+        now = dataclasses.replace(
+            now, asleep=tuple(uuid for uuid in before.asleep if uuid in names and uuid not in awake)
+        )
+        unseen = _unseen(plan, names, now.asleep)
+        report.verdicts += unseen.values()
         if unseen:
+            machine, plan = _beside(machine, plan, names, unseen)
+        if unseen and not plan.gpus:
             sections.remove("gpu")
         else:
+            names = which.known_names(plan, machine)
             plan, missing = boot.with_cards_that_are_here(machine, plan, 0, report)
             cards.update({name: number not in missing for number, name in enumerate(names)})
             now = _drivers(machine, plan, now)
@@ -102,32 +108,40 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
     return now
 
 
-def _unseen(plan: Plan, names: Sequence[str], asleep: Sequence[str]) -> list[Verdict]:
-    """The verdicts without a look, where NVML stays closed; a card that was found asleep is still drift."""
-    if asleep:
-        said = f"found off by an earlier look; {NOT_LOOKED_AT}, and inferhost apply turns it on"
-        return [
-            Verdict(f"gpu.{uuid}.persistence_mode", True, False, "overridden", "other_writer", said)
-            for uuid in asleep
-        ]
-    if all(entry.persistence_mode for entry in plan.gpus):
-        return []
-    said = f"off by plan; {NOT_LOOKED_AT}"
-    return [
-        Verdict(f"gpu.{name}.persistence_mode", False, None, "unverified", "none", said)
+def _unseen(plan: Plan, names: Sequence[str], asleep: Sequence[str]) -> dict[str, Verdict]:
+    """The cards that stay closed, with their verdicts without a look; one that was found asleep is still drift."""
+    found = {}
+    for entry, name in zip(plan.gpus, names):
+        setting = f"gpu.{name}.persistence_mode"
+        if not entry.persistence_mode:
+            said = f"off by plan; {NOT_LOOKED_AT}"
+            found[name] = Verdict(setting, False, None, "unverified", "none", said)
+        elif name in asleep:
+            said = f"found off by an earlier look; {NOT_LOOKED_AT}, and inferhost apply turns it on"
+            found[name] = Verdict(setting, True, False, "overridden", "other_writer", said)
+    return found
+
+
+def _beside(machine: Machine, plan: Plan, names: Sequence[str], unseen: Container[str]) -> tuple[Machine, Plan]:
+    """The plan of the other cards, as far as the driver's own list says where they are, and what opens only those."""
+    places = card_places(machine)
+    others = [
+        dataclasses.replace(entry, select=dataclasses.replace(entry.select, uuid=name))
         for entry, name in zip(plan.gpus, names)
-        if not entry.persistence_mode
+        if name not in unseen and name in places
     ]
+    opened = tuple(places[entry.select.uuid or ""][0] for entry in others)
+    return dataclasses.replace(machine, cards=opened), dataclasses.replace(plan, gpus=tuple(others))
 
 
 def _drivers(machine: Machine, plan: Plan, now: Watched) -> Watched:
     """The driver and the persistence of each card of the plan that answers; as before for the others."""
-    loaded, asleep = dict(now.loaded), []
-    with contextlib.suppress(NvmlError), open_nvml(machine.before_write) as nvml:
+    loaded, asleep = dict(now.loaded), list(now.asleep)
+    with contextlib.suppress(NvmlError), open_nvml(machine.before_write, machine.cards) as nvml:
         for card in which.selected_cards(plan, nvml, machine):
             with contextlib.suppress(NvmlError):  # verify says why; its neighbours are looked at
-                if not nvml.persistence_mode(card):
-                    asleep.append(card.uuid)
+                asleep = [uuid for uuid in asleep if uuid != card.uuid]
+                asleep += [] if nvml.persistence_mode(card) else [card.uuid]
                 loaded.update(drivers_now(machine, nvml, [card]))
     return dataclasses.replace(now, loaded=loaded, asleep=tuple(asleep))
 
@@ -140,7 +154,7 @@ def _why_again(
     A card whose driver was loaded again, a request of ours that stopped half way, and what of those failed last time.
     """
     found = dict.fromkeys(before.again, "the last repair failed")
-    here = [f"gpu.{uuid}" for uuid in now]
+    here = [f"gpu.{name}" for name in which.known_names(plan, machine)]
     found |= {s: "a request of ours did not come to its end" for s in unfinished(machine) if is_among(s, here)}
     for uuid in (uuid for uuid in now if uuid in before.loaded):
         signs = before.loaded[uuid].reload_signs(now[uuid])

@@ -96,6 +96,7 @@ def _remember_applied(machine: Machine, knobs: Iterable[Knob]) -> None:
     known = {uuid: before.loaded[uuid] for uuid in now if uuid in before.loaded}
     again = tuple(what for what in before.again if what.split(".")[1] not in now)
     same = len(known) == len(now) and not any(known[u].reload_signs(now[u]) for u in now)
-    if same and not before.asleep and again == before.again:
+    asleep = tuple(uuid for uuid in before.asleep if uuid not in now)
+    if same and (asleep, again) == (before.asleep, before.again):
         return
-    write_watched(machine, dataclasses.replace(before, loaded={**before.loaded, **now}, asleep=(), again=again))
+    write_watched(machine, dataclasses.replace(before, loaded={**before.loaded, **now}, asleep=asleep, again=again))

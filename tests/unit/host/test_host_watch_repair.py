@@ -178,8 +178,7 @@ def test_a_card_that_was_asleep_is_looked_at_again_while_a_program_holds_it_open
     assert placed.run("watch").code == 3
     placed.sim("set", "persistence", 1)
     assert placed.run("watch").code == 3
-    known = f"Model: \t NVIDIA\nGPU UUID: \t {UUID}\nBus Location: \t 0000:0a:00.0\nDevice Minor: \t 3\n"
-    placed.write("/proc/driver/nvidia/gpus/0000:0a:00.0/information", known)
+    known(placed, "0000:03:00.0", UUID, 3)
     placed.at("/proc/77/fd").mkdir(parents=True)
     placed.at("/proc/77/fd/4").symlink_to("/dev/nvidiactl")
     answer = placed.run("watch")
@@ -188,6 +187,37 @@ def test_a_card_that_was_asleep_is_looked_at_again_while_a_program_holds_it_open
     placed.at("/proc/77/fd/5").symlink_to("/dev/nvidia3")
     answer = placed.run("watch")
     assert (answer.code, answer.verdict("persistence_mode")) == (0, ("held", "none"))
+
+
+def known(host: FakeHost, place: str, uuid: str, minor: int) -> None:
+    """What the driver's own list says of a card that was opened once."""
+    lines = f"Model: \t NVIDIA\nGPU UUID: \t {uuid}\nBus Location: \t {place}\nDevice Minor: \t {minor}\n"
+    host.write(f"/proc/driver/nvidia/gpus/{place}/information", lines)
+
+
+def test_beside_a_card_that_sleeps_the_other_is_looked_at_and_repaired(pair: FakeHost):
+    second = dataclasses.replace(plan().gpus[0], select=GpuSelector(None, "2BB1", 1))
+    pair.plan = plan(gpus=(plan().gpus[0], second))
+    pair.wait(60)
+    pair.converge()
+    pair.sim("load", "on")
+    pair.sim("set", "persistence", 0, "--gpu", 1)
+    assert pair.run("watch").code == 3
+    for place, uuid, minor in (("0000:03:00.0", UUID, 0), ("0000:0b:00.0", SECOND_UUID, 1)):
+        known(pair, place, uuid, minor)
+    pair.sim("set", "power_limit_mw", 300000)
+    pair.sim("fail", "nvmlDeviceGetHandleByIndex_v2", 999)  # whoever opens every card is caught
+    answer = pair.run("watch")
+    assert answer.verdict(f"{UUID}.power_limit_w") == ("overridden", "other_writer")
+    assert answer.verdict(f"{SECOND_UUID}.persistence_mode") == ("overridden", "other_writer")
+    assert not [v for v in answer.document["verdicts"] if v["setting"] == f"gpu.{SECOND_UUID}.power_limit_w"]
+    pair.sim("reload")
+    pair.sim("set", "persistence", 1, "--gpu", 0)
+    answer = pair.run("watch")
+    assert answer.verdict(f"{UUID}.power_limit_w") == ("held", "none")
+    assert answer.verdict(f"{SECOND_UUID}.persistence_mode") == ("overridden", "other_writer")
+    assert [pair.card(number)["power_limit_mw"] for number in (0, 1)] == [450000, 600000]
+    assert json.loads(pair.read(WATCHED))["asleep"] == [SECOND_UUID]
 
 
 def test_a_card_whose_persistence_a_verify_found_on_again_is_looked_at(pair: FakeHost):
