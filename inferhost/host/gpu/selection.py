@@ -249,7 +249,8 @@ class _Search:
             forgotten = any(limit.is_forgotten() for limit in limits)
         except NvmlError as error:
             forgotten = False
-            self.report.note(f"{card.uuid}: nobody can tell whether the driver forgot its limit; {error.evidence}")
+            if error.verdict != "unsupported":
+                self.report.note(f"{card.uuid}: nobody can tell whether its limit was forgotten; {error.evidence}")
         for lock in locks if forgotten else ():
             lock.lost("its power limit is what the card boots with, so the driver may have been loaded again")
         if divided is not None:  # before all else: it may reset the card
