@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 
 import pytest
 
@@ -205,6 +206,16 @@ def test_an_offline_cpu_keeps_its_originals_on_record_until_it_is_back(host: Fak
     assert host.run("revert", "--section", "cpu").code == 0
     assert host.read(f"{FOLDER.format(1)}/scaling_governor").strip() == "powersave"
     assert [key for key in host.baseline() if key.startswith("cpu:")] == []
+
+
+def test_a_kernel_without_frequencies_has_none_to_put_back(host: FakeHost):
+    wanted(host, "performance", "power")
+    host.run("apply", "--section", "cpu")
+    for cpu in CPUS:  # the same disk, now in a guest
+        shutil.rmtree(host.at(FOLDER.format(cpu)))
+    answer = host.run("revert", "--section", "cpu")
+    assert (answer.code, [key for key in host.baseline() if key.startswith("cpu:")]) == (0, [])
+    assert "cpu 1: has no governor now; it was powersave" in answer.document["notes"]
 
 
 def test_in_a_container_nothing_is_written_and_nothing_is_ours(host: FakeHost, monkeypatch: pytest.MonkeyPatch):

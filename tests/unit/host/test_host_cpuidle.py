@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -122,6 +123,14 @@ def test_an_offline_cpu_keeps_its_switches_on_record(idle: FakeHost):
     away.rename(folder)
     assert idle.run("revert", *CPU).code == 0
     assert switches(idle) == before
+
+
+def test_a_kernel_without_idle_states_has_no_switch_to_put_back(idle: FakeHost):
+    assert idle.run("install").code == idle.run("apply", *CPU).code == 0
+    for cpu in range(2):  # the same disk, now in a guest
+        shutil.rmtree(idle.at(f"{ROOT}/cpu{cpu}/cpuidle"))
+    answer = idle.run("revert", *CPU)
+    assert (answer.code, [key for key in idle.baseline() if key.startswith("cpuidle:")]) == (0, [])
 
 
 def test_an_idle_state_that_is_gone_is_told_and_forgotten(idle: FakeHost):

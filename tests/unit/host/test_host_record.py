@@ -145,6 +145,14 @@ def test_a_held_lock_stops_every_writer_and_names_the_holder(host: FakeHost, hel
     assert host.snapshot() == before
 
 
+def test_who_waits_gets_the_lock_as_soon_as_its_holder_ends(
+    host: FakeHost, held: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lock, "WAIT_S", 600.0)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: fcntl.flock(held, fcntl.LOCK_UN))
+    assert host.run("install").code == 0
+
+
 @pytest.mark.parametrize("arguments", [("facts",), ("verify",), ("status",), ("apply", "--check")])
 def test_readers_do_not_need_the_lock(host: FakeHost, held: int, arguments: tuple[str, ...]):
     assert host.run(*arguments).code in (0, 3)
