@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,7 +13,9 @@ import pytest
 
 from inferhost.host.gpu import nvml as inferhost_nvml
 from inferhost.host.guard.latch import LATCHED, Hold, write_latches
+from inferhost.host.machine import PLAN
 from inferhost.host.record import lock
+from inferhost.host.record.baseline import BASELINE
 from inferhost.host.report import Locked
 from inferhost.schema.plan import Guard
 from tests.unit.host.fake_host import P4, UNIT, UUID, Answer, FakeHost, p4_plan, plan, with_gpu
@@ -144,6 +147,18 @@ def test_an_engine_that_serves_refuses_it_before_a_card_is_touched(locked: FakeH
     assert answer.code == 2
     assert [p["message"] for p in answer.problems] == [f"{UNIT} is active"]
     assert locked.snapshot() == before
+
+
+@pytest.mark.parametrize("known_by", ["the plan", "the record"])
+def test_an_engine_that_only_one_of_them_knows_is_in_the_way_too(locked: FakeHost, known_by: str):
+    if known_by == "the record":
+        locked.plan = dataclasses.replace(locked.plan, service=())
+    else:
+        locked.at(BASELINE).unlink()
+        locked.at(PLAN).unlink()
+    locked.start_engine()
+    answer = challenged(locked)
+    assert (answer.code, [p["message"] for p in answer.problems]) == (2, [f"{UNIT} is active"])
 
 
 def test_an_engine_that_starts_while_samples_are_taken_is_not_disturbed(locked: FakeHost):

@@ -111,6 +111,17 @@ def test_a_write_that_the_kernel_ignores_is_not_held(host: FakeHost, monkeypatch
     assert answer.verdict("cpu.governor") == ("ignored", "unexplained")
 
 
+def test_a_value_that_does_not_go_back_stays_on_record(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    host.converge()
+    with monkeypatch.context() as deaf:
+        deaf.setattr(Machine, "write_kernel", lambda *_: None)
+        answer = host.run("revert", "--section", "cpu")
+    assert (answer.code, answer.verdict("vm.swappiness")) == (3, ("ignored", "unexplained"))
+    assert {"sysctl:vm.swappiness", "cpu:0:governor"} <= set(host.baseline())
+    assert host.run("revert", "--section", "cpu").code == 0
+    assert host.read("/proc/sys/vm/swappiness") == "60\n"
+
+
 def test_a_value_changed_by_somebody_else_is_overridden(host: FakeHost):
     host.converge()
     host.write("/proc/sys/vm/swappiness", "77\n")

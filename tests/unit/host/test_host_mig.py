@@ -234,6 +234,19 @@ def test_behind_passthrough_the_mode_waits_for_the_restart_and_the_instances_com
     assert not a100.at("/var/lib/inferhost/baseline.json").exists()
 
 
+def test_a_mode_that_somebody_ended_for_the_next_restart_is_asked_for_again(a100: FakeHost):
+    passed_through(a100)
+    assert a100.run("install").code == 0
+    a100.run("apply", *GPU)
+    restart(a100)
+    assert a100.run("boot").verdict(MIG) == ("held", "none")
+    by_hand(lambda mig: [mig.destroy(one) for one in mig.instances()])
+    by_hand(lambda mig: mig.set_mode(False))
+    assert a100.card()["mig_mode"] == [1, 0]
+    assert a100.run("apply", *GPU).verdict(MIG) == ("held", "none")
+    assert (a100.card()["mig_mode"], instances(a100)) == ([1, 1], MADE)
+
+
 def test_a_revert_that_has_to_divide_and_cannot_yet_keeps_its_record(a100: FakeHost):
     passed_through(a100)
     by_hand(lambda mig: mig.set_mode(True))
