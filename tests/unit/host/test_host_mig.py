@@ -10,8 +10,8 @@ import pytest
 
 from inferhost.host.gpu.nvml import open_nvml
 from inferhost.host.gpu.nvml_mig import CardMig
-from inferhost.schema.plan import Gpu, GpuSelector, MigInstance, Plan, Slice
-from tests.unit.host.fake_host import PID, TESTS, FakeHost, plan
+from inferhost.schema.plan import Gpu, GpuSelector, MigInstance, Plan
+from tests.unit.host.fake_host import TESTS, FakeHost, plan
 
 PERSONALITIES = TESTS / "simulator" / "personalities"
 A100, H100 = PERSONALITIES / "a100-80gb-pcie.txt", PERSONALITIES / "h100-80gb-hbm3.txt"
@@ -42,13 +42,6 @@ def card_plan(device: str, **changes: Any) -> Plan:
     card = Gpu("x", "x", GpuSelector(None, device, 0), True, None, None, None)
     one = dataclasses.replace(card, **changes)
     return plan(gpus=(one,), manage=("gpu",), files=(), dropins=(), service=(), env={})
-
-
-def sliced_plan(number: int = 1) -> Plan:
-    """An engine on a slice of an A100."""
-    whole, cards = plan(), card_plan("20B5", mig=HALVES).gpus
-    service = dataclasses.replace(whole.service[0], slice=Slice(cards[0].select, number))
-    return dataclasses.replace(whole, gpus=cards, manage=("gpu", "service"), service=(service,))
 
 
 @pytest.fixture
@@ -333,79 +326,3 @@ def test_without_a_driver_it_waits(a100: FakeHost):
     a100.sim("fail", "nvmlInitWithFlags", 9)
     answer = a100.run("apply", *GPU)
     assert (answer.code, answer.verdict(MIG)) == (7, ("pending", "needs_driver"))
-
-
-def converged(host: FakeHost) -> None:
-    host.plan = sliced_plan()
-    assert host.run("install").code == 0
-    host.place()
-    assert host.run("apply").code == 0
-
-
-def test_an_engine_gets_the_uuid_of_its_slice_before_it_starts_and_after_each_boot(a100: FakeHost):
-    a100.plan = sliced_plan()
-    assert a100.run("install").code == 0
-    foretold = a100.run("apply", *GPU, "--check")
-    answer = a100.run("apply", *GPU)
-    assert (answer.code, answer.said) == (0, foretold.said)
-    assert answer.verdict("service.main.slice") == ("held", "none")
-    first = a100.read(SLICE_FILE)
-    assert first.startswith("CUDA_VISIBLE_DEVICES=MIG-")
-    seen: list[str] = []
-    by_hand(lambda mig: seen.extend(uuid for _, uuid in mig.devices()))
-    assert first == f"CUDA_VISIBLE_DEVICES={seen[1]}\n"
-    restart(a100)
-    answer = a100.run("verify", *GPU)
-    assert (answer.code, answer.verdict("service.main.slice")) == (3, ("refused", "unexplained"))
-    assert a100.run("boot").verdict("service.main.slice") == ("held", "none")
-    assert a100.read(SLICE_FILE) == first
-
-
-def test_a_running_engine_is_compared_with_its_slice(a100: FakeHost):
-    converged(a100)
-    a100.start_engine()
-    device = a100.read(SLICE_FILE).strip()
-    environ = f"PATH=/bin\0CUDA_DEVICE_ORDER=PCI_BUS_ID\0{device}\0"
-    a100.write(f"/proc/{PID}/environ", environ)
-    setting = "service.main.env.CUDA_VISIBLE_DEVICES"
-    assert a100.run("verify").verdict(setting) == ("held", "none")
-    a100.write(f"/proc/{PID}/environ", environ.replace("MIG-", "MIG-0"))
-    assert a100.run("verify").verdict(setting) == ("overridden", "other_writer")
-
-
-def test_a_file_with_another_device_is_drift_and_written_again(a100: FakeHost):
-    converged(a100)
-    right = a100.read(SLICE_FILE)
-    a100.write(SLICE_FILE, "CUDA_VISIBLE_DEVICES=MIG-0\n")
-    assert a100.run("verify", *GPU).verdict("service.main.slice") == ("overridden", "driver_reload")
-    assert a100.run("apply", *GPU).code == 0
-    assert a100.read(SLICE_FILE) == right
-
-
-def test_a_slice_that_could_not_be_made_leaves_no_file_to_start_with(a100: FakeHost):
-    converged(a100)
-    a100.plan = dataclasses.replace(a100.plan, gpus=card_plan("20B5", mig=(HALVES[0], HALVES[1])).gpus)
-    by_hand(lambda mig: mig.destroy(mig.instances()[1]))
-    a100.sim("fail", "nvmlDeviceCreateGpuInstanceWithPlacement", 23)
-    answer = a100.run("apply", *GPU)
-    assert (answer.code, answer.verdict("service.main.slice")) == (3, ("refused", "unexplained"))
-    assert not a100.at(SLICE_FILE).exists()
-
-
-def test_a_revert_takes_the_files_away(a100: FakeHost):
-    bare = a100.snapshot()
-    converged(a100)
-    a100.stop_engine()
-    assert a100.run("revert", "--section", "gpu", "--check").code == 0
-    assert a100.at(SLICE_FILE).exists()
-    assert a100.run("revert").code == 0
-    assert not a100.at("/run/inferhost/slices").exists()
-    assert a100.snapshot()["cards"] == bare["cards"]
-
-
-def test_a_program_on_a_divided_card_stands_in_the_way_of_an_engine_on_a_slice(a100: FakeHost):
-    a100.plan = sliced_plan()
-    a100.sim("load", "on", "--pid", 4711)
-    a100.process(4711, ["/usr/bin/other"], "other.service")
-    answer = a100.run("install")
-    assert (answer.code, answer.problems[0]["id"]) == (2, "card-taken")
