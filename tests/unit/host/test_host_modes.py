@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from inferhost.host.gpu.sample import Sample
-from tests.unit.host.fake_host import P4, P4_UUID, FakeHost, p4_plan, with_gpu
+from inferhost.host.guard.latch import LATCHED, Hold, write_latches
+from inferhost.schema.plan import Guard
+from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, with_gpu
 
 CLOCKS, MODE = "application_clocks_mhz", "compute_mode"
 DEFAULT_MHZ = [3003, 885]  # of the simulated Tesla P4
@@ -222,3 +224,13 @@ def test_revert_under_a_running_program_keeps_the_record_and_check_mode_takes_it
     host.sim("load", "off")
     assert host.run("revert", *GPU).code == 0
     assert host.card()[MODE] == 0
+
+
+def test_a_card_that_the_guard_holds_keeps_its_mode(host: FakeHost):
+    rule = Guard(limit_c=85, resume_c=75, power_w="min", cool_down_s=30)
+    host.plan = with_gpu(compute_mode="exclusive_process", guard=rule)
+    assert host.run("install").code == 0
+    write_latches(host.machine(str(host.root)), {UUID: Hold(LATCHED, "hot", None, (1.0,), None)})
+    before = host.card()["compute_mode"]
+    assert host.run("apply", *GPU).verdict("compute_mode") == ("overridden", "thermal")
+    assert host.card()["compute_mode"] == before
