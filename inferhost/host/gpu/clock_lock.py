@@ -59,6 +59,7 @@ class ClockLock(CardKnob):
         self.machine = machine
         self.asked_mhz = asked_mhz
         self.steps_mhz: Sequence[int] = ()
+        self.unread = ""
         self.loaded = loaded_now(machine, nvml.driver_version(), self._known(nvml.energy_mj))
         self.record = read_clocks(machine).asked.get(self.record_key(card.uuid))
         self.gone = _gone(self.record, self.loaded, read_watched(machine), self.setting) or _taken(
@@ -76,9 +77,10 @@ class ClockLock(CardKnob):
         """What a card says of its driver; a reset needs none of it, so there a failure is as good as no answer."""
         try:
             return reading(self.card)
-        except NvmlError:
+        except NvmlError as error:
             if self.asked_mhz is not None:
                 raise
+            self.unread = f"; {error.evidence}"
             return None
 
     def look(self) -> None:
@@ -215,7 +217,7 @@ class ClockLock(CardKnob):
 
     def _judge_unlocked(self, before: Any, found: Any) -> Verdict:
         if before is not None and found == UNLOCKED:
-            return self.verdict(None, "unverified", "no_interface", f"reset, and {NO_GETTER}")
+            return self.verdict(None, "unverified", "no_interface", f"reset, and {NO_GETTER}{self.unread}")
         asked = "" if self.record is None else f" for {shown(self.record.low_mhz, self.record.high_mhz)}"
         return self.verdict(None, "overridden", "other_writer", f"a request of ours{asked} is still on record")
 

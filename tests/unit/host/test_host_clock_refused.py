@@ -85,6 +85,7 @@ def test_a_reset_needs_no_word_on_the_driver(host: FakeHost, function: str, code
     host.sim("fail", function, code)
     answer = host.run("revert", "--section", "gpu")
     assert (answer.verdict(LOCK)[0], host.card()[LOCK]) == ("unverified", None)
+    assert (function in answer.evidence(LOCK)) is (code == 999)
     assert f"gpu:{UUID}:{LOCK}" not in host.baseline()
 
 
