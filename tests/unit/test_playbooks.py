@@ -136,7 +136,7 @@ def with_a_balancer(tmp_path, tasks, *arguments):
         "engines": {"hosts": {"two": local, "one": local}},
         "__inferhost_balancers": {"hosts": {"front": {**local, "__inferhost_plan": plan}}},
     }
-    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
     task = {"ansible.builtin.import_tasks": str(ROOT / f"roles/inferhost_balancer/tasks/{tasks}.yml")}
     then = {"hosts": "__inferhost_turns", "serial": 1, "tasks": [{"ansible.builtin.debug": {"msg": "its turn"}}]}
     plays = [{"hosts": "engines", "tasks": [task]}, then]
