@@ -45,8 +45,11 @@ def describe(path: str) -> list:
     if stat.S_ISLNK(found.st_mode):
         entry.append(os.readlink(path))
     elif stat.S_ISREG(found.st_mode):
-        with open(path, "rb") as content:
-            entry.append(hashlib.sha256(content.read()).hexdigest())
+        try:
+            with open(path, "rb") as content:
+                entry.append(hashlib.sha256(content.read()).hexdigest())
+        except OSError as error:  # a name of a network namespace is a file that nobody can read
+            entry.append(os.strerror(error.errno))
     return entry
 
 
