@@ -172,15 +172,18 @@ def test_without_a_record_a_number_means_nothing_while_a_card_is_silent(pair: Fa
     assert not pair.at("/etc/inferhost/plan.json").exists()
 
 
-def test_a_card_whose_counter_fails_does_not_keep_its_neighbours_from_going_back(
-    pair: FakeHost, monkeypatch: pytest.MonkeyPatch
-):
+def with_locks(pair: FakeHost) -> None:
+    """Both cards have a clock lock."""
     first = dataclasses.replace(pair.plan.gpus[0], graphics_clock_lock_mhz=(2100, 2100))
     second = dataclasses.replace(first, select=dataclasses.replace(first.select, ordinal=1))
     pair.plan = plan(gpus=(first, second))
     pair.converge()
     pair.stop_engine()
-    pair.sim("fail", "nvmlDeviceGetTotalEnergyConsumption", 999, 1)
+
+
+def test_a_card_whose_reset_fails_does_not_keep_its_neighbours_from_going_back(pair: FakeHost):
+    with_locks(pair)
+    pair.sim("fail", "nvmlDeviceResetGpuLockedClocks", 999, 1)
     answer = pair.run("revert")
     assert answer.code == 3
     assert [card["power_limit_mw"] for card in (pair.card(0), pair.card(1))] == [480000, 480000]
@@ -188,6 +191,15 @@ def test_a_card_whose_counter_fails_does_not_keep_its_neighbours_from_going_back
     assert pair.read("/proc/sys/vm/swappiness") == "60\n"
     assert pair.run("revert").code == 0
     assert pair.card(0)[LOCK] is None
+
+
+def test_a_reset_needs_no_counter_and_tells_of_one_that_fails(pair: FakeHost):
+    with_locks(pair)
+    pair.sim("fail", "nvmlDeviceGetTotalEnergyConsumption", 999, 1)
+    answer = pair.run("revert")
+    assert answer.code == 0
+    assert [card[LOCK] for card in (pair.card(0), pair.card(1))] == [None, None]
+    assert "nvmlDeviceGetTotalEnergyConsumption" in str(answer.document)
 
 
 def test_a_limit_that_the_board_undercut_before_us_is_put_back_and_forgotten(host: FakeHost):

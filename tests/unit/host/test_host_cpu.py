@@ -38,9 +38,10 @@ def test_equal_values_are_not_written(host: FakeHost):
     assert [step for step in order if step.startswith("set")] == []
 
 
-def test_tabs_of_the_kernel_make_no_difference(host: FakeHost):
+@pytest.mark.parametrize("wanted", ["4096 131072 6291456", "4096  131072\t6291456"])
+def test_tabs_of_the_kernel_and_blanks_of_the_wish_make_no_difference(host: FakeHost, wanted: str):
     host.write("/proc/sys/net/ipv4/tcp_rmem", "4096\t131072\t6291456\n")
-    host.plan = plan(sysctl={"net.ipv4.tcp_rmem": "4096 131072 6291456"})
+    host.plan = plan(sysctl={"net.ipv4.tcp_rmem": wanted})
     assert host.run("verify", "--section", "cpu").verdict("tcp_rmem") == ("held", "none")
 
 

@@ -265,6 +265,17 @@ def test_values_that_would_break_a_line_are_escaped_and_what_an_engine_is_told_s
     samples(content)
 
 
+def test_of_several_in_one_place_the_worst_is_told_whatever_their_order():
+    held = Verdict("cpu.governor", "performance", "performance", "held", "none", "")
+    moved = Verdict("cpu.governor", "performance", "powersave", "overridden", "other_writer", "")
+    for verdicts in ([held, moved], [moved, held]):
+        assert samples(text(plan(), verdicts, 1.5))['inferhost_setting_drift{setting="cpu.governor"}'] == 1
+
+
+def test_a_time_is_told_to_the_second():
+    assert 1_798_000_123.5 in samples(text(plan(), [], 1_798_000_123.5)).values()
+
+
 def test_check_mode_writes_no_metrics(exported: FakeHost):
     exported.run("watch", "--check")
     assert not pathlib.Path(exported.at(FILE)).exists()
