@@ -107,6 +107,10 @@ KEYS: dict[str, tuple[str, str]] = {
     "service[].install": (HOST, "NixOS takes the engine from services.inferhost.instances.NAME.package"),
     "service[].check_argv": (HOST, "refused by the roles; NixOS cannot ask an engine before it switches"),
     "service[].overruled_by": (HOST, "refused by the roles; NixOS cannot look at the host before it switches"),
+    "service[].compiles_with": (
+        HOST,
+        "what pip brings needs it; NixOS takes the engine with all it needs as a package",
+    ),
     "service[].upgrade_least_percent": (
         "roles/inferhost_service/tasks/upgrade.yml compares with it",
         "NixOS goes back to an earlier generation; there playbooks/upgrade.yml is not used",
