@@ -95,6 +95,7 @@ class Report:
     def stopped(self, problems: list[Problem]) -> None:
         """The verb ended early: its problems, and what it had already done."""
         self.problems.extend(problems)
+        self.facts["stopped"] = True
         if self.changes and not self.check:
             self.note("written before the failure: " + ", ".join(c.setting for c in self.changes))
 

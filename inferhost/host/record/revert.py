@@ -187,13 +187,16 @@ def _say_of_power(machine: Machine, knob: selection.PowerLimit, before: _Before,
     hold = before.holds.get(knob.card.uuid, NOTHING)
     names = [] if before.plan is None else which.known_names(before.plan, machine)
     wishes = [e.power_limit_w for n, e in zip(names, before.plan.gpus if before.plan else ()) if n == knob.card.uuid]
-    with contextlib.suppress(NvmlError):  # the knob says so itself
+    try:
         found, ours = knob.observe(), [selection.limit_mw(knob.nvml, knob.card, wish) for wish in wishes]
-        back = f"{knob.shown(found)} W, it goes back to {knob.shown(knob.wanted)} W all the same"
-        if hold.state == LATCHED:
-            report.note(f"{knob.setting}: the guard held this card, {hold.why}; found {back}")
-        elif ours and found not in (knob.wanted, *ours):
-            report.note(f"{knob.setting}: neither ours nor the original; found {back}")
+    except NvmlError as error:
+        report.note(f"{knob.setting}: whose value it was is not known, {error.evidence}")
+        return
+    back = f"{knob.shown(found)} W, it goes back to {knob.shown(knob.wanted)} W all the same"
+    if hold.state == LATCHED:
+        report.note(f"{knob.setting}: the guard held this card, {hold.why}; found {back}")
+    elif ours and found not in (knob.wanted, *ours):
+        report.note(f"{knob.setting}: neither ours nor the original; found {back}")
 
 
 def _rank(name: str) -> int:

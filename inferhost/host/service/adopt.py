@@ -15,7 +15,7 @@ from inferhost.host.gpu.occupants import Listener, Occupant, card_holders, liste
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
-from inferhost.host.service.container import units_of
+from inferhost.host.service.container import is_of_ours
 from inferhost.host.service.processes import unit_state
 from inferhost.host.waiting import told
 from inferhost.schema.plan import Plan, Service
@@ -147,7 +147,7 @@ def _known(machine: Machine, who: Occupant, plan: Plan) -> bool:
     unit = who.unit or ""
     if unit.startswith(("inferhost-serve@", CONTAINED)) or unit in plan.adopt:
         return True
-    return unit.startswith("docker-") and any(unit in units_of(machine, service) for service in plan.service)
+    return is_of_ours(machine, unit)
 
 
 def _meets(listener: Listener, entry: Service) -> bool:

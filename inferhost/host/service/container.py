@@ -17,6 +17,7 @@ from inferhost.schema.container import Container
 from inferhost.schema.plan import Plan, Service
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
+from inferhost.schema.units import CONTAINED
 
 MODE, IMAGE = "inferhost_service_mode", "inferhost_service_image"
 GENERATOR = "/usr/libexec/podman/quadlet"
@@ -42,6 +43,15 @@ def units_of(machine: Machine, service: Service) -> set[str]:
         return {service.unit}
     number = _inspected(machine, service.container, "{{.Id}}")
     return {service.unit, f"docker-{number}.scope"} if number else {service.unit}
+
+
+def is_of_ours(machine: Machine, unit: str) -> bool:
+    """Whether a unit is the scope of a container of ours, also of one that the plan no longer has."""
+    if not unit.startswith("docker-"):
+        return False
+    number = unit.removeprefix("docker-").removesuffix(".scope")
+    done = machine.command(["docker", "inspect", "--type", "container", "--format", "{{.Name}}", number])
+    return done.code == 0 and done.stdout.strip().removeprefix("/").startswith(CONTAINED)
 
 
 def is_generated(state: Mapping[str, str]) -> bool:
