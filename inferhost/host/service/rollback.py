@@ -17,7 +17,7 @@ from typing import Any, Dict  # noqa: UP035 (the document reader resolves the hi
 from inferhost.host.machine import STATE_DIRECTORY, Machine
 from inferhost.host.record.baseline import Baseline, read_baseline
 from inferhost.host.record.lock import locked
-from inferhost.host.record.placed import observe_file, placed_files, restore_files
+from inferhost.host.record.placed import file_records, observe_file, placed_files, restore_files
 from inferhost.host.report import NothingTouched, Report
 from inferhost.host.service.adopt import restore_units
 from inferhost.host.service.engine import switching_off
@@ -111,6 +111,8 @@ def _restore(machine: Machine, plan: Plan, served: Served, baseline: Baseline, r
         before = observe_file(machine, path)
         if found is None or before == found or "content_base64" not in found:
             continue
+        if f"file:{path}" not in baseline:  # it went with a change that is taken back
+            baseline.add(file_records(machine, [(path, "service")]), check=False)
         machine.make_directories(os.path.dirname(path))
         machine.replace_file(path, base64.b64decode(found["content_base64"]), int(found["mode"], 8))
         report.change(f"file:{path}", "of the failed plan", f"of plan {served.plan_id}")

@@ -100,6 +100,19 @@ def test_a_revert_after_a_rollback_leaves_nothing(host: FakeHost):
     assert not host.at(SERVED).exists()
 
 
+def test_a_revert_after_the_way_back_to_another_unit_leaves_nothing(host: FakeHost):
+    before = host.snapshot()
+    serving(host)
+    placed(host, moved("other"))
+    host.run("apply", "--section", "service")
+    assert not host.at(DROPIN).exists()  # the old unit's files went with it
+    host.run("rollback")
+    assert host.at(DROPIN).exists()
+    host.stop_engine()
+    assert host.run("revert").code == 0
+    assert {k for k in host.snapshot() if k.startswith("/etc")} == {k for k in before if k.startswith("/etc")}
+
+
 def test_where_nothing_of_ours_served_the_adopted_unit_runs_again(host: FakeHost):
     host.others["old.service"] = {"active": True, "enabled": True}
     host.plan = plan(adopt=("old.service",))
