@@ -170,8 +170,10 @@ def test_a_rolling_restart_stops_at_the_first_host_that_fails_and_leaves_it_out_
     assert ran.code != 0
     assert "inferhost_service_start_wait_s" in ran.told()
     assert load["failures"] == []
-    assert states == {ENGINES[0]: "DRAIN", ENGINES[1]: "UP"}
-    assert before[ENGINES[1]] == after[ENGINES[1]]
+    # The first is the first of the inventory, unless a check of the balancer had just failed with the other.
+    assert sorted(states.values()) == ["DRAIN", "UP"]
+    (untouched,) = (name for name, state in states.items() if state == "UP")
+    assert before[untouched] == after[untouched]
 
 
 @pytest.mark.skipif(not WHOLE, reason="make test-slow")

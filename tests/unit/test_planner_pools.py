@@ -17,7 +17,8 @@ LLAMA = "llama-3.1-8b-instruct"  # 32 layers, 8 KV heads of 128
 
 def served(engine, **own):
     host = {"service_host": "0.0.0.0"} if engine == "sfllm" else {}
-    return wish("rtx-5090", LLAMA, service_engine=engine, **host, **own)
+    card = "rtx-4090" if engine == "sfllm" else "rtx-5090"  # its kernels end at compute capability 9.0
+    return wish(card, LLAMA, service_engine=engine, **host, **own)
 
 
 def told(plan, flag):

@@ -46,6 +46,8 @@ def haproxy(balancer: Balancer, *, buffer_bytes: int, header: str, keys: Mapping
         "  option redispatch 1",
         "  retries 3",
         "  retry-on conn-failure empty-response junk-response 502 503",
+        # A reload ends the old process: a request that is on its way to it then must still be answered.
+        "  option idle-close-on-response",
         "  load-server-state-from-file global",
         f"  timeout connect {CONNECT_S}s",
         f"  timeout client {wait}",
