@@ -69,3 +69,5 @@ class CallbackModule(CallbackBase):
             for (host, _), (name, since) in list(self._running.items()):
                 if now - since >= EVERY_S:
                     self._display.display(f"[{host}] {name}: {now - since:.0f} s by now")
+            # Ansible leaves that to the end where nobody looks at a terminal: a pipe, a log of CI.
+            sys.stdout.flush()
