@@ -174,7 +174,7 @@ def test_a_card_that_leaves_the_bus_does_not_give_its_neighbour_its_rule(
     made_hot(pair, plan(gpus=tuple(cards))).sim("set", "ambient_celsius", ROOM, "--gpu", 1)
     numbers = [dataclasses.replace(select, ordinal=number) for number in range(2)]
     pair.plan = plan(
-        gpus=tuple(dataclasses.replace(card, select=one) for card, one in zip(cards, numbers, strict=True))
+        gpus=tuple(dataclasses.replace(card, select=one) for card, one in zip(cards, numbers))  # noqa: B905 (Python 3.9)
     )
     shared, _, second = (pair.folder / "personality.txt").read_text().split("[gpu]")
     run = Run(pair, monkeypatch)

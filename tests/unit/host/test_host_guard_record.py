@@ -67,8 +67,9 @@ def test_what_was_on_record_when_the_guard_began_counts(run: TellingRun, damage:
     assert (host.card()["power_limit_mw"], host.card()[LOCK]) == (PLANNED_MW, [2100, 2400])
     assert (told[0], told[2]) == (1, 0)
     first = ("the record cannot be read", "power 450 -> 150 W, clocks unlocked", "not given back yet")
-    for wanted, line in zip((*first, "the record can be read again", "cool again"), run.lines, strict=True):
-        assert wanted in line
+    wanted = (*first, "the record can be read again", "cool again")
+    assert len(wanted) == len(run.lines)
+    assert all(words in line for words, line in zip(wanted, run.lines))  # noqa: B905 (Python 3.9)
 
 
 def test_a_guard_that_never_read_it_touches_no_card_and_says_why(run: TellingRun):
