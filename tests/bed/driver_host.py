@@ -89,9 +89,9 @@ class Host:
     def site(self, **options):
         return self.playbook("site.yml", **options)
 
-    def check(self):
+    def check(self, **options):
         """What check mode foretells of `site`."""
-        return self.playbook("site.yml", "--check", "--diff")
+        return self.playbook("site.yml", "--check", "--diff", **options)
 
     def role(self, entry_point: str):
         """A play with this one entry point of the role."""

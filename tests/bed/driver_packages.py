@@ -96,7 +96,7 @@ def debian_rest(kernel: str = KERNEL) -> list[Package]:
 
 
 def ubuntu() -> list[Package]:
-    """Ubuntu 24.04's names for the open module and the fabric manager, with their units."""
+    """Ubuntu 24.04's names for both modules, of which only one can be there, and the fabric manager; with units."""
     version = f"{UBUNTU}-0ubuntu0.24.04.1"
     daemon = {
         "/usr/lib/systemd/system/nvidia-persistenced.service": PERSISTENCED_UNIT.encode(),
@@ -108,7 +108,9 @@ def ubuntu() -> list[Package]:
         Package(
             "nvidia-headless-580-server-open", version, "nvidia-dkms-580-server-open, nvidia-compute-utils-580-server"
         ),
-        _module("nvidia-dkms-580-server-open", version, UBUNTU, "nvidia", ""),
+        _module("nvidia-dkms-580-server-open", version, UBUNTU, "nvidia", "", conflicts="nvidia-dkms-580-server"),
+        Package("nvidia-headless-580-server", version, "nvidia-dkms-580-server, nvidia-compute-utils-580-server"),
+        _module("nvidia-dkms-580-server", version, UBUNTU, "nvidia", "", conflicts="nvidia-dkms-580-server-open"),
         Package("nvidia-compute-utils-580-server", version, files=daemon),
         Package("nvidia-utils-580-server", version, conflicts="nvidia-utils-580"),
         Package("nvidia-utils-580", version),
@@ -170,11 +172,11 @@ def _compiled(source: str, *options: str) -> bytes:
         return pathlib.Path(compiled.name).read_bytes()
 
 
-def _module(name: str, version: str, driver: str, module: str, depends: str) -> Package:
+def _module(name: str, version: str, driver: str, module: str, depends: str, *, conflicts: str = "") -> Package:
     content = _compiled(f'char v[] __attribute__((section(".modinfo"))) = "version={driver}";', "-c")
     named = {"package": name, "module": module}
     scripts = {"postinst": BUILD % named, "prerm": REMOVE % named}
-    return Package(name, version, depends, {f"/usr/share/{name}/{module}.ko": content}, scripts)
+    return Package(name, version, depends, {f"/usr/share/{name}/{module}.ko": content}, scripts, conflicts)
 
 
 def _packed(package: Package, root: pathlib.Path) -> str:

@@ -189,6 +189,25 @@ def test_a_second_run_on_ubuntu_changes_nothing(ubuntu):
     assert (again.code, changed(again)) == (0, []), again.told()
 
 
+def test_another_module_in_the_wish_takes_the_place_of_the_one_that_we_hold(ubuntu):
+    """The open one conflicts with it, and the fabric manager is not wanted any more."""
+    first = ("nvidia-headless-580-server-open", "nvidia-dkms-580-server-open")
+    before = ubuntu.versions()
+    foretold = ubuntu.check(kernel_module="proprietary")
+    assert foretold.code == 0, foretold.told()
+    assert "inferhost_driver : release | What we held is free" in changed(foretold)
+    assert f"Remv {first[0]}" in foretold.output
+    assert ubuntu.versions() == before
+    ran = ubuntu.site(kernel_module="proprietary")
+    assert ran.code == 0, ran.told()
+    found = ubuntu.versions()
+    assert not {*first, "nvidia-fabricmanager-580"} & set(found)
+    wanted = ("nvidia-headless-580-server", "nvidia-dkms-580-server", "nvidia-compute-utils-580-server")
+    assert {found[name][1] for name in wanted} == {"hi"}
+    again = ubuntu.site(kernel_module="proprietary")
+    assert (again.code, changed(again)) == (0, []), again.told()
+
+
 def test_revert_gives_back_ubuntu_as_it_was(ubuntu):
     back = ubuntu.playbook("playbooks/revert.yml")
     assert back.code == 0, back.told()
@@ -204,6 +223,12 @@ def test_another_driver_goes_only_with_consent_and_a_revert_brings_it_back(ubunt
     assert refused.code != 0
     assert f"{', '.join(theirs)} would be removed" in refused.told()
     assert ubuntu.versions()[theirs[0]] == (version, "ii")
+    ubuntu.run("apt-mark", "hold", theirs[1])
+    refused = ubuntu.site(replace_packages=True)
+    assert refused.code != 0
+    assert f"apt-mark unhold {theirs[1]} lets it change" in refused.told()
+    assert ubuntu.versions()[theirs[1]] == (version, "hi")
+    ubuntu.run("apt-mark", "unhold", theirs[1])
     ran = ubuntu.site(replace_packages=True)
     assert ran.code == 0, ran.told()
     assert not set(theirs) & set(ubuntu.versions())

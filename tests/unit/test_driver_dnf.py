@@ -14,6 +14,7 @@ from tests.unit.test_planner_driver import BLACKWELL, FIRST, NVIDIA, planned, wi
 TASKS = pathlib.Path(__file__).resolve().parents[2] / "roles/inferhost_driver/tasks"
 MODULES = ("ansible.builtin.dnf", "ansible.builtin.command")
 TOOLS = ["dkms", "python3-dnf-plugin-versionlock"]
+SWITCH = "--setopt=module_stream_switch=True"
 KERNEL_HEADERS = ["kernel-devel-5.14.0-570.el9.x86_64", "kernel-devel-matched"]
 
 
@@ -30,7 +31,9 @@ def rendered(name: str, card: str, restore=(), check=False, **facts) -> list[dic
         "ansible_check_mode": check,
         "__inferhost_driver_files": {"changed": True},  # as on a host that has nothing yet
         "__inferhost_installed": {"driver": {"headers": KERNEL_HEADERS, "restore": list(restore)}},
-        "__inferhost_driver_applied": {"facts": {"driver": {"hold": ["nvidia-persistenced"]}}},
+        "__inferhost_driver_family": "dnf",
+        "__inferhost_driver_release": facts.get("release", []),
+        "__inferhost_driver_applied": {"facts": {"driver": {"hold": ["nvidia-persistenced"], **facts}}},
         "__inferhost_driver_status": {"facts": {"driver": {"restore": list(restore), "hold": [], **facts}}},
     }
     loader, found = DataLoader(), []
@@ -39,6 +42,8 @@ def rendered(name: str, card: str, restore=(), check=False, **facts) -> list[dic
         module = next((module for module in MODULES if module in task), None)
         if module is None or "dpkg" in str(task):
             continue
+        for variable, text in task.get("vars", {}).items():
+            variables[variable] = Templar(loader=loader, variables=variables).template(text)
         templar = Templar(loader=loader, variables=variables)
         for item in templar.template(task["loop"]) if "loop" in task else [None]:
             one = Templar(loader=loader, variables={**variables, "__name": item})
@@ -60,7 +65,7 @@ def rendered(name: str, card: str, restore=(), check=False, **facts) -> list[dic
 def test_tools_and_headers_come_first_then_the_stream_of_the_cards_module_then_the_driver(card, stream, module):
     assert [*rendered("dnf_tools.yml", card), *rendered("dnf.yml", card)] == [
         {"dnf": {"name": TOOLS + KERNEL_HEADERS, "install_weak_deps": False}},
-        {"command": {"argv": ["dnf", "--assumeyes", "module", "enable", stream]}},
+        {"command": {"argv": ["dnf", "--assumeyes", SWITCH, "module", "enable", stream]}},
         {
             "dnf": {
                 "name": ["nvidia-driver-cuda", module, "nvidia-persistenced"],
@@ -85,22 +90,28 @@ def test_a_version_that_somebody_moved_goes_back_to_the_one_that_is_locked():
 
 
 def test_versions_are_locked_by_name():
-    assert rendered("hold.yml", BLACKWELL) == [
+    assert rendered("hold.yml", BLACKWELL, remove=[]) == [
         {"command": {"argv": ["dnf", "versionlock", "add", "nvidia-persistenced"]}}
     ]
 
 
+def test_what_only_an_earlier_plan_wanted_is_removed_after_the_new_driver_and_nothing_with_it():
+    found = rendered("hold.yml", BLACKWELL, remove=["nvidia-fabricmanager"])
+    assert found[0] == {"dnf": {"name": ["nvidia-fabricmanager"], "state": "absent", "autoremove": False}}
+
+
 def test_revert_frees_removes_what_came_along_and_nothing_else_and_restores_versions():
+    assert rendered("release.yml", BLACKWELL, release=["nvidia-persistenced"]) == [
+        {"command": {"argv": ["dnf", "versionlock", "delete", "nvidia-persistenced"]}}
+    ]
     found = rendered(
         "revert_dnf.yml",
         BLACKWELL,
-        release=["nvidia-persistenced"],
         remove=["nvidia-driver-cuda", "dkms"],
         restore=["kernel-devel-matched=5.14.0-1.el9"],
         hold=["kernel-devel-matched"],
     )
     assert found == [
-        {"command": {"argv": ["dnf", "versionlock", "delete", "nvidia-persistenced"]}},
         {"dnf": {"name": ["nvidia-driver-cuda", "dkms"], "state": "absent", "autoremove": False}},
         {"dnf": {"name": ["kernel-devel-matched-5.14.0-1.el9"], "allow_downgrade": True}},
         {"command": {"argv": ["dnf", "versionlock", "add", "kernel-devel-matched"]}},

@@ -64,44 +64,13 @@ def test_a_module_that_is_not_there_stops_the_run(drifted):
     )
 
 
-APT_SAID = """The following additional packages will be installed:
-  libnvidia-compute-580-server
-The following packages will be REMOVED:
-  cuda-tool libnvidia-compute-580
-  nvidia-driver-580-open
-The following NEW packages will be installed:
-  libnvidia-compute-580-server nvidia-headless-580-server-open
-E: Packages need to be removed but remove is disabled.
-"""
-
-
 @pytest.mark.parametrize("consent", [True, False])
 def test_packages_make_room_for_the_driver_only_with_consent(consent):
-    plan = {"driver": {"install": {"may_replace": consent}}}
-    templar = Templar(loader=DataLoader(), variables={"__inferhost_plan": plan})
-    for file, key, wanted in (
-        ("apt_packages.yml", "fail_on_autoremove", not consent),
-        ("dnf.yml", "allowerasing", consent),
-    ):
-        installs = task(file, f"{file.removesuffix('.yml')} | The driver's packages are installed")
-        module = next(installs[name] for name in installs if name.startswith("ansible.builtin."))
-        assert templar.template(module[key]) is wanted
-
-
-@pytest.mark.parametrize(
-    ("said", "named"),
-    [(APT_SAID, "cuda-tool, libnvidia-compute-580, nvidia-driver-580-open would be removed"), ("", "")],
-)
-def test_what_would_make_room_is_named_with_the_option_and_every_other_failure_in_its_own_words(said, named):
-    told = task("apt_packages.yml", "apt_packages | What would have to go is named")
-    variables = {"ansible_failed_result": {"msg": "no network", "stdout": said}}
+    """dnf's; what apt may do is in test_driver_room.py."""
+    variables = {"__inferhost_plan": {"driver": {"install": {"may_replace": consent}}}}
+    installs = task("dnf.yml", "dnf | The driver's packages are installed")
     templar = Templar(loader=DataLoader(), variables=variables)
-    templar = Templar(
-        loader=DataLoader(), variables={**variables, "__gone": templar.template(told["vars"]["__gone"])}
-    )
-    message = templar.template(told["ansible.builtin.fail"]["msg"])
-    assert message.startswith(named) if named else message == "no network"
-    assert ("inferhost_driver_replace_packages: true" in message) is bool(named)
+    assert templar.template(installs["ansible.builtin.dnf"]["allowerasing"]) is consent
 
 
 def test_a_version_that_no_archive_has_any_more_is_said_with_what_brings_a_newer_one():
@@ -137,15 +106,29 @@ def test_check_mode_asks_for_no_package_of_a_source_that_it_has_not_placed(check
     variables = {
         "ansible_check_mode": check,
         "__inferhost_driver_files": {"changed": changed},
-        "__inferhost_installed": {"driver": {"headers": ["linux-headers-amd64"]}},
+        "__inferhost_installed": {"driver": {"headers": ["linux-headers-amd64"], "ask": ["libcuda1"], "release": []}},
     }
     for file, name in (
         ("apt.yml", "apt | Every kernel of this host can get a module"),
         ("apt_packages.yml", "apt_packages | The driver's packages are installed"),
+        ("apt_packages.yml", "apt_packages | Nothing of somebody else's makes room for the driver unasked"),
         ("dnf.yml", "dnf | The driver's packages are installed"),
     ):
         assert holds(task(file, name)["when"], variables) is (not (check and changed)), name
     assert holds(task("main.yml", "What check mode cannot know is said")["when"], variables) is (check and changed)
+
+
+@pytest.mark.parametrize(("check", "release"), list(itertools.product([True, False], [["libcuda1"], []])))
+def test_check_mode_shows_what_would_move_where_it_has_freed_nothing_and_leaves_the_resolver_alone(check, release):
+    variables = {
+        "ansible_check_mode": check,
+        "__inferhost_driver_files": {"changed": False},
+        "__inferhost_installed": {"driver": {"release": release}},
+    }
+    installs = task("apt_packages.yml", "apt_packages | The driver's packages are installed")
+    assert holds(installs["when"], variables) is not (check and bool(release))
+    shown = task("apt_room.yml", "apt_room | What would move is shown where check mode has freed nothing")
+    assert holds(shown["when"], variables) is (check and bool(release))
 
 
 @pytest.mark.parametrize(("check", "changed"), list(itertools.product([True, False], [True, False])))

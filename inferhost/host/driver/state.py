@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inferhost.host.driver import module, options
+from inferhost.host.driver.changed_plan import BEFORE, HELD, came_with_us, fits, left_over, moves, recorded
 from inferhost.host.driver.module import SITE, headers, version_of
 from inferhost.host.driver.packages import Installed, installed, matching, removed_with, upstream, with_needs
 from inferhost.host.driver.persistence import persistence_verdicts
@@ -24,8 +25,6 @@ from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
 SECTION = "driver"
-BEFORE = "packages:before"
-HELD = "packages:held"
 INITRAMFS = {
     "/usr/sbin/update-initramfs": ["update-initramfs", "-u", "-k", "all"],
     "/usr/bin/dracut": ["dracut", "--force", "--regenerate-all"],
@@ -81,20 +80,10 @@ def driver_facts(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str, 
     install = plan.driver.install
     if SECTION not in plan.manage or install is None:
         return {}
-    there, held = installed(machine, install.family), _recorded(baseline)
-    anchor = install.packages[0]
-    moved = (
-        [f"{n}={v}" for n, v in held.items() if there.versions.get(n, v) != v]
-        if _fits(install, held.get(anchor))
-        else []
-    )
-    wrong = anchor in there.versions and not moved and not _fits(install, there.versions[anchor])
     return {
         "headers": headers(machine, install),
-        # By name, what we hold as well: apt moves a held package only where it is named.
-        "replace": sorted({*install.packages, *held} & set(there.versions)) if wrong else [],
-        "restore": moved,
         "initramfs": _initramfs(machine),
+        **moves(machine, install, installed(machine, install.family), baseline),
     }
 
 
@@ -111,17 +100,19 @@ def apply_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Repor
     if install is None:
         return
     there = installed(machine, install.family)
-    names, held = _driver_packages(machine, install, there), _recorded(baseline)
+    names, held = _driver_packages(machine, install, there), recorded(baseline)
     # What was recorded for an earlier plan is replaced; a version that somebody else brought never is.
     versions = {name: there.versions[name] for name in names}
-    if _fits(install, held.get(install.packages[0])):
+    if fits(install, held.get(install.packages[0])):
         versions |= {name: version for name, version in held.items() if name in names}
-    if versions != held and _fits(install, versions.get(install.packages[0])):
+    gone = left_over(machine, install, there, baseline, wanted=versions, report=report)
+    if versions != held and fits(install, versions.get(install.packages[0])):
         baseline.drop([HELD], report.check)
         baseline.add({HELD: Record(SECTION, versions, {})}, report.check)
         report.note(f"held from now on: {', '.join(f'{n} {v}' for n, v in versions.items())}")
     report.facts["driver"] = {
         "hold": sorted(set(names) - there.held),
+        **gone,
         "enable": [unit for unit in install.units if is_disabled(machine, unit)],
         "reboot_required": module.needs_reboot(machine, install, there)
         or options.waits_for_restart(machine, install),
@@ -136,9 +127,9 @@ def verify_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     if install is None:
         return
     there = installed(machine, install.family)
-    recorded = _recorded(baseline)
-    for name in sorted({*install.packages, *recorded}):
-        report.verdicts.append(_package(install, there, name, recorded.get(name)))
+    held = recorded(baseline)
+    for name in sorted({*install.packages, *held}):
+        report.verdicts.append(_package(install, there, name, held.get(name)))
     _verify_modules(machine, install, there, report)
     report.verdicts += module.library_verdicts(machine, install, there)
     running = module.running_verdict(machine, install, there)
@@ -154,7 +145,7 @@ def driver_revert(baseline: Baseline, machine: Machine, report: Report) -> dict[
     before = baseline[BEFORE].found
     family, versions = before["family"], before["versions"]
     there = installed(machine, family)
-    ours = _ours(machine, baseline, there)
+    ours = came_with_us(machine, baseline, there)
     foreign = sorted(removed_with(machine, family, ours) - set(ours))
     if foreign:
         message = f"removing what came with the driver would remove {', '.join(foreign)} too"
@@ -165,13 +156,14 @@ def driver_revert(baseline: Baseline, machine: Machine, report: Report) -> dict[
         for n, v in versions.items()
         if n in there.versions and there.versions[n] != v and _named(n, baseline)
     ]
+    names = [name for name, _, _ in (one.partition("=") for one in moved)]
     # Another driver that had to make room; of what is no driver nobody knows whether it went for ours.
     gone = [f"{n}={versions[n]}" for n in matching(versions, before.get("pinned", [])) if n not in there.versions]
     return {
         "family": family,
         "remove": [] if foreign else ours,
         "restore": [*moved, *gone],
-        "release": sorted((there.held - set(before["held"])) & {*ours, *(m.partition("=")[0] for m in moved)}),
+        "release": sorted((there.held - set(before["held"])) & {*ours, *names, *recorded(baseline)}),
         "hold": sorted(set(before["held"]) - there.held),
         "disable": [unit for unit in before.get("disabled", []) if starts_at_boot(machine, unit)],
         "initramfs": _initramfs(machine),
@@ -183,7 +175,7 @@ def restore_driver(machine: Machine, sections: Sequence[str], baseline: Baseline
     if SECTION not in sections or BEFORE not in baseline:
         return
     left = driver_revert(baseline, machine, report)
-    todo = [*left["remove"], *left["restore"], *left["hold"], *left["disable"]]
+    todo = [*left["remove"], *left["restore"], *left["release"], *left["hold"], *left["disable"]]
     if todo or report.problems:
         evidence = "packages go and come back by playbooks/revert.yml, never by this program"
         verdict = ("pending", "needs_driver") if report.check else ("ignored", "unexplained")
@@ -211,18 +203,6 @@ def _initramfs(machine: Machine) -> list[str]:
     return next((argv for path, argv in INITRAMFS.items() if machine.exists(path)), [])
 
 
-def _ours(machine: Machine, baseline: Baseline, there: Installed) -> list[str]:
-    """The packages that were not there before and that only ours need, themselves included."""
-    before = baseline[BEFORE].found
-    names = [key.partition(":")[2] for key in baseline if key.startswith("package:")]
-    return sorted(with_needs(machine, before["family"], names, there) - set(before["versions"]))
-
-
-def _recorded(baseline: Baseline) -> dict[str, str]:
-    """The versions that we hold, by package."""
-    return dict(baseline[HELD].found) if HELD in baseline else {}
-
-
 def _named(name: str, baseline: Baseline) -> bool:
     return f"package:{name}" in baseline or (HELD in baseline and name in baseline[HELD].found)
 
@@ -233,23 +213,18 @@ def _driver_packages(machine: Machine, install: DriverPackages, there: Installed
     return matching(needed, [*install.pinned, *install.packages])
 
 
-def _fits(install: DriverPackages, version: str | None) -> bool:
-    """Whether a version of the package with the kernel module is the planned one."""
-    return version is not None and version.startswith(install.version or f"{install.branch}.")
-
-
-def _package(install: DriverPackages, there: Installed, name: str, recorded: str | None) -> Verdict:
+def _package(install: DriverPackages, there: Installed, name: str, held_at: str | None) -> Verdict:
     found = there.versions.get(name)
-    wanted = recorded or (install.version if name == install.packages[0] else None) or f"branch {install.branch}"
+    wanted = held_at or (install.version if name == install.packages[0] else None) or f"branch {install.branch}"
     setting = f"driver.package.{name}"
     if found is None:
         return Verdict(setting, wanted, None, "overridden", "other_writer", f"not installed; {SITE} installs it")
-    if recorded is not None and found != recorded:
-        evidence = f"held at {recorded} and changed by somebody else; {SITE} puts it back, revert gives it up"
+    if held_at is not None and found != held_at:
+        evidence = f"held at {held_at} and changed by somebody else; {SITE} puts it back, revert gives it up"
         return Verdict(setting, wanted, found, "overridden", "other_writer", evidence)
-    if name == install.packages[0] and not _fits(install, found):
+    if name == install.packages[0] and not fits(install, found):
         return Verdict(setting, wanted, found, "overridden", "other_writer", f"not as planned; {SITE} changes it")
-    if name not in there.held and recorded is not None:
+    if name not in there.held and held_at is not None:
         evidence = f"not held, so the next upgrade moves it; {SITE} holds it again"
         return Verdict(setting, wanted, found, "overridden", "other_writer", evidence)
     if FABRIC_MANAGER in name and upstream(found) != version_of(install, there):

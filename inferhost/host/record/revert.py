@@ -16,7 +16,7 @@ from inferhost.host.balancer.placed_unit import restore_balancer
 from inferhost.host.cpu.cpufreq import restore_frequency
 from inferhost.host.cpu.cpuidle import restore_idle
 from inferhost.host.cpu.sysctl import restore_sysctl
-from inferhost.host.driver import state
+from inferhost.host.driver import changed_plan, state
 from inferhost.host.gpu import selection, which
 from inferhost.host.gpu.clock_lock import ClockLock
 from inferhost.host.gpu.clock_record import CLOCKS
@@ -88,7 +88,7 @@ def revert(
         kept = placed.restore_directories(machine, baseline.of("dir", sections), gone, baseline, report)
         state.restore_driver(machine, sections, baseline, report)
         # The user of a package that is still there is needed.
-        users_of = [s for s in sections if s != state.SECTION or state.BEFORE not in baseline]
+        users_of = [s for s in sections if s != state.SECTION or changed_plan.BEFORE not in baseline]
         account.restore_users(machine, baseline.of("user", users_of), baseline, report)
         adopt.restore_units(machine, baseline.of("unit", sections), baseline, report)
         restore_balancer(machine, sections, baseline, report)

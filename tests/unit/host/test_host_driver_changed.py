@@ -1,0 +1,160 @@
+"""A driver that the wish changes: our holds make room, nobody else's do, and what no plan wants any more goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.unit.host.driver_fake import OLD, DriverHost, Package, debian
+from tests.unit.host.fake_host import simulator_state
+
+KEPT = ["libcuda1", "libnvidia-ml1", "nvidia-persistenced", "nvidia-smi"]
+ONLY_PROPRIETARY = ["nvidia-kernel-dkms", "nvidia-kernel-support"]
+OPEN = {
+    "nvidia-open-kernel-dkms": Package(f"{OLD}-1", depends="nvidia-open-kernel-support"),
+    "nvidia-open-kernel-support": Package(f"{OLD}-1"),
+}
+
+
+@pytest.fixture
+def bare(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[DriverHost]:
+    with simulator_state(tmp_path / "sim"):
+        yield DriverHost(tmp_path, simulator_build, program)
+
+
+@pytest.fixture
+def host(bare: DriverHost) -> DriverHost:
+    """The proprietary module is there and held."""
+    bare.converge()
+    return bare
+
+
+def facts(host: DriverHost, verb: str) -> dict:
+    return dict(host.run(verb).document["facts"]["driver"])
+
+
+def wish(host: DriverHost, **changed: object) -> None:
+    install = dataclasses.replace(host.plan.driver.install, **changed)
+    host.plan = dataclasses.replace(host.plan, driver=dataclasses.replace(host.plan.driver, install=install))
+
+
+def wish_open(host: DriverHost) -> None:
+    packages = ("nvidia-open-kernel-dkms", *host.plan.driver.install.packages[1:])
+    wish(host, kernel_module="open", packages=packages)
+
+
+def wish_next_branch(host: DriverHost) -> None:
+    """As where the names carry the branch."""
+    packages = tuple(f"{name}-550" for name in host.plan.driver.install.packages)
+    wish(host, branch="550", packages=packages)
+
+
+def freed(host: DriverHost, names: list[str]) -> None:
+    for name in names:
+        host.packages[name].held = False
+
+
+def test_nothing_is_asked_released_or_removed_while_the_plan_is_the_same(host: DriverHost):
+    found = facts(host, "install")
+    assert (found["ask"], found["release"], found["replace"], found["held_by_others"]) == ([], [], [], {})
+    after = facts(host, "apply")
+    assert (after["release"], after["remove"]) == ([], [])
+
+
+def test_on_a_bare_host_all_is_asked_for_and_nothing_is_ours(bare: DriverHost):
+    bare.packages["nvidia-settings"] = Package("525.1-1", held=True)
+    found = facts(bare, "install")
+    assert found["ask"] == sorted(bare.plan.driver.install.packages)
+    assert (found["ours"], found["release"], found["held_by_others"]) == ([], [], {"nvidia-settings": "525.1-1"})
+
+
+def test_another_module_releases_what_only_the_first_one_needs_and_moves_the_rest_by_name(host: DriverHost):
+    wish_open(host)
+    found = facts(host, "install")
+    assert found["release"] == ONLY_PROPRIETARY
+    assert found["replace"] == KEPT
+    assert found["ask"] == sorted([*KEPT, "nvidia-open-kernel-dkms"])
+    assert found["ours"] == sorted([*KEPT, *ONLY_PROPRIETARY])
+
+
+def test_a_branch_with_names_of_its_own_releases_all_of_the_one_before(host: DriverHost):
+    wish_next_branch(host)
+    found = facts(host, "install")
+    assert (found["release"], found["replace"]) == (sorted([*KEPT, *ONLY_PROPRIETARY]), [])
+    assert found["ask"] == sorted(host.plan.driver.install.packages)
+
+
+def test_a_hold_that_somebody_else_made_before_us_is_never_released_and_is_named(bare: DriverHost):
+    bare.packages |= {"libcuda1": Package(f"{OLD}-1", held=True)}
+    bare.converge()
+    wish_next_branch(bare)
+    found = facts(bare, "install")
+    assert "libcuda1" not in found["release"] + found["ours"]
+    assert found["held_by_others"] == {"libcuda1": f"{OLD}-1"}
+
+
+def test_a_hold_of_a_package_that_is_not_on_our_record_is_not_ours(host: DriverHost):
+    host.packages["nvidia-settings"] = Package(f"{OLD}-1", held=True)
+    wish_next_branch(host)
+    found = facts(host, "install")
+    assert "nvidia-settings" not in found["release"]
+    assert found["held_by_others"] == {"nvidia-settings": f"{OLD}-1"}
+
+
+def test_what_only_the_earlier_plan_wanted_goes_after_the_new_driver_is_there_and_not_before(host: DriverHost):
+    wish_open(host)
+    assert (facts(host, "apply")["remove"], facts(host, "apply")["release"]) == ([], [])
+    freed(host, facts(host, "install")["release"])
+    host.packages |= OPEN
+    found = facts(host, "apply")
+    assert (found["remove"], found["release"]) == (ONLY_PROPRIETARY, [])
+    host.hold(found["hold"])
+    held = sorted(name for name, package in host.packages.items() if package.held)
+    assert held == sorted([*KEPT, *OPEN])
+    for name in ONLY_PROPRIETARY:
+        del host.packages[name]
+    again = facts(host, "apply")
+    assert (again["remove"], again["release"], again["hold"]) == ([], [], [])
+
+
+def test_a_helper_that_the_wish_drops_is_freed_and_goes(host: DriverHost):
+    before = host.plan
+    wish(host, packages=(*host.plan.driver.install.packages, "nvidia-fabricmanager-535"))
+    host.run("install")
+    host.packages["nvidia-fabricmanager-535"] = Package(f"{OLD}-1")
+    host.hold(facts(host, "apply")["hold"])
+    assert host.packages["nvidia-fabricmanager-535"].held
+    host.plan = before
+    found = facts(host, "apply")
+    assert found["release"] == found["remove"] == ["nvidia-fabricmanager-535"]
+
+
+def test_what_somebody_elses_package_needs_is_freed_and_left(host: DriverHost):
+    wish_open(host)
+    freed(host, facts(host, "install")["release"])
+    host.packages |= {**OPEN, "their-tool": Package("1", depends="nvidia-kernel-support")}
+    answer = host.run("apply")
+    assert answer.document["facts"]["driver"]["remove"] == []
+    assert any("their-tool needs it; left" in note for note in answer.document["notes"])
+
+
+def test_a_package_that_was_there_before_any_plan_is_freed_and_stays(bare: DriverHost):
+    bare.packages |= {"nvidia-kernel-support": Package(f"{OLD}-1", provides="nvidia-kernel-support--v1")}
+    bare.converge()
+    assert bare.packages["nvidia-kernel-support"].held
+    wish_open(bare)
+    freed(bare, [n for n in facts(bare, "install")["release"] if n != "nvidia-kernel-support"])
+    bare.packages |= OPEN
+    found = facts(bare, "apply")
+    assert (found["release"], found["remove"]) == (["nvidia-kernel-support"], ["nvidia-kernel-dkms"])
+
+
+def test_a_revert_frees_what_we_held_of_what_was_there_before(bare: DriverHost):
+    bare.packages |= {name: package for name, package in debian().items() if name.startswith(("nvidia", "lib"))}
+    bare.converge()
+    found = facts(bare, "status")
+    assert found["release"] == sorted([*KEPT, *ONLY_PROPRIETARY])
+    assert not set(found["remove"]) & {*KEPT, *ONLY_PROPRIETARY}
