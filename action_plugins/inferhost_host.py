@@ -72,8 +72,9 @@ NIXOS = (
     "error: this host runs NixOS, where a configuration owns /etc and playbooks place nothing\n"
     "hint: import nix/module.nix of this repository into the host's configuration; it places the same plan"
 )
-# Drift fails the run after everything is placed (`drifted`), pending never does; the rest fails at once.
-EXITS_REPORTED = (result.EXIT_AS_WANTED, result.EXIT_DRIFT, result.EXIT_PENDING)
+# Drift fails the run after everything is placed (`drifted`), pending never does; the rest fails at once, and what
+# could not be carried out is among that.
+STATES = {result.EXIT_AS_WANTED: "as wanted", result.EXIT_DRIFT: "drift", result.EXIT_PENDING: "pending"}
 
 
 class ActionModule(ActionBase):
@@ -190,7 +191,7 @@ def _answer(ran: dict, verb: str) -> dict:
     said = "\n".join(line for line in ran["stderr"].splitlines() if line.startswith(("error:", "hint:")))
     if said:
         answer["msg"] = said
-    if code not in EXITS_REPORTED or not found or (verb == "revert" and answer["drifted"]):
+    if code not in STATES or not found:
         answer.update(
             failed=True, msg=said or ran["stderr"].strip() or f"inferhost {verb}: exit {code}, nothing said"
         )
@@ -200,5 +201,5 @@ def _answer(ran: dict, verb: str) -> dict:
 def _summary(verdicts: list, code: int) -> str:
     counts = {v["verdict"]: sum(w["verdict"] == v["verdict"] for w in verdicts) for v in verdicts}
     counted = ", ".join(f"{number} {verdict}" for verdict, number in sorted(counts.items()))
-    state = {result.EXIT_DRIFT: "drift", result.EXIT_PENDING: "pending"}.get(code, "as wanted")
+    state = STATES.get(code, "failed")
     return f"{state}: {counted}" if counted else state

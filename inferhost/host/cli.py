@@ -8,6 +8,7 @@ of `inferhost.schema.result`; errors bring their own, and this file alone turns 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -34,16 +35,7 @@ from inferhost.schema import document, result
 from inferhost.schema.plan import SECTIONS, Plan, read_plan
 from inferhost.schema.problems import InputError, Problem
 
-EXIT_CODES = """exit codes:
-  0  as wanted
-  1  a bug in inferhost
-  2  bad input, nothing was touched
-  3  a setting is not held, or could not be written
-  4  no driver, for a command that is about NVML alone
-  5  the record of what was here before (baseline.json) is unusable, nothing was touched
-  6  another inferhost is at work
-  7  something is pending, e.g. the driver is not there yet
-"""
+EXIT_CODES = "exit codes:\n" + "\n".join(f"  {code}  {means}" for code, means in result.EXIT_CODES.items())
 
 VERBS = {
     "install": "record what is here now, then place the plan and this program",
@@ -81,6 +73,10 @@ OBSERVERS = {"discover": discover.observe_host, "facts": facts.observe_facts}
 """Verbs that need no plan and write nothing."""
 
 
+WHOLE = ("engines", "fetch", "gate", "stop", "sample", "revert")
+"""Verbs of one piece: they write no setting that may drift alone, so a failure on their way is theirs."""
+
+
 JOURNALLED = ("boot", "watch")
 """Verbs that no person waits for: their prose is one line per card, for the journal."""
 
@@ -99,7 +95,8 @@ def main(arguments: Sequence[str], machine: Callable[[str], Machine] = machine_a
         options = parse(arguments)
         report.check, verb = options.check, options.verb
         report.progress = _tell
-        _run(options, machine(options.root), report)
+        with report.wholly() if verb in WHOLE else contextlib.nullcontext():
+            _run(options, machine(options.root), report)
         code = report.exit_code()
     except InputError as error:
         report.stopped(error.problems)

@@ -6,6 +6,7 @@ cannot disagree, and a failure half way still shows what was done before it. Eac
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from inferhost.schema.result import Change, Result, Verdict
 class HostError(Exception):
     """The verb stops here. `problem` says where, what was found and what would work."""
 
-    exit_code = result.EXIT_DRIFT
+    exit_code = result.EXIT_NOT_DONE
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -82,6 +83,7 @@ class Report:
         self.notes: list[str] = []
         self.problems: list[Problem] = []
         self.facts: dict[str, Any] = {}
+        self.not_done = False
 
     def change(self, setting: str, before: object, after: object) -> None:
         """One difference made, or in check mode: that would be made."""
@@ -92,10 +94,18 @@ class Report:
         if text not in self.notes:
             self.notes.append(text)
 
+    @contextlib.contextmanager
+    def wholly(self) -> Iterator[None]:
+        """A problem or a drift in here means that this was not done: what comes after needs the whole of it."""
+        verdicts, problems = len(self.verdicts), len(self.problems)
+        yield
+        if self.problems[problems:] or result.exit_code(tuple(self.verdicts[verdicts:])) == result.EXIT_DRIFT:
+            self.not_done = True
+
     def stopped(self, problems: list[Problem]) -> None:
         """The verb ended early: its problems, and what it had already done."""
         self.problems.extend(problems)
-        self.facts["stopped"] = True
+        self.not_done = True
         if self.changes and not self.check:
             self.note("written before the failure: " + ", ".join(c.setting for c in self.changes))
 
@@ -109,7 +119,9 @@ class Report:
         return Result(bool(self.changes), tuple(self.changes), tuple(self.verdicts), tuple(self.notes), facts)
 
     def exit_code(self) -> int:
-        """The code of a run that came to its end: a problem on the way counts as drift."""
+        """The code of a run that came to its end: a problem on the way counts as drift, unless it stopped a part."""
+        if self.not_done:
+            return result.EXIT_NOT_DONE
         return result.EXIT_DRIFT if self.problems else result.exit_code(tuple(self.verdicts))
 
     def prose(self) -> Iterator[str]:

@@ -134,14 +134,15 @@ def apply(
             apply_knobs(knobs, baseline, report)
             cpufreq.apply_frequency(machine, plan.cpu, baseline, report)
             cpuidle.apply_idle(machine, plan.cpu, baseline, report)
-        if "runtime" in chosen:
-            runtime.apply_runtime(machine, plan, baseline, report)
-        if "service" in chosen:
-            engine.retire_engines(machine, plan, baseline, report)
-            adopt.adopt_units(machine, plan, baseline, report)
-            engine.apply_engines(machine, plan, report)
-        if "balancer" in chosen:
-            placed_unit.apply_balancer(machine, plan, baseline, report)
+        with report.wholly():  # programs, and no settings of which one may drift alone
+            if "runtime" in chosen:
+                runtime.apply_runtime(machine, plan, baseline, report)
+            if "service" in chosen:
+                engine.retire_engines(machine, plan, baseline, report)
+                adopt.adopt_units(machine, plan, baseline, report)
+                engine.apply_engines(machine, plan, report)
+            if "balancer" in chosen:
+                placed_unit.apply_balancer(machine, plan, baseline, report)
 
 
 def verify(

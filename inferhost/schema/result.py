@@ -26,6 +26,18 @@ EXIT_NO_DRIVER = 4
 EXIT_RECORD_UNUSABLE = 5
 EXIT_LOCKED = 6
 EXIT_PENDING = 7
+EXIT_NOT_DONE = 8
+EXIT_CODES = {
+    EXIT_AS_WANTED: "as wanted",
+    EXIT_BUG: "a bug in inferhost",
+    EXIT_BAD_INPUT: "bad input, nothing was touched",
+    EXIT_DRIFT: "a setting is not held, or could not be written",
+    EXIT_NO_DRIVER: "no driver, for a command that is about NVML alone",
+    EXIT_RECORD_UNUSABLE: "the record of what was here before (baseline.json) is unusable, nothing was touched",
+    EXIT_LOCKED: "another inferhost is at work",
+    EXIT_PENDING: "something is pending, e.g. the driver is not there yet",
+    EXIT_NOT_DONE: "it could not be carried out, or not wholly: what needs it must not follow",
+}
 
 
 @dataclasses.dataclass(frozen=True)

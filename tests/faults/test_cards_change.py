@@ -93,7 +93,7 @@ def test_a_card_that_is_lost_amid_an_apply_is_told_its_neighbour_is_set_and_a_re
     assert answer.verdict(f"{UUID}.power_limit_w") == ("refused", "needs_reboot")
     assert answer.verdict(f"{SECOND_UUID}.power_limit_w") == ("held", "none")
     back = pair.run("revert")
-    assert back.code == 3
+    assert back.code == 8
     assert pair.card(1)["power_limit_mw"] == 500000
     assert [key for key in pair.baseline() if key.startswith("gpu:")] == [
         f"gpu:{UUID}:persistence_mode",
@@ -105,7 +105,7 @@ def test_a_card_that_is_lost_amid_a_revert_keeps_its_record_and_its_neighbour_go
     managed(pair)
     assert pair.run("apply").code == 0
     answer = during(pair, "revert", f"nvml {UUID} power_limit", "lost", 0)
-    assert answer.code == 3
+    assert answer.code == 8
     assert pair.card(1)["power_limit_mw"] == 500000
     assert f"gpu:{UUID}:power_limit_mw" in pair.baseline()
 
@@ -185,7 +185,7 @@ def test_a_card_whose_reset_fails_does_not_keep_its_neighbours_from_going_back(p
     with_locks(pair)
     pair.sim("fail", "nvmlDeviceResetGpuLockedClocks", 999, 1)
     answer = pair.run("revert")
-    assert answer.code == 3
+    assert answer.code == 8
     assert [card["power_limit_mw"] for card in (pair.card(0), pair.card(1))] == [480000, 480000]
     assert [key for key in pair.baseline() if key.startswith("gpu:")] == [f"gpu:{UUID}:{LOCK}"]
     assert pair.read("/proc/sys/vm/swappiness") == "60\n"

@@ -314,7 +314,7 @@ def false_words(stage: Stage, answer: Answer, undisturbed: dict[str, tuple[str, 
     """What a run says that is not so, or keeps to itself."""
     host, fault = stage.host, stage.fault
     function, code, one, run = fault.function, fault.code, fault.first_card_only, stage.run
-    if answer.code not in (0, 2, 3, 4, 7):
+    if answer.code not in (0, 2, 3, 4, 7, 8):
         yield f"exit {answer.code}"
     told = answer.prose + (json.dumps(answer.document) if run in JOURNALLED else "")
     # The counter tells a look of a reload; without a lock that went with it, the next look asks again.
@@ -334,7 +334,7 @@ def false_words(stage: Stage, answer: Answer, undisturbed: dict[str, tuple[str, 
         if run in (*WRITES, "verify") and is_concerned and stage.concerned(function, name):
             if (verdict, cause) != expected(code):
                 yield f"{setting} is {verdict} {cause}, not {expected(code)}"
-            if verdict == "refused" and answer.code != 3:
+            if verdict == "refused" and answer.code not in (3, 8):
                 yield f"exit {answer.code} with {setting} refused"
         if one and card is cards[-1] and answer.code != 2 and undisturbed.get(setting) != (verdict, cause):
             yield f"{setting} of the other card is {verdict} {cause}"

@@ -101,7 +101,8 @@ def go_back(machine: Machine, plan: Plan, report: Report) -> None:
         # Before the restart: one that is cut off here is gone on with by the gate, which compares with what is kept.
         machine.replace_file(SERVED, document.text(served).encode(), 0o600)
         machine.replace_file(BEFORE, document.text(now).encode(), 0o600)
-        _restart(machine, served, report)
+        with report.wholly():
+            _restart(machine, served, report)
         report.note(f"plan {served.plan_id} serves again; the wish still asks for {now.plan_id}: change it too")
 
 

@@ -73,5 +73,5 @@ def test_one_that_is_met_in_its_reload_is_not_restarted(served: FakeHost):
 def test_a_reload_without_an_end_is_told(served: FakeHost):
     served.command = Systemd(10**6)  # type: ignore[method-assign]
     answer = served.run(*SECTION)
-    assert (answer.code, answer.verdict("balancer.active")) == (3, ("refused", "unexplained"))
+    assert (answer.code, answer.verdict("balancer.active")) == (8, ("refused", "unexplained"))
     assert "balancer.active: found reloading, wanted active" in answer.prose

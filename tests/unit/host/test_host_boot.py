@@ -130,7 +130,7 @@ def test_what_stops_the_cards_does_not_stop_the_processor(host: FakeHost, stop: 
     else:
         host.plan = dataclasses.replace(host.plan, host=Host("box", False))
     answer = host.run("boot")
-    assert answer.code == 3
+    assert answer.code == 8
     assert answer.problems
     assert host.read(GOVERNOR).strip() == "performance"
 

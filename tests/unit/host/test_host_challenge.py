@@ -317,7 +317,7 @@ def test_a_signal_ends_it_only_after_the_clock_is_back(locked: FakeHost, number:
 
     locked.wait = interrupted  # type: ignore[method-assign]
     answer = challenged(locked)
-    assert answer.code == 3
+    assert answer.code == 8
     assert "stopped by a signal before its end" in answer.prose
     assert locked.card()[LOCK] == [OWN_MHZ, OWN_MHZ]
     assert asked(locked)["confirmed"]

@@ -104,7 +104,7 @@ def test_a_reset_that_is_unsupported_where_a_lock_was_accepted_is_not_called_don
     applied(host, 2100)
     host.sim("fail", "nvmlDeviceResetGpuLockedClocks", 3, 1)
     answer = host.run("revert")
-    assert (answer.code, answer.verdict(LOCK)) == (3, ("refused", "no_interface"))
+    assert (answer.code, answer.verdict(LOCK)) == (8, ("refused", "no_interface"))
     assert host.run("revert").code == 0
     assert host.card()[LOCK] is None
 
@@ -113,7 +113,7 @@ def test_a_reset_that_fails_keeps_the_record(host: FakeHost):
     applied(host, 2100)
     host.sim("fail", "nvmlDeviceResetGpuLockedClocks", 999, 1)
     answer = host.run("revert")
-    assert (answer.code, answer.verdict(LOCK)) == (3, ("refused", "unexplained"))
+    assert (answer.code, answer.verdict(LOCK)) == (8, ("refused", "unexplained"))
     assert f"gpu:{UUID}:{LOCK}" in host.baseline()
     assert host.run("revert").code == 0
     assert host.card()[LOCK] is None

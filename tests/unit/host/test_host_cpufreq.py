@@ -198,7 +198,7 @@ def test_an_offline_cpu_keeps_its_originals_on_record_until_it_is_back(host: Fak
     away = folder.rename(folder.parent / "away")
     for verb in (("revert", "--check"), ("revert", "--section", "cpu")):
         answer = host.run(*verb)
-        assert answer.code == 3
+        assert answer.code == 8
         assert {p["id"] for p in answer.problems} == {"cpu-offline"}
         assert {p["path"] for p in answer.problems} == {"cpu:1:governor", f"cpu:1:{EPP}"}
     assert {key for key in host.baseline() if key.startswith("cpu:")} == {"cpu:1:governor", f"cpu:1:{EPP}"}

@@ -88,7 +88,7 @@ def test_a_restart_that_did_not_take_is_never_called_held(placed: FakeHost):
     stopped = placed.systemctl
     placed.command = lambda argv: Finished(0, stopped if argv[1] == "show" else "", "")  # type: ignore[method-assign]
     answer = placed.run(*SERVICE)
-    assert (answer.code, answer.verdict("main.active")) == (3, ("refused", "unexplained"))
+    assert (answer.code, answer.verdict("main.active")) == (8, ("refused", "unexplained"))
     assert not answer.changed
     assert answer.prose.splitlines()[-3:] == [
         "error: service.main.enabled: found disabled, wanted enabled",
@@ -97,16 +97,32 @@ def test_a_restart_that_did_not_take_is_never_called_held(placed: FakeHost):
     ]
 
 
-def test_a_systemctl_that_fails_is_told_in_its_own_words(placed: FakeHost):
+def test_what_drifts_before_it_does_not_make_an_engine_that_runs_a_failure(placed: FakeHost):
+    placed.sim("fault", "power_limit", "accepted_ignored")
+    answer = placed.run("apply")
+    assert (answer.code, answer.verdict("main.active")) == (3, ("held", "none"))
+
+
+def test_an_engine_that_does_not_start_is_a_failure_whatever_else_is_held(placed: FakeHost):
+    stopped = placed.systemctl
+    placed.command = lambda argv: Finished(0, stopped if argv[1] == "show" else "", "")  # type: ignore[method-assign]
+    assert placed.run("apply").code == 8
+    assert placed.run("verify").code == 3  # a look finds drift, whatever it is of
+
+
+@pytest.mark.parametrize(("words", "verb"), [(SERVICE, "restart"), (["stop"], "stop")])
+def test_a_systemctl_that_fails_is_told_in_its_own_words(placed: FakeHost, words: list[str], verb: str):
     own = placed.command
+    if verb == "stop":
+        placed.start_engine()
 
     def command(argv):
-        return Finished(1, "", "Job failed.\n") if argv[1] == "restart" else own(argv)
+        return Finished(1, "", "Job failed.\n") if argv[1] == verb else own(argv)
 
     placed.command = command  # type: ignore[method-assign]
-    answer = placed.run(*SERVICE)
-    assert answer.code == 3
-    assert "error: service.main.active: systemctl restart inferhost-serve@main.service: Job failed." in answer.prose
+    answer = placed.run(*words)
+    assert answer.code == 8
+    assert f"error: service.main.active: systemctl {verb} inferhost-serve@main.service: Job failed." in answer.prose
 
 
 def test_a_stop_ends_what_runs_and_nothing_else(placed: FakeHost):

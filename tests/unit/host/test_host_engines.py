@@ -110,7 +110,7 @@ def test_a_version_that_the_index_lacks_leaves_no_mark_and_the_next_run_goes_on(
     url = index(tmp_path / "simple", ("sglang", "0.5.22"))
     wanting(host, url).run("install")
     failed = host.run("engines")
-    assert (failed.code, failed.problems[0]["path"]) == (3, "inferhost_service_engine_install")
+    assert (failed.code, failed.problems[0]["path"]) == (8, "inferhost_service_engine_install")
     assert "sglang==0.5.23" in failed.problems[0]["message"]
     assert not host.at(f"{NEW}/{MARK}").exists()
     index(tmp_path / "simple", ("sglang", "0.5.23"))
@@ -122,7 +122,7 @@ def test_a_folder_of_somebody_else_is_never_touched(host: FakeHost, tmp_path: pa
     url = index(tmp_path / "simple", ("sglang", "0.5.23"))
     wanting(host, url).run("install")
     answer = host.run("engines")
-    assert (answer.code, answer.problems[0]["id"]) == (3, "not-ours")
+    assert (answer.code, answer.problems[0]["id"]) == (8, "not-ours")
     assert [p.name for p in host.at(NEW).iterdir()] == ["precious"]
     assert host.run("revert").code == 0
     assert host.read(f"{NEW}/precious") == "mine"
@@ -158,5 +158,5 @@ def test_a_source_is_taken_at_its_commit_and_no_other(host: FakeHost, tmp_path: 
     service = dataclasses.replace(host.plan.service[0], argv=(f"{NEW}/bin/python", f"{NEW}/main.py"))
     host.plan = plan(service=(service,))
     host.run("install")
-    assert host.run("engines").code == 3, "pip --version is no installation of pip install"
+    assert host.run("engines").code == 8, "pip --version is no installation of pip install"
     assert host.read(f"{NEW}/main.py") == "first"

@@ -70,13 +70,13 @@ def test_check_mode_asks_nobody(host: FakeHost, check: bool):
     host.converge()
     host.systemctl = DEAD
     answer = host.run("gate", *(["--check"] if check else []))
-    assert answer.code == (0 if check else 3)
+    assert answer.code == (0 if check else 8)
 
 
 def test_one_engine_is_asked_alone_and_one_that_the_plan_does_not_name_is_none_to_wait_for(host: FakeHost):
     host.converge()
     host.systemctl = DEAD
-    assert host.run("gate", "--wait", "--instance", host.plan.service[0].instance).code == 3
+    assert host.run("gate", "--wait", "--instance", host.plan.service[0].instance).code == 8
     assert host.run("gate", "--wait", "--instance", "nobody").code == 0
 
 

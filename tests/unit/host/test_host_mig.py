@@ -275,7 +275,7 @@ def test_a_card_is_not_divided_under_a_desktop_which_a_revert_does_not_end_eithe
     a100.sim("set", "drawing_pid", 900)
     for words in (["revert", *GPU, "--check"], ["revert", *GPU]):
         answer = a100.run(*words)
-        assert (answer.code, answer.verdict(MIG)) == (3, ("refused", "other_writer"))
+        assert (answer.code, answer.verdict(MIG)) == (8, ("refused", "other_writer"))
         assert "process 900 (unknown) that draws" in answer.evidence(MIG)
     assert a100.card()["mig_mode"] == [1, 1]
 

@@ -50,7 +50,7 @@ def test_patterns_choose_files(host: FakeHost, hub: Hub):
 
 def test_a_pattern_that_matches_nothing_names_what_is_there(host: FakeHost, hub: Hub):
     answer = fetched(tiny(host, hub, files=("*.gguf",)))
-    assert answer.code == 3
+    assert answer.code == 8
     assert answer.problems[0]["path"] == "inferhost_models_files"
     assert "config.json" in answer.problems[0]["hint"]
 
@@ -83,7 +83,7 @@ def test_a_far_side_without_ranges_starts_again_and_the_file_is_right(host: Fake
 def test_a_far_side_that_always_cuts_is_given_up_and_what_came_is_kept(host: FakeHost, hub: Hub):
     hub.cuts = [10**9] * len(SMALL) + [1000] + [0] * 99
     answer = fetched(tiny(host, hub))
-    assert answer.code == 3
+    assert answer.code == 8
     assert "5 times" in answer.problems[0]["message"]
     assert host.at(PART).stat().st_size == 1000
     hub.cuts = []
@@ -112,7 +112,7 @@ def test_a_wrong_checksum_leaves_nothing_under_the_files_name(host: FakeHost, hu
     content = {**SMALL, **LARGE}[name]
     hub.spoilt[name] = content[:-1] + b"?"
     answer = fetched(tiny(host, hub))
-    assert answer.code == 3
+    assert answer.code == 8
     assert answer.problems[0]["id"] == "checksum"
     assert answer.verdict("models.main") == ("refused", "unexplained")
     assert not host.at(f"{PATH}/{name}").exists()
@@ -123,7 +123,7 @@ def test_the_wishes_own_checksum_counts_for_an_address(host: FakeHost, hub: Hub)
     assert fetched(address(host, hub)).code == 0
     assert host.at(f"{PATH}.gguf").read_bytes() == WEIGHTS
     other = address(host, hub, sha256="0" * 64, path="/srv/models/other.gguf").run("fetch")
-    assert other.code == 3
+    assert other.code == 8
     assert other.problems[0]["path"] == "inferhost_models_sha256"
     assert not host.at("/srv/models/other.gguf").exists()
 
@@ -132,7 +132,7 @@ def test_the_wishes_own_checksum_counts_for_an_address(host: FakeHost, hub: Hub)
 def test_a_list_that_leads_out_of_the_folder_is_refused(host: FakeHost, hub: Hub, name: str):
     hub.listed["config.json"] = name
     answer = fetched(tiny(host, hub))
-    assert answer.code == 3
+    assert answer.code == 8
     assert "would leave its folder" in answer.problems[0]["message"]
     assert not list(host.root.rglob("evil"))
 
@@ -141,7 +141,7 @@ def test_too_little_room_is_said_before_the_first_byte(host: FakeHost, hub: Hub,
     tiny(host, hub).run("install")
     monkeypatch.setattr(fetch, "SPARE_BYTES", 2**62)
     answer = host.run("fetch")
-    assert (answer.code, answer.problems[0]["id"]) == (3, "no-room")
+    assert (answer.code, answer.problems[0]["id"]) == (8, "no-room")
     assert "GiB are to be fetched" in answer.problems[0]["message"]
     assert hub.paths(f"/{REPOSITORY}/resolve") == []
 
@@ -177,7 +177,7 @@ def test_a_disk_that_fills_up_keeps_what_came_and_names_the_place(
 
     monkeypatch.setattr(transfer, "_write", full)
     answer = host.run("fetch")
-    assert (answer.code, answer.problems[0]["path"]) == (3, "inferhost_models_path")
+    assert (answer.code, answer.problems[0]["path"]) == (8, "inferhost_models_path")
     assert "No space left on device" in answer.problems[0]["message"]
     kept = host.at(PART).stat().st_size
     assert kept > 200_000
@@ -196,7 +196,7 @@ def test_files_that_were_put_there_by_hand_are_taken_when_they_are_right(host: F
 def test_another_content_of_somebody_else_is_never_written_over(host: FakeHost, hub: Hub):
     host.write(f"{PATH}/model.safetensors", "precious")
     answer = fetched(tiny(host, hub))
-    assert (answer.code, answer.problems[0]["id"]) == (3, "not-ours")
+    assert (answer.code, answer.problems[0]["id"]) == (8, "not-ours")
     assert host.read(f"{PATH}/model.safetensors") == "precious"
 
 
@@ -229,7 +229,7 @@ def test_what_is_here_is_looked_at_and_left(host: FakeHost):
     right = wanting(host, model(**here, sha256=hashlib.sha256(b"mine").hexdigest())).run("fetch")
     assert (right.code, right.changed) == (0, True)
     wrong = wanting(host, model(**here, sha256="0" * 64)).run("fetch")
-    assert wrong.code == 3
+    assert wrong.code == 8
     assert host.read(f"{PATH}.gguf") == "mine"
 
 

@@ -29,7 +29,7 @@ def test_the_token_is_in_no_output_and_no_file_but_its_own(host: FakeHost, hub: 
     host.at(PATH).rename(host.at("/srv/models/away"))
     hub.token = "another"
     second = refused.run("fetch")
-    assert second.code == 3
+    assert second.code == 8
     said = answer.prose + str(answer.document) + second.prose + str(second.document)
     assert "verysecret" not in said
     for path in host.root.rglob("*"):
@@ -41,7 +41,7 @@ def test_the_token_is_in_no_output_and_no_file_but_its_own(host: FakeHost, hub: 
 def test_a_refusal_names_the_token_and_what_to_do(host: FakeHost, hub: Hub, status: int, words: str):
     hub.status = status
     answer = fetched(tiny(host, hub))
-    assert answer.code == 3
+    assert answer.code == 8
     assert answer.problems[0]["path"] == "inferhost_models_token_file"
     assert words in answer.problems[0]["hint"]
     assert len(hub.asked) == 1, "a refusal is not asked again"
@@ -50,7 +50,7 @@ def test_a_refusal_names_the_token_and_what_to_do(host: FakeHost, hub: Hub, stat
 def test_a_commit_that_is_not_there_names_the_repository(host: FakeHost, hub: Hub):
     hub.status = 404
     answer = fetched(tiny(host, hub))
-    assert (answer.code, answer.problems[0]["path"]) == (3, "inferhost_models_repository")
+    assert (answer.code, answer.problems[0]["path"]) == (8, "inferhost_models_repository")
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])

@@ -44,7 +44,7 @@ def test_a_file_of_somebody_else_is_never_made_anew(host: FakeHost, hub: Hub):
     where = f"{hub.front}/{REPOSITORY}/resolve/{COMMIT}/model.safetensors"
     host.write("/srv/models/q4.gguf", "mine")
     answer = fetched(wanting(host, dataclasses.replace(program(host, 'echo x >"$2"'), location=where)))
-    assert (answer.code, answer.problems[0]["id"]) == (3, "not-ours")
+    assert (answer.code, answer.problems[0]["id"]) == (8, "not-ours")
     assert host.read("/srv/models/q4.gguf") == "mine"
 
 
@@ -60,7 +60,7 @@ def test_a_quantisation_that_fails_leaves_nothing_and_shows_the_programs_words(h
     where = f"{hub.front}/{REPOSITORY}/resolve/{COMMIT}/model.safetensors"
     one = dataclasses.replace(program(host, 'echo half >"$2"; echo no tensors here; exit 1'), location=where)
     answer = fetched(wanting(host, one))
-    assert (answer.code, answer.problems[0]["path"]) == (3, "inferhost_models_quantise")
+    assert (answer.code, answer.problems[0]["path"]) == (8, "inferhost_models_quantise")
     assert "ended with 1: no tensors here" in answer.problems[0]["message"]
     assert [p.name for p in host.at("/srv/models").iterdir()] == ["f16.gguf"]
 
@@ -70,5 +70,5 @@ def test_a_quantised_file_that_is_another_one_is_thrown_away(host: FakeHost, hub
     one = program(host, 'echo x >"$2"')
     task = dataclasses.replace(one.quantise, sha256="1" * 64)
     answer = fetched(wanting(host, dataclasses.replace(one, location=where, quantise=task)))
-    assert (answer.code, answer.problems[0]["path"]) == (3, "inferhost_models_quantised_sha256")
+    assert (answer.code, answer.problems[0]["path"]) == (8, "inferhost_models_quantised_sha256")
     assert not host.at("/srv/models/q4.gguf").exists()

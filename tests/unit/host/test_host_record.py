@@ -107,7 +107,7 @@ def test_a_full_disk_while_placing_the_plan_is_told_with_what_was_written(host: 
             raise OSError(errno.ENOSPC, "No space left on device")
 
     answer = host.run("install", before_write=disk_full)
-    assert answer.code == 3
+    assert answer.code == 8
     assert answer.prose.splitlines()[-3:] == [
         "note: written before the failure: /var/lib/inferhost/baseline.json, /usr/local/bin/inferhost",
         "error: /etc/inferhost/plan.json: could not be written: No space left on device",

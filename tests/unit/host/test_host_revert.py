@@ -111,7 +111,7 @@ def test_a_card_that_is_gone_keeps_its_record_and_its_neighbours_go_back(pair: F
     pair.stop_engine()
     pair.sim("lost", 0)
     answer = pair.run("revert")
-    assert answer.code == 3
+    assert answer.code == 8
     assert pair.card(1)["power_limit_mw"] == 480000
     kept = [key for key in pair.baseline() if key.startswith("gpu:")]
     assert kept == [f"gpu:{UUID}:persistence_mode", f"gpu:{UUID}:power_limit_mw"]
@@ -123,7 +123,7 @@ def test_a_limit_that_the_card_refuses_keeps_its_record(host: FakeHost):
     host.converge()
     host.sim("fail", "nvmlDeviceSetPowerManagementLimit", 999)
     answer = host.run("revert", "--section", "gpu")
-    assert answer.code == 3
+    assert answer.code == 8
     assert answer.verdict("power_limit_w") == ("refused", "unexplained")
     assert answer.problems[0]["message"] == "nvmlDeviceSetPowerManagementLimit: Unknown (NVML error 999)"
     assert f"gpu:{UUID}:power_limit_mw" in host.baseline()
@@ -133,7 +133,7 @@ def test_an_ignored_restore_is_not_taken_for_one(host: FakeHost):
     host.converge()
     host.sim("fault", "power_limit", "accepted_ignored")
     answer = host.run("revert", "--section", "gpu")
-    assert (answer.code, answer.verdict("power_limit_w")) == (3, ("ignored", "unexplained"))
+    assert (answer.code, answer.verdict("power_limit_w")) == (8, ("ignored", "unexplained"))
     assert f"gpu:{UUID}:power_limit_mw" in host.baseline()
 
 
@@ -159,7 +159,7 @@ def test_a_user_that_was_here_before_us_stays(host: FakeHost):
 def test_a_user_in_use_stays_on_record_and_is_said(host: FakeHost):
     host.converge()
     answer = host.run("revert", "--section", "service")
-    assert answer.code == 3
+    assert answer.code == 8
     assert answer.problems[0]["message"] == "is in use by process 4242"
     assert "user:inferhost" in host.baseline()
 
@@ -169,7 +169,7 @@ def test_a_userdel_that_fails_is_not_taken_for_one(host: FakeHost):
     host.stop_engine()
     host.userdel_code = 8
     answer = host.run("revert", "--section", "service")
-    assert answer.code == 3
+    assert answer.code == 8
     assert answer.problems[0]["message"] == "userdel ended with 8: userdel: it is not wanted today"
     host.userdel_code = 0
     assert host.run("revert", "--section", "service").code == 0

@@ -185,6 +185,13 @@ def test_one_step_goes_back_to_what_served_before_and_another_one_forward(host: 
     assert host.read(DROPIN) == new
 
 
+def test_an_engine_that_does_not_come_back_is_no_step_back(host: FakeHost):
+    upgraded(host)
+    own = host.command
+    host.command = lambda argv: Finished(1, "", "Job failed.\n") if argv[1] == "restart" else own(argv)  # type: ignore[method-assign]
+    assert host.run("rollback", "--before").code == 8
+
+
 def test_after_going_back_a_failed_plan_falls_back_to_what_serves_then(host: FakeHost):
     old, _ = upgraded(host)
     host.run("rollback", "--before")

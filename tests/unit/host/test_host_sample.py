@@ -82,7 +82,7 @@ def test_a_card_that_is_lost_meanwhile_is_told_and_its_neighbour_goes_on(pair: F
 
     pair.wait = losing  # type: ignore[method-assign]
     answer = pair.run("sample", "--seconds", "2")
-    assert answer.code == 3
+    assert answer.code == 8
     assert answer.problems[0]["message"] == "nvmlDeviceGetPowerUsage: GpuIsLost (NVML error 15), after 3 samples"
     assert [len(gpu["samples"]) for gpu in answer.document["facts"]["gpus"]] == [3, 10]
 
