@@ -37,6 +37,15 @@ def test_a_second_run_and_a_check_change_nothing(debian):
         assert (again.code, changed(again)) == (0, []), again.told()
 
 
+def test_a_dead_source_of_somebody_else_stops_no_run_of_a_host_that_has_its_packages(debian):
+    theirs = "/etc/apt/sources.list.d/theirs.list"
+    debian.write(theirs, b"deb [trusted=yes] http://127.0.0.1:9/gone bookworm main\n")
+    debian.run("find", "/var/lib/apt", "-exec", "touch", "-d", "2 days ago", "{}", "+")
+    ran = debian.site()
+    debian.run("rm", theirs)
+    assert (ran.code, changed(ran)) == (0, []), ran.told()
+
+
 def test_an_upgrade_moves_nothing_of_the_driver(debian):
     debian.offer(*stand_ins.debian(OLD, "1"), *stand_ins.debian(NEW, "0+deb12u1"), *stand_ins.debian_rest())
     debian.run("apt-get", "-qq", "update")

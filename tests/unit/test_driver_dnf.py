@@ -23,14 +23,16 @@ def _plugins():
     init_plugin_loader()
 
 
-def rendered(name: str, card: str, restore=(), check=False, **facts) -> list[dict]:
+def rendered(name: str, card: str, restore=(), check=False, missing=TOOLS, **facts) -> list[dict]:
     """The arguments of each task of a file that runs, with this card's plan; loops are rendered for each item."""
     plan = document.plain(planned({**wish(card, "rocky-9.6"), **NVIDIA}))
     variables = {
         "__inferhost_plan": plan,
         "ansible_check_mode": check,
         "__inferhost_driver_files": {"changed": True},  # as on a host that has nothing yet
-        "__inferhost_installed": {"driver": {"headers": KERNEL_HEADERS, "restore": list(restore)}},
+        "__inferhost_installed": {
+            "driver": {"headers": KERNEL_HEADERS, "restore": list(restore), "missing": list(missing)}
+        },
         "__inferhost_driver_family": "dnf",
         "__inferhost_driver_release": facts.get("release", []),
         "__inferhost_driver_applied": {"facts": {"driver": {"hold": ["nvidia-persistenced"], **facts}}},
@@ -81,6 +83,10 @@ def test_tools_and_headers_come_first_then_the_stream_of_the_cards_module_then_t
 def test_check_mode_asks_only_for_what_the_hosts_own_sources_have():
     tasks = [*rendered("dnf_tools.yml", BLACKWELL, check=True), *rendered("dnf.yml", BLACKWELL, check=True)]
     assert [task["dnf"]["name"] for task in tasks if "dnf" in task] == [TOOLS + KERNEL_HEADERS]
+
+
+def test_the_sources_of_a_host_that_has_its_tools_and_headers_are_not_asked():
+    assert rendered("dnf_tools.yml", BLACKWELL, missing=[]) == []
 
 
 def test_a_version_that_somebody_moved_goes_back_to_the_one_that_is_locked():

@@ -134,10 +134,17 @@ def test_check_mode_shows_what_would_move_where_it_has_freed_nothing_and_leaves_
 @pytest.mark.parametrize(("check", "changed"), list(itertools.product([True, False], [True, False])))
 @pytest.mark.parametrize("family", ["apt", "dnf"])
 def test_check_mode_asks_for_no_toolkit_of_a_source_that_it_has_not_placed(family, check, changed):
-    variables = {"ansible_check_mode": check, "__inferhost_runtime_files": {"changed": changed}}
+    variables = {
+        "ansible_check_mode": check,
+        "__inferhost_runtime_files": {"changed": changed},
+        "__inferhost_installed": {"runtime": {"missing": ["podman"]}},
+    }
     runtime = ROLES / "inferhost_runtime/tasks"
     packages = task(f"{family}.yml", f"{family} | The engine and the toolkit are installed", runtime)
     assert holds(packages["when"], variables) is (not (check and changed))
+    assert not holds(packages["when"], {**variables, "__inferhost_installed": {"runtime": {"missing": []}}}) or (
+        family == "apt"
+    )
     said = task("main.yml", "What check mode cannot know is said", runtime)
     assert holds(said["when"], variables) is (check and changed)
 

@@ -97,6 +97,11 @@ def removed_with(machine: Machine, family: str, names: Sequence[str]) -> set[str
     return {line.split()[1] for line in lines if line.startswith(("Purg ", "Remv "))}
 
 
+def missing(names: Iterable[str], there: Installed) -> list[str]:
+    """Which of these packages have to be installed, in their order."""
+    return [name for name in names if name not in there.versions]
+
+
 def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     """The names that one of the patterns means, sorted."""
     return sorted(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))

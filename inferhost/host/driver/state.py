@@ -12,7 +12,7 @@ from typing import Any
 from inferhost.host.driver import module, options
 from inferhost.host.driver.changed_plan import BEFORE, HELD, came_with_us, fits, left_over, moves, recorded
 from inferhost.host.driver.module import SITE, headers, version_of
-from inferhost.host.driver.packages import Installed, installed, matching, removed_with, upstream, with_needs
+from inferhost.host.driver.packages import Installed, installed, matching, missing, removed_with, upstream, with_needs
 from inferhost.host.driver.persistence import persistence_verdicts
 from inferhost.host.driver.secure_boot import DKMS_KEY, firmware_knows, secure_boot_problems
 from inferhost.host.driver.units import is_disabled, starts_at_boot, unit_verdict
@@ -80,10 +80,12 @@ def driver_facts(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str, 
     install = plan.driver.install
     if SECTION not in plan.manage or install is None:
         return {}
+    there, wanted = installed(machine, install.family), headers(machine, install)
     return {
-        "headers": headers(machine, install),
+        "headers": wanted,
+        "missing": missing([*install.tools, *wanted, *install.packages], there),
         "initramfs": _initramfs(machine),
-        **moves(machine, install, installed(machine, install.family), baseline),
+        **moves(machine, install, there, baseline),
     }
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from inferhost.host.driver.packages import installed, removed_with, with_needs
+from inferhost.host.driver.packages import installed, missing, removed_with, with_needs
 from inferhost.host.machine import Machine
 from inferhost.host.record import placed
 from inferhost.host.record.baseline import Baseline, Record
@@ -70,15 +70,15 @@ def runtime_problems(machine: Machine, plan: Plan, report: Report) -> list[Probl
 
 
 def runtime_facts(machine: Machine, plan: Plan) -> dict[str, Any]:
-    """What the role has to know of this host: what `daemon.json` has to be, and whether docker can check it."""
-    if plan.runtime is None or SECTION not in plan.manage or not plan.runtime.daemon:
-        return {"daemon": {}}
-    try:
-        wanted = daemon_json.wanted_file(machine, plan.runtime.daemon)
-    except InputError:  # the refusal of it is on its way
-        return {"daemon": {}}
-    checks = machine.command(["dockerd", "--help"])
-    return {"daemon": {**wanted, "validate": checks.code == 0 and "--validate" in checks.stdout}}
+    """What the role has to know of this host: what has to be installed, and what `daemon.json` has to be."""
+    runtime = plan.runtime
+    if runtime is None or SECTION not in plan.manage:
+        return {"daemon": {}, "missing": []}
+    there = installed(machine, runtime.family)
+    return {
+        "daemon": _daemon_file(machine, runtime),
+        "missing": missing([*runtime.packages, *runtime.toolkit], there),
+    }
 
 
 def apply_runtime(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:
@@ -197,6 +197,18 @@ def _restart(machine: Machine, plan: Plan, runtime: Runtime, report: Report) -> 
         if done.code != 0 or _lacks_cdi(machine):
             said = (done.stderr.strip().splitlines() or ["it runs without CDI after a restart"])[0]
             report.problems.append(Problem(setting, said, f"see: journalctl -u {runtime.unit}", "docker"))
+
+
+def _daemon_file(machine: Machine, runtime: Runtime) -> dict[str, Any]:
+    """What `daemon.json` has to be, and whether docker can check it; nothing where it is not ours to write."""
+    if not runtime.daemon:
+        return {}
+    try:
+        wanted = daemon_json.wanted_file(machine, runtime.daemon)
+    except InputError:  # the refusal of it is on its way
+        return {}
+    checks = machine.command(["dockerd", "--help"])
+    return {**wanted, "validate": checks.code == 0 and "--validate" in checks.stdout}
 
 
 def _lacks_cdi(machine: Machine) -> bool:

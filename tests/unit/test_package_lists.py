@@ -1,0 +1,95 @@
+"""When apt reads its lists again, which fails where any source of the host does not answer: the roles' own tasks."""
+
+import itertools
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar
+
+from tests.unit.test_driver_role import ROLES, holds, task
+
+LISTS = ROLES / "inferhost_plan/tasks"
+NOTHING = {
+    "driver": {"missing": [], "replace": [], "restore": []},
+    "runtime": {"missing": []},
+    "balancer": {"fresh": False},
+}
+"""What the host says where everything is installed."""
+ASKS = [
+    ("driver", "missing", ["nvidia-smi"]),
+    ("driver", "replace", ["nvidia-smi"]),
+    ("driver", "restore", ["nvidia-smi=1"]),
+    ("runtime", "missing", ["docker.io"]),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugins():
+    init_plugin_loader()
+
+
+def apt_tasks() -> list[tuple[str, dict]]:
+    """Every task of the roles that installs with apt, with its file."""
+    found = []
+    for path in sorted(ROLES.glob("*/tasks/*.yml")):
+        waiting = list(DataLoader().load_from_file(str(path), trusted_as_template=True) or [])
+        for one in waiting:
+            waiting += [*one.get("block", []), *one.get("rescue", [])]
+            if one.get("ansible.builtin.apt", {}).get("state") != "absent" and "ansible.builtin.apt" in one:
+                found.append((path.name, one["ansible.builtin.apt"]))
+    return found
+
+
+def reads_lists(section: str, facts: dict, changed: bool) -> bool:
+    """Whether the role of that section has the lists read again on a host that says this."""
+    variables = {"__inferhost_installed": facts, f"__inferhost_{section}_files": {"changed": changed}}
+    asked = task("apt.yml", "apt | The package lists are fresh", ROLES / f"inferhost_{section}/tasks")
+    given = {name: Templar(loader=DataLoader(), variables=variables).template(v) for name, v in asked["vars"].items()}
+    return holds(task("package_lists.yml", "package_lists | The package lists are read again", LISTS)["when"], given)
+
+
+def test_a_host_that_has_its_packages_asks_no_archive():
+    asking = []
+    for file, arguments in apt_tasks():
+        given = {name: arguments[name] for name in ("cache_valid_time", "update_cache") if name in arguments}
+        templar = Templar(loader=DataLoader(), variables={"__inferhost_installed": NOTHING, "omit": 0})
+        asking += [file] if file != "package_lists.yml" and any(map(bool, templar.template(given).values())) else []
+    assert len(apt_tasks()) > 4
+    assert asking == []
+    assert [reads_lists(section, NOTHING, changed=False) for section in ("driver", "runtime")] == [False, False]
+
+
+@pytest.mark.parametrize(("section", "fact", "value"), ASKS)
+def test_the_lists_are_read_again_for_something_to_install(section, fact, value):
+    facts = {**NOTHING, section: {**NOTHING[section], fact: value}}
+    assert reads_lists(section, facts, changed=False)
+
+
+@pytest.mark.parametrize("section", ["driver", "runtime"])
+def test_a_changed_source_is_read_whatever_is_installed(section):
+    assert reads_lists(section, NOTHING, changed=True)
+
+
+@pytest.mark.parametrize(("changed", "ours"), list(itertools.product([True, False], [True, False])))
+def test_what_does_not_answer_is_said_and_only_a_source_that_came_in_this_run_goes_again(changed, ours):
+    source = {"section": "runtime", "path": "/etc/apt/sources.list.d/inferhost-toolkit.sources"}
+    files = [{"section": "runtime", "path": "/etc/systemd/system/inferhost-cdi.service"}, *([source] if ours else [])]
+    files.append({"section": "driver", "path": "/etc/apt/sources.list.d/inferhost-driver.sources"})
+    variables = {
+        "ansible_failed_result": {"msg": "Failed to update apt cache: http://gone.example"},
+        "__inferhost_plan": {"files": files},
+        "__inferhost_plan_section": "runtime",
+        "__inferhost_plan_files": {"changed": changed},
+        "__inferhost_plan_repository": "inferhost_runtime_toolkit_repository_url",
+    }
+    removes = task(
+        "package_lists.yml", "package_lists | A source of ours that may not answer is not left behind", LISTS
+    )
+    variables["__ours"] = Templar(loader=DataLoader(), variables=variables).template(removes["vars"]["__ours"])
+    assert variables["__ours"] == ([source] if ours else [])
+    assert holds(removes["when"], variables) is changed
+    said = task("package_lists.yml", "package_lists | What does not answer is said", LISTS)["ansible.builtin.fail"]
+    message = Templar(loader=DataLoader(), variables=variables).template(said["msg"])
+    assert message.startswith("Failed to update apt cache: http://gone.example. Every package source")
+    assert ("inferhost_runtime_toolkit_repository_url" in message) is ours
