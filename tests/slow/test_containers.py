@@ -157,6 +157,12 @@ def test_its_own_engine_calls_it_healthy(host):
     host.wait_for(lambda: host.run(host.engine, "inspect", "--format", form, CONTAINER).strip() == "healthy")
 
 
+def test_a_proxy_that_docker_or_podman_hands_its_containers_does_not_make_it_sick(host):
+    proxied = ("exec", "--env", "http_proxy=http://127.0.0.1:9", CONTAINER)
+    (service,) = json.loads(host.run("cat", "/etc/inferhost/plan.json"))["service"]
+    host.run(host.engine, *proxied, *service["container"]["health"])
+
+
 def test_a_second_run_and_a_check_of_it_change_nothing(host):
     for more in ((), ("--check",)):
         before = started(host)

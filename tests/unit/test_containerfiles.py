@@ -79,6 +79,7 @@ def test_health_is_a_token_of_the_engines_own_api(file: pathlib.Path):
     assert ("completion_tokens" if engine.engine == "llama.cpp" else '\\"text\\": *\\"[^') in words
     limit = next(name for name in engine.probe_body if name.startswith("max_"))
     assert f'\\"{limit}\\": ' in words
+    assert 'curl --noproxy "*" ' in words
 
 
 def test_what_sfllm_asks_of_a_request_and_of_the_image_is_there():

@@ -123,6 +123,13 @@ def options_of(plan: Plan, limit: str) -> str:
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_health_is_asked_of_the_engine_itself_past_a_proxy_that_the_container_is_handed(mode):
+    asked = described(planned(values(mode, "qwen3-4b", service_engine="vllm")))["health"]
+    assert asked[:3] == ["curl", "--noproxy", "*"]
+    assert asked[-1].endswith("/health")
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("engine", "model"), [("vllm", "qwen3-4b"), ("sglang", "qwen3-4b"), ("llama.cpp", GGUF), ("tabbyapi", "qwen3-4b")]
 )

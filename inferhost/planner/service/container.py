@@ -44,6 +44,8 @@ CPU_LIST = re.compile(r"(\d+(-\d+)?(,\d+(-\d+)?)*)?")
 IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}")
 ENGINE_OF = {"quadlet": "podman", COMPOSE: "docker"}
 FIRST = {"quadlet": QUADLET, COMPOSE: FIRST_WITH_CDI["docker"]}
+HEALTH = ("curl", "--noproxy", "*", "--fail", "--silent", "--output", "/dev/null")
+"""Past any proxy: docker and podman hand their containers the host's, and none of those reaches this address."""
 GAIN = "none: it runs in a container as on the host"
 
 
@@ -148,7 +150,7 @@ def in_container(
         working_directory=cache,
         shared_memory_mib=None if with_mps(request) else row.image_shared_memory_mib,
         host_ipc=with_mps(request),
-        health=("curl", "--fail", "--silent", "--output", "/dev/null", url + engine.health_path),
+        health=(*HEALTH, url + engine.health_path),
         health_start_s=entry.probe.wait_s,
         stop_s=stop_s,
         cpus=node_cpus(request, instance),

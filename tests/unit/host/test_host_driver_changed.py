@@ -80,6 +80,17 @@ def test_another_module_releases_what_only_the_first_one_needs_and_moves_the_res
     assert found["ours"] == sorted([*KEPT, *ONLY_PROPRIETARY])
 
 
+def test_what_the_kept_packages_need_of_the_driver_moves_with_them(bare: DriverHost):
+    compiler = {"libnvidia-ptxjitcompiler1": Package(f"{OLD}-1")}
+    bare.packages |= compiler
+    bare.converge()
+    bare.packages["libcuda1"].depends = "libnvidia-ptxjitcompiler1"
+    bare.hold(facts(bare, "apply")["hold"])
+    wish_open(bare)
+    found = facts(bare, "install")
+    assert (found["release"], found["replace"]) == (ONLY_PROPRIETARY, sorted([*KEPT, *compiler]))
+
+
 def test_a_branch_with_names_of_its_own_releases_all_of_the_one_before(host: DriverHost):
     wish_next_branch(host)
     found = facts(host, "install")
@@ -132,6 +143,26 @@ def test_a_helper_that_the_wish_drops_is_freed_and_goes(host: DriverHost):
     assert found["release"] == found["remove"] == ["nvidia-fabricmanager-535"]
 
 
+def test_a_helper_that_was_not_freed_by_a_run_that_failed_is_freed_by_the_next(host: DriverHost):
+    before = host.plan
+    wish(host, packages=(*host.plan.driver.install.packages, "nvidia-fabricmanager-535"))
+    host.run("install")
+    host.packages["nvidia-fabricmanager-535"] = Package(f"{OLD}-1", held=True)
+    host.run("apply")
+    host.plan = before
+    assert facts(host, "apply") == facts(host, "apply")
+    assert facts(host, "apply")["release"] == ["nvidia-fabricmanager-535"]
+
+
+def test_what_somebody_else_held_before_us_stays_held_when_no_plan_wants_it(bare: DriverHost):
+    bare.packages |= {"nvidia-kernel-support": Package(f"{OLD}-1", held=True, provides="nvidia-kernel-support--v1")}
+    bare.converge()
+    bare.packages["nvidia-kernel-support"].held = True
+    wish_open(bare)
+    bare.packages |= OPEN
+    assert facts(bare, "apply")["release"] == ["nvidia-kernel-dkms"]
+
+
 def test_what_somebody_elses_package_needs_is_freed_and_left(host: DriverHost):
     wish_open(host)
     freed(host, facts(host, "install")["release"])
@@ -153,8 +184,14 @@ def test_a_package_that_was_there_before_any_plan_is_freed_and_stays(bare: Drive
 
 
 def test_a_revert_frees_what_we_held_of_what_was_there_before(bare: DriverHost):
-    bare.packages |= {name: package for name, package in debian().items() if name.startswith(("nvidia", "lib"))}
+    bare.packages |= {name: package for name, package in debian().items() if not name.startswith("linux")}
     bare.converge()
     found = facts(bare, "status")
     assert found["release"] == sorted([*KEPT, *ONLY_PROPRIETARY])
     assert not set(found["remove"]) & {*KEPT, *ONLY_PROPRIETARY}
+    answer = bare.run("revert", "--section", "driver")
+    assert answer.verdict("driver.packages") == ("ignored", "unexplained")
+    freed(bare, found["release"])
+    for name in found["remove"]:
+        del bare.packages[name]
+    assert bare.run("revert", "--section", "driver").verdict("driver.packages") == ("held", "none")
