@@ -59,7 +59,7 @@ def podman(tmp_path_factory):
 
 
 def run(podman, *words: str) -> None:
-    # As docker and podman hand it to containers where the host is behind a proxy: it never gets to ask for our health.
+    # As docker and podman hand it to containers where the host is behind a proxy.
     proxied = ("--env", "http_proxy=http://127.0.0.1:9")
     podman.output("run", "-d", "--replace", "--network", "none", *proxied, "--name", ENGINE, TAG, *words)
 
