@@ -167,7 +167,8 @@ def verify(
     if "driver" in chosen:
         state.verify_driver(machine, plan, read_baseline(machine), report)
     if "gpu" in chosen:
-        with _driver_failure_told(report), gpu_knobs(machine, plan, report) as knobs:
+        absent = report.problems if challenged is None else None
+        with _driver_failure_told(report), gpu_knobs(machine, plan, report, absent) as knobs:
             if load_s is None:
                 verify_knobs(knobs, report)
             elif challenged is None:
@@ -276,13 +277,18 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
 
 
 @contextlib.contextmanager
-def gpu_knobs(machine: Machine, plan: Plan, report: Report) -> Iterator[list[Knob]]:
-    """The plan's GPU knobs while NVML is open; none, and every setting pending, where no driver answers."""
+def gpu_knobs(
+    machine: Machine, plan: Plan, report: Report, absent: list[Problem] | None = None
+) -> Iterator[list[Knob]]:
+    """The plan's GPU knobs while NVML is open; none, and every setting pending, where no driver answers.
+
+    A card that is not there is refused, or told in `absent`.
+    """
     with contextlib.ExitStack() as stack:
         found: list[Knob] = []
         try:
             nvml = stack.enter_context(open_nvml(machine.before_write, machine.cards))
-            found = selection.knobs(plan, nvml, machine, report)
+            found = selection.knobs(plan, nvml, machine, report, absent)
         except NvmlError as error:
             if error.code not in NO_DRIVER:
                 raise DriverFailed(Problem("nvml", error.evidence, error.hint, "nvml")) from error

@@ -127,8 +127,13 @@ def watts(limit_mw: int) -> Any:
     return limit_mw // 1000 if limit_mw % 1000 == 0 else limit_mw / 1000
 
 
-def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob]:
-    """The plan's GPU settings as knobs in the order of writing, or `InputError` with every refusal."""
+def knobs(
+    plan: Plan, nvml: Nvml, machine: Machine, report: Report, absent: list[Problem] | None = None
+) -> list[Knob]:
+    """The plan's GPU settings as knobs in the order of writing, or `InputError` with every refusal.
+
+    A card that is not there is refused as well, unless whoever only looks takes it into `absent`.
+    """
     problems = simulation_problems(plan, nvml)
     if problems:
         raise InputError(problems)
@@ -139,7 +144,7 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report) -> list[Knob
     taken: dict[str, int] = {}
     for number, (gpu, card) in enumerate(zip(plan.gpus, which.chosen_cards(plan, nvml, machine, cards))):
         if card is None:
-            problems.append(which.missing(gpu, number, cards, nvml))
+            (problems if absent is None else absent).append(which.missing(gpu, number, cards, nvml))
         elif taken.setdefault(card.uuid, number) != number:
             problems.append(which.twice(card, number, taken[card.uuid]))
         else:

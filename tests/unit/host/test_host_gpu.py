@@ -203,6 +203,42 @@ def test_a_lost_card_is_named_with_the_call_that_told(host: FakeHost):
     assert "GpuIsLost (NVML error 15)" in answer.problems[0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("broken", "code", "told"),
+    [
+        (["lost", 0], 3, "GpuIsLost (NVML error 15), wanted card 0 with PCI device id 2BB1"),
+        (["fail", "nvmlDeviceGetCount_v2", 15], 3, "nvml: nvmlDeviceGetCount: GpuIsLost"),
+        (["fail", "nvmlInitWithFlags", 999], 3, "nvml: nvmlInit: Unknown"),
+        (["fail", "nvmlInitWithFlags", 9], 7, "nvmlInit: DriverNotLoaded"),
+    ],
+    ids=["every card lost", "no count", "driver fails", "no driver"],
+)
+@pytest.mark.parametrize("words", [[], ["--under-load", "--seconds", "4"]], ids=["look", "under load"])
+def test_a_verify_that_cannot_look_at_a_card_looks_at_the_rest_of_the_host(
+    host: FakeHost, broken: list[object], code: int, told: str, words: list[str]
+):
+    host.converge()
+    host.sim(*broken)
+    answer = host.run("verify", *words)
+    assert answer.code == code
+    assert told in answer.prose
+    assert [answer.verdict(name)[0] for name in ("cpu.governor", "vm.swappiness", "main.active")] == ["held"] * 3
+    assert host.run("status").code == 0
+    host.write("/proc/sys/vm/swappiness", "30\n")
+    assert (answer := host.run("verify", *words)).code == 3
+    assert answer.verdict("vm.swappiness") == ("overridden", "other_writer")
+
+
+def test_a_verify_without_one_card_of_two_looks_at_the_other(pair: FakeHost):
+    first = plan().gpus[0]
+    pair.plan = plan(gpus=(first, dataclasses.replace(first, select=GpuSelector(None, "2BB1", 1))))
+    pair.converge()
+    pair.sim("lost", 0)
+    answer = pair.run("verify", "--section", "gpu")
+    assert (answer.code, answer.verdict(f"{SECOND_UUID}.power_limit_w")) == (3, ("held", "none"))
+    assert [problem["path"] for problem in answer.problems] == ["inferhost_hardware.gpus[0]"]
+
+
 def test_without_a_driver_the_settings_wait_and_the_rest_is_applied(host: FakeHost):
     host.sim("fail", "nvmlInitWithFlags", 9)
     assert host.run("install").code == 0
