@@ -337,7 +337,7 @@ def _plan_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     files += [(path, "driver") for path in state.driver_files(plan)]
     files += [(plan.runtime.key, "runtime")] if plan.runtime is not None and plan.runtime.key else []
     found.update(placed.file_records(machine, files))
-    found.update(state.driver_records(machine, plan))
+    found.update(state.driver_records(machine, plan, baseline))
     found.update(placed_unit.balancer_records(machine, plan, baseline))
     if "models" in plan.manage:
         found.update(models_fetch.model_records(machine, plan))

@@ -73,16 +73,25 @@ def test_packages_make_room_for_the_driver_only_with_consent(consent):
     assert templar.template(installs["ansible.builtin.dnf"]["allowerasing"]) is consent
 
 
-def test_a_version_that_no_archive_has_any_more_is_said_with_what_brings_a_newer_one():
+def test_what_did_not_come_back_one_by_one_is_said_with_what_brings_a_newer_one():
     told = task("revert_apt.yml", "revert_apt | What did not come back is said")
-    failed = {"msg": "non-zero return code", "stderr_lines": ["E: Version '470.1-1' for 'nvidia-smi' was not found"]}
-    status = {"facts": {"driver": {"restore": ["nvidia-smi=470.1-1", "libcuda1=470.1-1"]}}}
-    variables = {"ansible_failed_result": failed, "__inferhost_driver_status": status}
-    versions = Templar(loader=DataLoader(), variables=variables).template(told["vars"]["__versions"])
-    templar = Templar(loader=DataLoader(), variables={**variables, "__versions": versions})
-    message = templar.template(told["ansible.builtin.debug"]["msg"])
-    assert message.startswith("E: Version '470.1-1'")
-    assert "(apt-get install nvidia-smi libcuda1 brings" in message
+    lost = {"__together": ["nvidia-smi=470.1-1"], "failed": True, "stderr_lines": ["E: Version '470.1-1' not found"]}
+    back = {"__together": ["libcuda1=470.1-1"], "failed": False, "stderr_lines": []}
+    variables = {"ansible_failed_result": {"msg": "One or more items failed", "results": [lost, back]}}
+    for name in ("__failed", "__bare"):
+        variables[name] = Templar(loader=DataLoader(), variables=variables).template(told["vars"][name])
+    message = Templar(loader=DataLoader(), variables=variables).template(told["ansible.builtin.debug"]["msg"])
+    assert message == "E: Version '470.1-1' not found (apt-get install nvidia-smi brings what the archive has now)"
+
+
+def test_packages_come_back_together_and_where_that_fails_each_by_itself():
+    back = task("revert_apt.yml", "revert_apt | What was there before comes back")
+    rescued = task("revert_apt.yml", "revert_apt | One that does not come keeps no other away")
+    asked = [block["block"][0]["vars"]["__inferhost_driver_versions"] for block in (back, rescued)]
+    for restore in ([], ["libcuda1=470.1-1", "nvidia-smi=470.1-1"]):
+        variables = {"__inferhost_driver_status": {"facts": {"driver": {"restore": restore}}}}
+        templar = Templar(loader=DataLoader(), variables=variables)
+        assert [templar.template(one) for one in asked] == [[restore] if restore else [], [[one] for one in restore]]
 
 
 @pytest.mark.parametrize("problems", [["would remove their-tool too"], []])

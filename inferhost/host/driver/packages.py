@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from inferhost.host.machine import Machine
 from inferhost.host.report import HostError
@@ -100,6 +100,20 @@ def removed_with(machine: Machine, family: str, names: Sequence[str]) -> set[str
 def missing(names: Iterable[str], there: Installed) -> list[str]:
     """Which of these packages have to be installed, in their order."""
     return [name for name in names if name not in there.versions]
+
+
+def dropped(machine: Machine, family: str, wanted: Mapping[str, str]) -> set[str]:
+    """Those that no package source has in that version any more; none where nobody can tell.
+
+    That apt itself is in its lists tells that there are any.
+    """
+    if not wanted or family != "apt":
+        return set()
+    lines = [line.split("|") for line in _asked(machine, ["apt-cache", "madison", "apt", *wanted]).splitlines()]
+    offered = {(line[0].strip(), line[1].strip()) for line in lines if len(line) > 1}
+    if "apt" not in {name for name, _ in offered}:
+        return set()
+    return {name for name, version in wanted.items() if (name, version) not in offered}
 
 
 def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:

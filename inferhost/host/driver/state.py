@@ -11,8 +11,18 @@ from typing import Any
 
 from inferhost.host.driver import module, options
 from inferhost.host.driver.changed_plan import BEFORE, HELD, came_with_us, fits, left_over, moves, recorded
+from inferhost.host.driver.displaced import displaced, noted, settle
 from inferhost.host.driver.module import SITE, headers, version_of
-from inferhost.host.driver.packages import Installed, installed, matching, missing, removed_with, upstream, with_needs
+from inferhost.host.driver.packages import (
+    Installed,
+    dropped,
+    installed,
+    matching,
+    missing,
+    removed_with,
+    upstream,
+    with_needs,
+)
 from inferhost.host.driver.persistence import persistence_verdicts
 from inferhost.host.driver.secure_boot import DKMS_KEY, firmware_knows, secure_boot_problems
 from inferhost.host.driver.units import is_disabled, starts_at_boot, unit_verdict
@@ -52,8 +62,8 @@ def driver_files(plan: Plan) -> list[str]:
     return [path for path in (install.key, stream) if path]
 
 
-def driver_records(machine: Machine, plan: Plan) -> dict[str, Record]:
-    """Every package of the host as it is now, and the names that the plan installs."""
+def driver_records(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str, Record]:
+    """Every package of the host as it is now, the names that the plan installs, and what that may displace."""
     install = plan.driver.install
     if SECTION not in plan.manage or install is None:
         return {}
@@ -62,10 +72,11 @@ def driver_records(machine: Machine, plan: Plan) -> dict[str, Record]:
         "versions": there.versions,
         "held": sorted(there.held),
         "family": install.family,
-        "pinned": list(install.pinned),
         "disabled": [unit for unit in install.units if not starts_at_boot(machine, unit)],
     }
     found = {BEFORE: Record(SECTION, before, {})}
+    if to_move(machine, plan, baseline):
+        found.update(noted(install, there, baseline))
     if not machine.exists(DKMS):
         found[f"tree:{DKMS}"] = Record(SECTION, None, {})
     for user in DAEMON_USERS:
@@ -89,6 +100,14 @@ def driver_facts(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str, 
     }
 
 
+def to_move(machine: Machine, plan: Plan, baseline: Baseline) -> list[str]:
+    """The packages that the role would install or give another version, by name."""
+    found = driver_facts(machine, plan, baseline)
+    if not found:
+        return []
+    return sorted({*found["missing"], *found["replace"], *(one.partition("=")[0] for one in found["restore"])})
+
+
 def driver_problems(machine: Machine, plan: Plan) -> list[Problem]:
     """What would be refused before anything is installed."""
     if SECTION not in plan.manage or plan.driver.install is None:
@@ -102,6 +121,7 @@ def apply_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Repor
     if install is None:
         return
     there = installed(machine, install.family)
+    settle(baseline, there, report.check)
     names, held = _driver_packages(machine, install, there), recorded(baseline)
     # What was recorded for an earlier plan is replaced; a version that somebody else brought never is.
     versions = {name: there.versions[name] for name in names}
@@ -145,7 +165,7 @@ def driver_revert(baseline: Baseline, machine: Machine, report: Report) -> dict[
     if BEFORE not in baseline:
         return {}
     before = baseline[BEFORE].found
-    family, versions = before["family"], before["versions"]
+    family = before["family"]
     there = installed(machine, family)
     ours = came_with_us(machine, baseline, there)
     foreign = sorted(removed_with(machine, family, ours) - set(ours))
@@ -153,20 +173,18 @@ def driver_revert(baseline: Baseline, machine: Machine, report: Report) -> dict[
         message = f"removing what came with the driver would remove {', '.join(foreign)} too"
         hint = f"remove {foreign[0]} first if it is not needed, or keep the driver"
         report.problems.append(Problem(SECTION, message, hint, "foreign-packages"))
-    moved = [
-        f"{n}={v}"
-        for n, v in versions.items()
-        if n in there.versions and there.versions[n] != v and _named(n, baseline)
-    ]
-    names = [name for name, _, _ in (one.partition("=") for one in moved)]
-    # Another driver that had to make room; of what is no driver nobody knows whether it went for ours.
-    gone = [f"{n}={versions[n]}" for n in matching(versions, before.get("pinned", [])) if n not in there.versions]
+    made_room = displaced(baseline, there)
+    back = {name: version for name, version in made_room.items() if there.versions.get(name) != version}
+    lost = dropped(machine, family, back)
+    restore = {name: version for name, version in back.items() if name not in lost}
+    touched = {*recorded(baseline), *made_room} & {*there.versions, *restore}
     return {
         "family": family,
         "remove": [] if foreign else ours,
-        "restore": [*moved, *gone],
-        "release": sorted((there.held - set(before["held"])) & {*ours, *names, *recorded(baseline)}),
-        "hold": sorted(set(before["held"]) - there.held),
+        "restore": [f"{name}={version}" for name, version in restore.items()],
+        "lost": {name: back[name] for name in sorted(lost)},
+        "release": sorted((there.held - set(before["held"])) & {*ours, *touched}),
+        "hold": sorted((set(before["held"]) & touched) - there.held),
         "disable": [unit for unit in before.get("disabled", []) if starts_at_boot(machine, unit)],
         "initramfs": _initramfs(machine),
     }
@@ -186,6 +204,9 @@ def restore_driver(machine: Machine, sections: Sequence[str], baseline: Baseline
     report.verdicts.append(
         Verdict("driver.packages", "as before", "as before", "held", "none", "compared with the record")
     )
+    for name, version in left["lost"].items():
+        said = f"{version} was here before us, and no package source of this host has it any more"
+        report.note(f"{name}: {said}; apt-get install {name} brings what they have now")
     trees = baseline.of("tree", [SECTION])
     if firmware_knows(machine, DKMS_KEY):
         report.note(
@@ -203,10 +224,6 @@ def restore_driver(machine: Machine, sections: Sequence[str], baseline: Baseline
 def _initramfs(machine: Machine) -> list[str]:
     """How this host makes its initramfs again; nothing where it has none."""
     return next((argv for path, argv in INITRAMFS.items() if machine.exists(path)), [])
-
-
-def _named(name: str, baseline: Baseline) -> bool:
-    return f"package:{name}" in baseline or (HELD in baseline and name in baseline[HELD].found)
 
 
 def _driver_packages(machine: Machine, install: DriverPackages, there: Installed) -> list[str]:

@@ -2,8 +2,9 @@
 
 Keys are stable names: `gpu:UUID:power_limit_mw`, `gpu:UUID:persistence_mode`, `sysctl:vm.swappiness`,
 `cpu:0:governor`, `cpuidle:0:3`, `cpu:0:energy_performance_preference`, `file:/etc/...`, `dir:/etc/...`, `user:NAME`,
-`tree:/var/cache/inferhost`, `model:/srv/...`, `package:NAME`, `packages:before`; `packages:held`
-alone is ours: the versions held.
+`tree:/var/cache/inferhost`, `model:/srv/...`, `package:NAME`, `packages:before`,
+`packages:displaced:NAME`, and `packages:noted` during an installation; `packages:held` alone is ours: the versions
+held.
 `containers:before`, `containers:package:NAME`, `daemon:/etc/docker/daemon.json` are of the runtime section.
 A key that stands is never overwritten, so our own values are never taken for originals;
 it goes when its original is proven to be back.

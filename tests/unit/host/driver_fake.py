@@ -63,6 +63,7 @@ class DriverHost(FakeHost):
         self.modules: dict[str, str] = {}  # version by kernel
         self.keys: dict[str, str] = {}  # mokutil's words by key
         self.libraries = ""  # ldconfig -p
+        self.dropped: set[tuple[str, str]] = set()  # name and version; the archive has every other
         self.write("/proc/sys/kernel/osrelease", f"{RUNNING}\n")
         self.write("/usr/sbin/update-initramfs", "")
         for kernel in (RUNNING, NEXT):
@@ -119,6 +120,7 @@ class DriverHost(FakeHost):
         known = {
             "dpkg-query": self._dpkg_query,
             "apt-get": self._apt_get,
+            "apt-cache": self._madison,
             "modinfo": self._modinfo,
             "mokutil": self._mokutil,
             "ldconfig": lambda _: Finished(0, self.libraries, ""),
@@ -137,6 +139,16 @@ class DriverHost(FakeHost):
         while more := {n for n, p in self.packages.items() if n not in gone and gone & set(p.depends.split())}:
             gone |= more
         return Finished(0, "".join(f"Purg {name} [{self.packages[name].version}]\n" for name in sorted(gone)), "")
+
+    def _madison(self, argv: Sequence[str]) -> Finished:
+        """Every version that a test speaks of is in the archive, unless it was dropped."""
+        lines = [
+            f" {name} | {version} | http://deb.example bookworm/main amd64 Packages\n"
+            for name in argv[2:]
+            for version in (f"{OLD}-1", f"{NEW}-1", "525.1-1", "470.1-1")
+            if (name, version) not in self.dropped
+        ]
+        return Finished(0, "".join(lines), "")
 
     def _modinfo(self, argv: Sequence[str]) -> Finished:
         _, _, kernel, _, field, name = argv

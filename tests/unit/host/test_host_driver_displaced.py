@@ -1,0 +1,124 @@
+"""What a revert of the driver brings back: what our installations displaced, and nothing that others did since."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from inferhost.host.machine import Finished
+from tests.golden import golden_plan
+from tests.unit.host.driver_fake import NEW, DriverHost, Package, debian
+from tests.unit.host.fake_host import simulator_state
+
+THEIRS = {
+    "nvidia-tesla-470-driver": Package("470.1-1", held=True),
+    "nvidia-tesla-470-smi": Package("470.1-1"),
+    "nvidia-docker2": Package("525.1-1", held=True),
+    "postgresql-15": Package("15.1-1", held=True),
+}
+IN_THE_WAY = ("nvidia-tesla-470-driver", "nvidia-tesla-470-smi")
+
+
+@pytest.fixture
+def bare(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[DriverHost]:
+    with simulator_state(tmp_path / "sim"):
+        yield DriverHost(tmp_path, simulator_build, program)
+
+
+@pytest.fixture
+def host(bare: DriverHost) -> DriverHost:
+    """Another driver was there and made room for ours."""
+    bare.packages |= {name: Package(p.version, held=p.held) for name, p in THEIRS.items()}
+    assert bare.run("install").code == 0
+    for name in IN_THE_WAY:
+        del bare.packages[name]
+    bare.converge()
+    return bare
+
+
+def asked(host: DriverHost) -> dict:
+    return dict(host.run("status").document["facts"]["driver"])
+
+
+def without_ours(host: DriverHost) -> None:
+    """What the role does first."""
+    for name in asked(host)["remove"]:
+        del host.packages[name]
+
+
+def test_what_made_room_comes_back_with_its_hold(host: DriverHost):
+    found = asked(host)
+    assert found["restore"] == [f"{name}=470.1-1" for name in IN_THE_WAY]
+    assert found["hold"] == ["nvidia-tesla-470-driver"]
+
+
+def test_what_others_removed_and_freed_since_stays_so_and_the_revert_ends(host: DriverHost):
+    del host.packages["nvidia-docker2"]
+    host.packages["postgresql-15"].held = False
+    found = asked(host)
+    assert found["restore"] == [f"{name}=470.1-1" for name in IN_THE_WAY]
+    assert found["hold"] == ["nvidia-tesla-470-driver"]
+    without_ours(host)
+    host.packages |= {name: THEIRS[name] for name in IN_THE_WAY}
+    assert host.run("revert", "--section", "driver").verdict("driver.packages") == ("held", "none")
+
+
+def test_a_hold_that_has_not_come_back_with_its_package_is_not_as_before(host: DriverHost):
+    without_ours(host)
+    host.packages |= {name: Package("470.1-1") for name in IN_THE_WAY}
+    answer = host.run("revert", "--section", "driver")
+    assert answer.verdict("driver.packages") == ("ignored", "unexplained")
+    assert asked(host)["hold"] == ["nvidia-tesla-470-driver"]
+
+
+def test_a_package_of_the_plan_that_others_moved_and_we_never_did_stays_where_it_is(bare: DriverHost):
+    bare.packages["linux-headers-amd64"] = Package("6.1.1-1")
+    bare.run("install")
+    ours = {name: package for name, package in debian().items() if name != "linux-headers-amd64"}
+    bare.install_packages(ours)
+    bare.run("apply")
+    bare.packages["linux-headers-amd64"] = Package("6.1.2-1")  # the upgrade of a week later
+    assert asked(bare)["restore"] == []
+
+
+def test_a_run_that_failed_after_it_made_room_is_not_forgotten(bare: DriverHost):
+    bare.packages |= {name: Package("470.1-1") for name in IN_THE_WAY}
+    bare.run("install")
+    for name in IN_THE_WAY:
+        del bare.packages[name]
+    assert asked(bare)["restore"] == [f"{name}=470.1-1" for name in IN_THE_WAY]
+    bare.run("install")
+    bare.install_packages(debian())
+    bare.run("apply")
+    assert asked(bare)["restore"] == [f"{name}=470.1-1" for name in IN_THE_WAY]
+
+
+def test_a_converged_run_notes_nothing_and_a_later_plan_adds_to_what_made_room(host: DriverHost):
+    assert "packages:noted" not in host.baseline()
+    assert not host.run("install").changed
+    host.plan = golden_plan("driver-p4-new")
+    host.run("install")
+    del host.packages["nvidia-docker2"]
+    host.install_packages(debian(NEW))
+    host.run("apply")
+    assert asked(host)["restore"] == ["nvidia-docker2=525.1-1", *(f"{name}=470.1-1" for name in IN_THE_WAY)]
+
+
+def test_a_version_that_the_archive_dropped_keeps_no_other_away_and_no_revert_from_its_end(host: DriverHost):
+    host.dropped.add(("nvidia-tesla-470-driver", "470.1-1"))
+    found = asked(host)
+    assert found["restore"] == ["nvidia-tesla-470-smi=470.1-1"]
+    assert (found["lost"], found["hold"]) == ({"nvidia-tesla-470-driver": "470.1-1"}, [])
+    without_ours(host)
+    host.packages["nvidia-tesla-470-smi"] = Package("470.1-1")
+    answer = host.run("revert", "--section", "driver")
+    assert answer.verdict("driver.packages") == ("held", "none")
+    assert "apt-get install nvidia-tesla-470-driver brings what they have now" in answer.prose
+    assert not any(key.startswith("packages:") for key in host.baseline())
+
+
+def test_where_the_package_lists_are_empty_nothing_is_given_up(host: DriverHost, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host, "_madison", lambda _: Finished(0, "", ""))
+    assert asked(host)["restore"] == [f"{name}=470.1-1" for name in IN_THE_WAY]
