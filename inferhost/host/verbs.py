@@ -36,6 +36,7 @@ from inferhost.host.service import install as engine_install
 from inferhost.host.watch.watched import read_watched, remember_applied, remember_awake
 from inferhost.host.watch.writers import name_writers, warn
 from inferhost.schema import document
+from inferhost.schema.parts import gguf_parts
 from inferhost.schema.plan import BASE, SECTIONS, Plan
 from inferhost.schema.problems import InputError, Problem
 
@@ -87,10 +88,12 @@ def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report)
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
     problems += runtime.runtime_problems(machine, plan, report)
     for entry in plan.service if "service" in plan.manage else ():
-        for path, option in ((entry.argv[0], "engine_path"), (entry.model_path, "model_path")):
+        parts = gguf_parts(entry.model_path)
+        for path, option in ((entry.argv[0], "engine_path"), *((part, "model_path") for part in parts)):
             made = option == "engine_path" and (entry.install or entry.container) is not None
             if not machine.exists(path) and not made and not models.brings(plan, path):
-                message = f"{path} is not on this host"
+                whole = f", and the engine reads all {len(parts)} parts of its model" if path in parts[1:] else ""
+                message = f"{path} is not on this host{whole}"
                 hint = "install or copy it first, or name the place where it is"
                 problems.append(Problem(f"inferhost_service_{option}", message, hint, "not-there"))
         problems += engine.argument_problems(machine, entry, report)

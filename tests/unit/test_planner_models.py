@@ -79,6 +79,7 @@ WRONG = [
     ({**HUB, "sha256": SHA}, "sha256", "is the checksum of one file, and the path is a directory"),
     ({**HUB, "store_path": "/mnt/x"}, "store_path", "is not read with source hub"),
     ({**HUB, "path": "/srv/m.gguf"}, "files", "found 0 files, wanted 1"),
+    ({**HUB, "path": "/srv/m-00001-of-00003.gguf", "files": ["m-00001-of-00003.gguf"]}, "path", "one of 3 parts"),
     ({**HUB, "path": "models/x"}, "path", "wanted an absolute path"),
     ({**HUB, "path": "/srv/../etc/x"}, "path", "wanted an absolute path"),
     ({**HUB, "path": "/etc/models"}, "path", "is no place for models"),

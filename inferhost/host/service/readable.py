@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 
 from inferhost.host.machine import Machine
+from inferhost.schema.parts import gguf_parts
 from inferhost.schema.plan import Plan, Service
 from inferhost.schema.problems import Problem
 
@@ -54,9 +55,9 @@ def reading_problems(machine: Machine, plan: Plan) -> Iterator[Problem]:
 
 
 def _model_files(machine: Machine, path: str) -> list[str]:
-    """The weights, or what lies beside each other in their folder."""
+    """The weights with all their parts, or what lies beside each other in their folder."""
     if not os.path.isdir(machine.at(path)):
-        return [path]
+        return gguf_parts(path)
     return [path, *(f"{path}/{name}" for name in sorted(os.listdir(machine.at(path))) if not name.startswith("."))]
 
 

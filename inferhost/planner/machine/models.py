@@ -16,6 +16,7 @@ from inferhost.catalogue import Catalogue
 from inferhost.planner.launch.secret_names import names_a_secret
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import Instance, Request, read_instances
+from inferhost.schema.parts import gguf_parts
 from inferhost.schema.plan import Model, Quantisation, Reason
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.wish import MODEL_PREFIX, Wish, read_models
@@ -204,6 +205,11 @@ def _path_problems(asked: _Asked) -> Iterator[Problem]:
     if path.startswith(("/etc/", "/usr/", "/proc/", "/sys/", "/dev/", "/run/", "/boot/", "/tmp/")):
         found, hint = f'found "{path}", which is no place for models', "for example /srv/models/NAME"
         yield Problem(asked.path("path"), found, hint, "model-place")
+    parts = gguf_parts(asked.place)
+    if len(parts) > 1 and asked.text("source") != "here":
+        hint = "a folder here, a pattern of all parts as files, and the first in it as inferhost_service_model_path"
+        found = f'found "{path}", one of {len(parts)} parts, and a path that is a file brings that file alone'
+        yield Problem(asked.path("path"), found, hint, "model-parts")
     patterns = asked.wish.words(MODEL_PREFIX + "files")
     is_file = asked.fetched_place.endswith(FILE_SUFFIXES)
     if asked.text("source") == "hub" and is_file and len(patterns) != 1:

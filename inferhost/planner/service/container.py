@@ -35,11 +35,11 @@ from inferhost.planner.service.surroundings import (
     wall,
 )
 from inferhost.schema.container import Container
+from inferhost.schema.parts import gguf_parts
 from inferhost.schema.plan import File, Reason, Runtime, Service
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.units import CONTAINED
 
-GGUF_PART = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})\.gguf")
 CPU_LIST = re.compile(r"(\d+(-\d+)?(,\d+(-\d+)?)*)?")
 IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}")
 ENGINE_OF = {"quadlet": "podman", COMPOSE: "docker"}
@@ -131,7 +131,7 @@ def in_container(
     writer = compose if mode == COMPOSE else quadlet
     stop_s = engine.stop_timeout_s
     cache, runtime_directory = f"/var/cache/inferhost/{instance.name}", f"/run/{name}"
-    mounts = [*((path, path, "ro") for path in _weights(entry.model_path)), (cache, cache, "rw")]
+    mounts = [*((path, path, "ro") for path in gguf_parts(entry.model_path)), (cache, cache, "rw")]
     if with_mps(request):
         mounts.append((PIPE_DIRECTORY, PIPE_DIRECTORY, "rw"))
     if instance.text(key.OPTION):
@@ -167,15 +167,6 @@ def in_container(
         for file in files
     ]
     return service, files, [*reasons, *_reasons(request, instance, engine, row, container)]
-
-
-def _weights(path: str) -> list[str]:
-    """The files or the folder that the engine reads: of a GGUF in parts, all of them; nothing that lies beside."""
-    part = GGUF_PART.fullmatch(path)
-    if part is None:
-        return [path]
-    stem, count = part[1], int(part[2])
-    return [f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
 
 
 def _around(

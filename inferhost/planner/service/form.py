@@ -14,6 +14,7 @@ from inferhost.catalogue.rows import ModelRow
 from inferhost.planner.memory.weights import shape_problem
 from inferhost.planner.nearby import near_models
 from inferhost.planner.request import Instance
+from inferhost.schema.parts import gguf_parts
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.wish import INSTANCE_PREFIX
 
@@ -50,6 +51,10 @@ def form_problems(instance: Instance) -> list[Problem]:
         if path and not (path.startswith("/") and path.isprintable()):
             hint = "begin with /, for example /srv/models/NAME, in characters that can be printed"
             problems.append(Problem(instance.path(option), f'found "{path}", wanted an absolute path', hint))
+    first, *others = gguf_parts(instance.text("model_path"))
+    if instance.text("model_path") in others:
+        found = f'found "{instance.text("model_path")}", and an engine opens a model in parts by its first'
+        problems.append(Problem(instance.path("model_path"), found, first, "model-part"))
     if not instance.text("served_model_name").isprintable():
         found, hint = "holds a character that cannot be printed", "leave it empty for the model's catalogue key"
         problems.append(Problem(instance.path("served_model_name"), found, hint))

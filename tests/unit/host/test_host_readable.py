@@ -15,6 +15,7 @@ from tests.unit.host.test_host_container import contained
 
 CACHE = "/srv/hub/models--q"
 SNAPSHOT = f"{CACHE}/snapshots/1"
+PART = "/srv/parts/m-{:05}-of-00003.gguf"
 
 
 def serving(host: FakeHost, path: str, mode: str = "unit") -> FakeHost:
@@ -73,6 +74,34 @@ def test_a_model_that_the_units_user_cannot_read_is_told(host: FakeHost):
     assert told(host, "/home/ivan/m") == f"/home/ivan/m/model.safetensors {what}"
     host.at("/home/ivan").chmod(0o700)
     assert told(host, "/home/ivan/m") == f"/home/ivan {what}"
+
+
+def in_parts(host: FakeHost, mode: str) -> FakeHost:
+    """The host with a model in three files."""
+    for number in (1, 2, 3):
+        host.write(PART.format(number), "weights")
+    serving(host, PART.format(1), mode)
+    if mode != "unit":
+        (service,) = host.plan.service
+        mounts = tuple((PART.format(number), PART.format(number), "ro") for number in (1, 2, 3))
+        container = dataclasses.replace(service.container, mounts=mounts)
+        host.plan = dataclasses.replace(host.plan, service=(dataclasses.replace(service, container=container),))
+    return host
+
+
+@pytest.mark.parametrize("mode", ["unit", "quadlet"])
+def test_every_part_of_a_model_has_to_be_there_and_open(host: FakeHost, mode: str):
+    answer = in_parts(host, mode).run("install")
+    assert answer.code == 0, answer.prose
+    host.at(PART.format(3)).chmod(0o600)
+    (problem,) = host.run("install").problems
+    assert (problem["path"], problem["id"]) == ("inferhost_service_model_path", "closed")
+    assert problem["message"].startswith(f"{PART.format(3)} is closed to user")
+    host.at(PART.format(3)).unlink()
+    (problem,) = host.run("install").problems
+    assert (problem["path"], problem["id"]) == ("inferhost_service_model_path", "not-there")
+    wanted = f"{PART.format(3)} is not on this host, and the engine reads all 3 parts of its model"
+    assert problem["message"] == wanted
 
 
 def test_a_link_is_as_closed_as_what_it_leads_to(host: FakeHost):
