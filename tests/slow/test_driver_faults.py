@@ -97,6 +97,12 @@ def test_a_held_package_that_was_moved_behind_our_back_is_found_and_put_back(deb
     for told in (debian.playbook("playbooks/verify.yml"), debian.role("verify")):
         assert told.code != 0
         assert "driver.package.libcuda1" in told.output
+    debian.offer(*stand_ins.debian(NEW, "0+deb12u1"), *stand_ins.debian_rest())  # archives drop old versions
+    ran = debian.site()
+    assert ran.code != 0
+    assert f"inferhost_driver_version: {NEW} takes the one that is there" in ran.told()
+    debian.offer(*stand_ins.debian(OLD, "1"), *stand_ins.debian(NEW, "0+deb12u1"), *stand_ins.debian_rest())
+    debian.run("apt-get", "-qq", "update")
     assert debian.site().code == 0
     assert debian.versions()["libcuda1"] == (f"{OLD}-1", "hi")
     assert debian.role("verify").code == 0

@@ -90,9 +90,9 @@ def test_the_sources_of_a_host_that_has_its_tools_and_headers_are_not_asked():
 
 
 def test_a_version_that_somebody_moved_goes_back_to_the_one_that_is_locked():
-    assert rendered("dnf.yml", BLACKWELL, restore=["nvidia-driver-cuda=580.95.05-1.el9"])[-1] == {
-        "dnf": {"name": ["nvidia-driver-cuda-580.95.05-1.el9"], "allow_downgrade": True}
-    }
+    assert rendered("moved.yml", BLACKWELL, restore=["nvidia-driver-cuda=580.95.05-1.el9"]) == [
+        {"dnf": {"name": ["nvidia-driver-cuda-580.95.05-1.el9"], "allow_downgrade": True}}
+    ]
 
 
 def test_versions_are_locked_by_name():

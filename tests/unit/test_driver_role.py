@@ -94,6 +94,30 @@ def test_packages_come_back_together_and_where_that_fails_each_by_itself():
         assert [templar.template(one) for one in asked] == [[restore] if restore else [], [[one] for one in restore]]
 
 
+@pytest.mark.parametrize(
+    ("accepts", "way_out"),
+    [
+        ("535.309.01", "inferhost_driver_version: 535.309.01 takes the one that is there"),
+        ("", "playbooks/revert.yml --tags driver gives it up, and site.yml then takes what they have"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("failed", "said"),
+    [
+        ({"msg": "One or more items failed", "results": [{"stderr": "E: Version not found", "msg": "rc"}]}, "E: Ver"),
+        ({"msg": "Failed to install some of the specified packages"}, "Failed to install some"),
+    ],
+)
+def test_a_held_version_that_no_source_has_any_more_is_told_with_what_would_work(accepts, way_out, failed, said):
+    told = task("moved.yml", "moved | What works where no package source has it any more is said")
+    driver = {"restore": ["libcuda1=535.261.03-1"], "accepts": accepts}
+    variables = {"__failed": failed, "__accepts": accepts, "__inferhost_installed": {"driver": driver}}
+    message = Templar(loader=DataLoader(), variables=variables).template(told["ansible.builtin.fail"]["msg"])
+    assert message.startswith(said)
+    assert "libcuda1=535.261.03-1: held by us and moved by somebody else" in message
+    assert message.endswith(way_out)
+
+
 @pytest.mark.parametrize("problems", [["would remove their-tool too"], []])
 def test_a_revert_that_would_take_a_package_of_somebody_else_stops(problems):
     guard = task("revert.yml", "revert | Nothing of somebody else's would go with it")

@@ -6,10 +6,11 @@ Only what is on our record is ever released; a hold of somebody else is named to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from inferhost.host.driver.packages import Installed, matching, removed_with, with_needs
+from inferhost.host.driver.packages import Installed, matching, removed_with, upstream, with_needs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline
 from inferhost.host.report import Report
@@ -48,7 +49,8 @@ def moves(machine: Machine, install: DriverPackages, there: Installed, baseline:
 
     `restore`: `NAME=VERSION` that somebody else moved. `replace`: packages that get another version, by name, because
     apt moves a held package only where it is named. `release`: our holds of packages that this plan does not name.
-    `ask`: all that apt is asked for. `ours`: what may go unasked. `held_by_others`: foreign holds, with versions.
+    `accepts`: the wish that leaves them there. `ask`: all that apt is asked for. `ours`: what may go unasked.
+    `held_by_others`: foreign holds, with versions.
     """
     held, anchor = recorded(baseline), install.packages[0]
     present = {name for name in install.packages if name in there.versions}
@@ -68,12 +70,28 @@ def moves(machine: Machine, install: DriverPackages, there: Installed, baseline:
         release = ours & there.held - replace
     return {
         "restore": restore,
+        "accepts": accepts(install, held, there) if restore else "",
         "replace": sorted(replace),
         "release": sorted(release),
         "ask": sorted({*install.packages, *replace} if replace else set(install.packages) - present),
         "ours": sorted(ours),
         "held_by_others": {name: there.versions[name] for name in sorted(there.held - ours)},
     }
+
+
+def accepts(install: DriverPackages, held: Mapping[str, str], there: Installed) -> str:
+    """The `inferhost_driver_version` that takes what somebody else brought for all packages; empty where none does.
+
+    Only packages that have the driver's own version tell it, and dnf installs what its stream holds.
+    """
+    ours = upstream(held.get(install.packages[0], ""))
+    moved = [there.versions[n] for n, v in held.items() if upstream(v) == ours and there.versions.get(n, v) != v]
+    branch = [version for version in moved if upstream(version).startswith(f"{install.branch}.")]
+    if not branch or install.family == "dnf":
+        return ""
+    newest = max(branch, key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
+    # Another packaging of the same driver is told from the held one by the whole version only.
+    return upstream(newest) if upstream(newest) != ours else newest.rpartition(":")[2]
 
 
 def left_over(

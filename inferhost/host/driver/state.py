@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inferhost.host.driver import module, options
-from inferhost.host.driver.changed_plan import BEFORE, HELD, came_with_us, fits, left_over, moves, recorded
+from inferhost.host.driver.changed_plan import BEFORE, HELD, accepts, came_with_us, fits, left_over, moves, recorded
 from inferhost.host.driver.displaced import displaced, noted, settle
 from inferhost.host.driver.module import SITE, headers, version_of
 from inferhost.host.driver.packages import (
@@ -151,7 +151,7 @@ def verify_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     there = installed(machine, install.family)
     held = recorded(baseline)
     for name in sorted({*install.packages, *held}):
-        report.verdicts.append(_package(install, there, name, held.get(name)))
+        report.verdicts.append(_package(install, there, name, held))
     _verify_modules(machine, install, there, report)
     report.verdicts += module.library_verdicts(machine, install, there)
     running = module.running_verdict(machine, install, there)
@@ -232,14 +232,16 @@ def _driver_packages(machine: Machine, install: DriverPackages, there: Installed
     return matching(needed, [*install.pinned, *install.packages])
 
 
-def _package(install: DriverPackages, there: Installed, name: str, held_at: str | None) -> Verdict:
-    found = there.versions.get(name)
+def _package(install: DriverPackages, there: Installed, name: str, held: dict[str, str]) -> Verdict:
+    found, held_at = there.versions.get(name), held.get(name)
     wanted = held_at or (install.version if name == install.packages[0] else None) or f"branch {install.branch}"
     setting = f"driver.package.{name}"
     if found is None:
         return Verdict(setting, wanted, None, "overridden", "other_writer", f"not installed; {SITE} installs it")
     if held_at is not None and found != held_at:
-        evidence = f"held at {held_at} and changed by somebody else; {SITE} puts it back, revert gives it up"
+        taken = accepts(install, held, there)
+        takes = f"inferhost_driver_version: {taken} takes the new one" if taken else "revert gives it up"
+        evidence = f"held at {held_at} and changed by somebody else; {SITE} puts it back, {takes}"
         return Verdict(setting, wanted, found, "overridden", "other_writer", evidence)
     if name == install.packages[0] and not fits(install, found):
         return Verdict(setting, wanted, found, "overridden", "other_writer", f"not as planned; {SITE} changes it")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.host.driver_fake import OLD, DriverHost, Package, debian
+from tests.unit.host.driver_fake import NEW, OLD, DriverHost, Package, debian
 from tests.unit.host.fake_host import simulator_state
 
 KEPT = ["libcuda1", "libnvidia-ml1", "nvidia-persistenced", "nvidia-smi"]
@@ -195,3 +195,35 @@ def test_a_revert_frees_what_we_held_of_what_was_there_before(bare: DriverHost):
     for name in found["remove"]:
         del bare.packages[name]
     assert bare.run("revert", "--section", "driver").verdict("driver.packages") == ("held", "none")
+
+
+@pytest.mark.parametrize(
+    ("brought", "accepted"),
+    [
+        ({"libcuda1": f"{NEW}-1"}, NEW),
+        ({"libcuda1": "535.300.01-1", "nvidia-smi": f"{NEW}-1"}, NEW),
+        ({"libcuda1": f"{OLD}-2"}, f"{OLD}-2"),  # the same driver packed again
+        ({"libcuda1": "550.163.01-1"}, ""),  # of another branch the wish takes no version
+        ({"nvidia-persistenced": "535.274.02-1"}, ""),  # Debian's has a version of its own
+    ],
+)
+def test_what_somebody_else_brought_is_told_with_the_wish_that_takes_it(
+    host: DriverHost, brought: dict[str, str], accepted: str
+):
+    for name, version in brought.items():
+        host.packages[name] = Package(version, held=True)
+    found = facts(host, "install")
+    assert found["restore"] == [f"{name}={debian()[name].version}" for name in brought]
+    assert found["accepts"] == accepted
+    evidence = host.run("verify").evidence(f"package.{next(iter(brought))}")
+    way_out = f"inferhost_driver_version: {accepted} takes the new one" if accepted else "revert gives it up"
+    assert evidence.endswith(f"site.yml --tags driver puts it back, {way_out}")
+
+
+def test_the_wish_that_is_named_leads_out(host: DriverHost):
+    host.packages |= {name: Package(f"{OLD}-2", held=True) for name in ("libcuda1", "nvidia-kernel-dkms")}
+    wish(host, version=facts(host, "install")["accepts"])
+    assert facts(host, "install")["restore"] == []
+    host.run("apply")
+    assert host.baseline()["packages:held"]["found"]["libcuda1"] == f"{OLD}-2"
+    assert host.run("verify").verdict("package.libcuda1") == ("held", "none")
