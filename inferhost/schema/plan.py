@@ -67,6 +67,7 @@ class DriverPackages:
     may_replace: bool = False  # whether packages in their way may be removed
     tools: Tuple[str, ...] = ()  # installed before them, out of the host's own sources; never held
     module_options: Tuple[Tuple[str, ...], ...] = ()  # name, its name in /proc/driver/nvidia/params, value
+    components: Tuple[str, ...] = ()  # of the archive, which the host's own sources need; none: no such archive
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,15 @@ The conditions are the role's own, evaluated on this machine, which here is the 
 
 import itertools
 import pathlib
+import sys
 
 import pytest
+import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
+
+from tests.unit.test_playbooks import ansible_playbook
 
 ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
 TASKS = ROLES / "inferhost_driver/tasks"
@@ -195,7 +199,8 @@ def test_what_the_hosts_own_sources_lack_is_found_before_anything_is_placed(fami
     steps = task("main.yml", "The driver section is placed")["block"]
     names = [one.get("ansible.builtin.include_tasks", one.get("ansible.builtin.import_tasks")) for one in steps]
     tools = names.index("dnf_tools.yml")
-    assert tools < names.index("files.yml")
+    placing = next(number for number, one in enumerate(steps) if "files.yml" in str(one.get("block")))
+    assert tools < placing
     plan = {"driver": {"install": {"family": family}}}
     assert holds(steps[tools]["when"], {"__inferhost_plan": plan}) is (family == "dnf")
 
@@ -220,3 +225,42 @@ def test_every_revert_stops_where_containers_would_suffer_or_the_host_did_not_sa
         listed = DataLoader().load_from_file(str(ROLES / f"inferhost_{role}/tasks/revert.yml"))
         used = [one.get("ansible.builtin.import_role", {}).get("tasks_from") for one in listed[:2]]
         assert used == [None, "spared"], role
+
+
+STUBS = {
+    "inferhost_plan/tasks/install.yml": [],
+    "inferhost_driver/tasks/files.yml": [
+        {
+            "name": "A file",
+            "ansible.builtin.command": "true",
+            "changed_when": True,
+            "notify": "Initramfs is made again",
+        }
+    ],
+    "inferhost_driver/tasks/apt.yml": [{"name": "apt", "ansible.builtin.fail": {"msg": "no package matching"}}],
+    "inferhost_driver/tasks/moved.yml": [],
+    "inferhost_driver/tasks/hold.yml": [],
+    "inferhost_driver/tasks/module.yml": [{"name": "Proven", "ansible.builtin.debug": {"msg": "never reached"}}],
+    "inferhost_driver/handlers/main.yml": [
+        {"name": "Initramfs is made again", "ansible.builtin.debug": {"msg": "made again"}}
+    ],
+}
+
+
+def test_an_initramfs_that_has_to_know_of_a_file_is_made_even_where_the_packages_do_not_come(tmp_path):
+    """The next run finds the file as it should be. The role's own order, with stand-ins for what it includes."""
+    for name, tasks in STUBS.items():
+        (tmp_path / "roles" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "roles" / name).write_text(yaml.safe_dump(tasks))
+    (tmp_path / "roles/inferhost_driver/tasks/main.yml").write_text((TASKS / "main.yml").read_text())
+    values = {
+        "__inferhost_plan": {"manage": ["driver"], "driver": {"install": {"family": "apt", "packages": ["x"]}}},
+        "__inferhost_driver_files": {"changed": True},
+    }
+    play = {"hosts": "localhost", "gather_facts": False, "vars": values, "roles": ["inferhost_driver"]}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    code, output = ansible_playbook(str(tmp_path / "play.yml"), "-e", "ansible_python_interpreter=" + sys.executable)
+    assert code != 0
+    assert "no package matching" in output
+    assert "made again" in output, output
+    assert "never reached" not in output

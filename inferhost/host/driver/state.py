@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inferhost.host.driver import module, options
+from inferhost.host.driver.candidates import brings_source, not_offered
 from inferhost.host.driver.changed_plan import BEFORE, HELD, accepts, came_with_us, fits, left_over, moves, recorded
 from inferhost.host.driver.displaced import displaced, noted, settle
 from inferhost.host.driver.module import SITE, headers, version_of
@@ -112,7 +113,10 @@ def driver_problems(machine: Machine, plan: Plan) -> list[Problem]:
     """What would be refused before anything is installed."""
     if SECTION not in plan.manage or plan.driver.install is None:
         return []
-    return secure_boot_problems(machine, plan.driver.install)
+    return [
+        *secure_boot_problems(machine, plan.driver.install),
+        *_source_problems(machine, plan, plan.driver.install),
+    ]
 
 
 def apply_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:
@@ -219,6 +223,28 @@ def restore_driver(machine: Machine, sections: Sequence[str], baseline: Baseline
     baseline.drop([f"tree:{path}" for path in trees], report.check)
     keys = [key for key in baseline if key.startswith(("package:", "packages:"))]
     baseline.drop(keys, report.check)
+
+
+def _source_problems(machine: Machine, plan: Plan, install: DriverPackages) -> list[Problem]:
+    """Packages that are not there and that the host's own sources do not offer, where the plan brings no source."""
+    if brings_source(plan.files, SECTION):
+        return []
+    there, kernels = installed(machine, install.family), headers(machine, install)
+    gone = not_offered(machine, install.family, missing([*install.packages, *kernels], there))
+    driver, old = ([name for name in gone if (name in kernels) is of_kernel] for of_kernel in (False, True))
+    problems = []
+    if driver:
+        where = f"the components {', '.join(install.components)}" if install.components else "what has them"
+        hint = f"add {where} to those sources, then apt-get update; or name an archive here"
+        message = f"is empty, and no package source of this host offers {', '.join(driver)}"
+        problems.append(Problem("inferhost_driver_repository_url", message, hint, "no-package"))
+    if old:
+        hint = (
+            "apt-get update and upgrade the kernel, restart the host into it, remove the old one, and run this again"
+        )
+        message = f"found driver, and no package source of this host offers {', '.join(old)}"
+        problems.append(Problem("inferhost_manage", message, hint, "no-package"))
+    return problems
 
 
 def _initramfs(machine: Machine) -> list[str]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from inferhost.host.driver.candidates import brings_source, not_offered
 from inferhost.host.driver.packages import installed, missing, removed_with, with_needs
 from inferhost.host.machine import Machine
 from inferhost.host.record import placed
@@ -66,6 +67,7 @@ def runtime_problems(machine: Machine, plan: Plan, report: Report) -> list[Probl
             message = f"{program} is on this host and is not of {' or '.join(runtime.packages)}"
             hint = "run inferhost discover again: it writes the engine that is there into container_engines"
             problems.append(Problem("inferhost_hardware.container_engines", message, hint, "foreign-engine"))
+    problems += _source_problems(machine, plan, runtime)
     return problems + daemon_json.daemon_problems(machine, plan)
 
 
@@ -178,6 +180,34 @@ def restore_daemon(machine: Machine, sections: Sequence[str], baseline: Baseline
             report.note(f"docker runs with the earlier {path} until it is restarted; {', '.join(busy)} run in it")
         else:
             machine.command(["systemctl", "restart", "docker.service"])
+
+
+def _source_problems(machine: Machine, plan: Plan, runtime: Runtime) -> list[Problem]:
+    """Packages that are not there and that the host's own sources do not offer."""
+    there = installed(machine, runtime.family)
+    own = () if brings_source(plan.files, SECTION) else runtime.toolkit
+    here, then = "to this host's package sources", "then apt-get update"
+    asked = (
+        (
+            "inferhost_runtime_engine",
+            runtime.packages,
+            f"found {runtime.engine}",
+            f"add its component {here}, {then}",
+        ),
+        (
+            "inferhost_runtime_toolkit_repository_url",
+            own,
+            "is empty",
+            f"NVIDIA's address of it, or your mirror's; or add one {here}, {then}",
+        ),
+    )
+    problems = []
+    for option, names, found, hint in asked:
+        gone = not_offered(machine, runtime.family, missing(names, there))
+        if gone:
+            message = f"{found}, and no package source of this host offers {', '.join(gone)}"
+            problems.append(Problem(option, message, hint, "no-package"))
+    return problems
 
 
 def _restart(machine: Machine, plan: Plan, runtime: Runtime, report: Report) -> None:

@@ -104,6 +104,7 @@ def driver_section(
         may_replace=request.wish.flag(OPTION + "replace_packages"),
         tools=row.tools,
         module_options=options,
+        components=row.components,
     )
     files = _files(request, row, install)
     dropins = _dropins(request, row)

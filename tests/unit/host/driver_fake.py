@@ -53,6 +53,15 @@ def debian(driver: str = OLD) -> dict[str, Package]:
     }
 
 
+def policy(names: Sequence[str], offered: Sequence[str], pinned_away: Sequence[str] = ()) -> str:
+    """What apt-cache policy says of these names: nothing of one that no source knows."""
+    table = (
+        "  Installed: (none)\n  Candidate: {}\n  Version table:\n     1.0 500\n        500 http://x bookworm/main\n"
+    )
+    found = {**dict.fromkeys(offered, "1.0"), **dict.fromkeys(pinned_away, "(none)")}
+    return "".join(f"{name}:\n{table.format(found[name])}" for name in names if name in found)
+
+
 class DriverHost(FakeHost):
     """A host that had libc6 before us; it runs one kernel and boots a newer one next."""
 
@@ -88,6 +97,14 @@ class DriverHost(FakeHost):
         link.symlink_to(f"libcuda.so.{driver}")
         found = {"libc.so.6": "/lib/libc.so.6", "libcuda.so.1": f"{LIBRARIES}/libcuda.so.1"}
         self.libraries = "".join(f"\t{name} (libc6,x86-64) => {path}\n" for name, path in found.items())
+
+    def package_lists(self, *offered: str, pinned_away: Sequence[str] = ()) -> None:
+        """Lists that apt read after its sources last changed, and what it would install."""
+        self.write("/etc/apt/sources.list", "deb http://archive.example bookworm main\n")
+        self.write("/var/lib/apt/lists/archive.example_dists_bookworm_main_binary-amd64_Packages.lz4", "")
+        self.tools["apt-cache"] = lambda argv: Finished(
+            0, policy(argv[argv.index("policy") + 1 :], offered, pinned_away), ""
+        )
 
     def secure_boot(self, on: bool, variable: str = SECURE_BOOT) -> None:
         self.write(variable, f"\x06\0\0\0{chr(on)}")

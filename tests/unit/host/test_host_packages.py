@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import pathlib
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from inferhost.host.machine import Finished
+from inferhost.schema.plan import File
 from tests.unit.host.driver_fake import NEXT, RUNNING, DriverHost, debian
 from tests.unit.host.fake_host import FakeHost, plan, simulator_state
 from tests.unit.host.test_host_runtime import docker, runtime
 
 HEADERS = [f"linux-headers-{RUNNING}", f"linux-headers-{NEXT}", "linux-headers-amd64"]
+TOOLKIT = "nvidia-container-toolkit-base"
 
 
 @pytest.fixture
@@ -40,3 +45,81 @@ def test_an_engine_and_a_toolkit_that_are_not_there_are_missing(host: FakeHost):
     assert missing(host, "runtime") == ["nvidia-container-toolkit-base"]
     host.plan = plan(manage=("gpu",), service=(), dropins=(), files=())
     assert missing(host, "runtime") == []
+
+
+NO_SOURCE = "no package source of this host offers"
+MAIN = (*HEADERS, "nvidia-smi", "libcuda1")
+"""What an archive offers where a component is switched off, as far as the plan asks."""
+
+
+def source(section: str) -> File:
+    path = f"/etc/apt/sources.list.d/inferhost-{section}.sources"
+    return File(path, section, "0644", "Types: deb\n", None, "none")
+
+
+def refused(host: FakeHost) -> dict[str, str]:
+    """The message by path of what the preflight refuses, and nothing was written by it."""
+    before = host.snapshot()
+    found = {problem["path"]: problem["message"] for problem in host.run("install", "--check").problems}
+    assert host.snapshot() == before
+    return found
+
+
+def test_packages_that_no_source_offers_are_refused_with_the_component_before_anything_is_placed(bare: DriverHost):
+    bare.package_lists(*MAIN)
+    lacking = "nvidia-kernel-dkms, libnvidia-ml1, nvidia-persistenced"
+    assert refused(bare) == {"inferhost_driver_repository_url": f"is empty, and {NO_SOURCE} {lacking}"}
+    (problem,) = bare.run("install").problems
+    assert problem["hint"].startswith("add the components contrib, non-free, non-free-firmware to those sources")
+
+
+def test_a_package_that_a_pin_forbids_is_not_offered(bare: DriverHost):
+    others = [name for name in bare.plan.driver.install.packages if name != "libcuda1"]
+    bare.package_lists(*HEADERS, *others, pinned_away=["libcuda1"])
+    assert refused(bare) == {"inferhost_driver_repository_url": f"is empty, and {NO_SOURCE} libcuda1"}
+
+
+def test_headers_of_a_kernel_that_the_archive_dropped_have_a_way_out_of_their_own(bare: DriverHost):
+    bare.package_lists(*HEADERS[1:], *bare.plan.driver.install.packages)
+    assert refused(bare) == {"inferhost_manage": f"found driver, and {NO_SOURCE} {HEADERS[0]}"}
+
+
+def test_what_is_installed_needs_no_source(bare: DriverHost):
+    bare.package_lists()
+    bare.packages |= debian()
+    assert refused(bare) == {}
+
+
+def test_where_the_plan_brings_the_source_or_the_lists_are_old_nothing_is_known_yet(bare: DriverHost):
+    bare.package_lists()
+    without = bare.plan
+    bare.plan = dataclasses.replace(without, files=(*without.files, source("driver")))
+    assert refused(bare) == {}
+    bare.plan = without
+    os.utime(bare.at("/etc/apt/sources.list"), (time.time() + 60,) * 2)  # as after an edit
+    assert refused(bare) == {}
+    os.utime(bare.at("/etc/apt/sources.list"), (0, 0))
+    assert refused(bare) != {}
+    for name in bare.at("/var/lib/apt/lists").iterdir():
+        name.unlink()
+    assert refused(bare) == {}
+
+
+@pytest.mark.parametrize(
+    ("offered", "own_source", "paths"),
+    [
+        ((), False, ["inferhost_runtime_engine", "inferhost_runtime_toolkit_repository_url"]),
+        (("docker.io",), False, ["inferhost_runtime_toolkit_repository_url"]),
+        ((), True, ["inferhost_runtime_engine"]),
+        (("docker.io",), True, []),
+        (("docker.io", TOOLKIT), False, []),
+    ],
+)
+def test_an_engine_or_a_toolkit_that_no_source_offers_is_refused_with_its_option(
+    bare: DriverHost, offered: tuple[str, ...], own_source: bool, paths: list[str]
+):
+    wanted = runtime(packages=("docker.io",), toolkit=(TOOLKIT,))
+    files = (source("runtime"),) if own_source else ()
+    bare.plan = plan(manage=("runtime",), runtime=wanted, service=(), dropins=(), files=files)
+    bare.package_lists(*offered)
+    assert sorted(refused(bare)) == paths
