@@ -72,6 +72,7 @@ class DriverHost(FakeHost):
         self.modules: dict[str, str] = {}  # version by kernel
         self.keys: dict[str, str] = {}  # mokutil's words by key
         self.libraries = ""  # ldconfig -p
+        self.policy = lambda _names: Finished(0, "", "")
         self.dropped: set[tuple[str, str]] = set()  # name and version; the archive has every other
         self.write("/proc/sys/kernel/osrelease", f"{RUNNING}\n")
         self.write("/usr/sbin/update-initramfs", "")
@@ -102,9 +103,7 @@ class DriverHost(FakeHost):
         """Lists that apt read after its sources last changed, and what it would install."""
         self.write("/etc/apt/sources.list", "deb http://archive.example bookworm main\n")
         self.write("/var/lib/apt/lists/archive.example_dists_bookworm_main_binary-amd64_Packages.lz4", "")
-        self.tools["apt-cache"] = lambda argv: Finished(
-            0, policy(argv[argv.index("policy") + 1 :], offered, pinned_away), ""
-        )
+        self.policy = lambda names: Finished(0, policy(names, offered, pinned_away), "")
 
     def secure_boot(self, on: bool, variable: str = SECURE_BOOT) -> None:
         self.write(variable, f"\x06\0\0\0{chr(on)}")
@@ -137,7 +136,7 @@ class DriverHost(FakeHost):
         known = {
             "dpkg-query": self._dpkg_query,
             "apt-get": self._apt_get,
-            "apt-cache": self._madison,
+            "apt-cache": self._apt_cache,
             "modinfo": self._modinfo,
             "mokutil": self._mokutil,
             "ldconfig": lambda _: Finished(0, self.libraries, ""),
@@ -156,6 +155,9 @@ class DriverHost(FakeHost):
         while more := {n for n, p in self.packages.items() if n not in gone and gone & set(p.depends.split())}:
             gone |= more
         return Finished(0, "".join(f"Purg {name} [{self.packages[name].version}]\n" for name in sorted(gone)), "")
+
+    def _apt_cache(self, argv: Sequence[str]) -> Finished:
+        return self.policy(argv[argv.index("policy") + 1 :]) if "policy" in argv else self._madison(argv)
 
     def _madison(self, argv: Sequence[str]) -> Finished:
         """Every version that a test speaks of is in the archive, unless it was dropped."""
