@@ -27,6 +27,9 @@ SECTION = "runtime"
 BEFORE = "containers:before"
 NAMES = "containers:package:"
 DOCKER_GROUP = "docker"
+DOCKER_PACKAGE = "docker.io"
+DOCKERS = ("/usr/bin/dockerd", "/usr/local/bin/dockerd")
+"""The daemon of a distribution or of docker's own packages, and one put there by hand."""
 VERSION = re.compile(r"\d+(?:\.\d+)+")
 TOOLKIT = "/usr/bin/nvidia-ctk"
 PROGRAMS = {"docker": "/usr/bin/docker", "podman": "/usr/bin/podman"}
@@ -128,7 +131,7 @@ def runtime_revert(machine: Machine, baseline: Baseline, report: Report) -> dict
     if busy:
         message = f"containers of somebody else run in the engine that came with us: {', '.join(busy)}"
         report.problems.append(Problem(SECTION, message, "stop them first, or keep the engine", "containers"))
-    group = _has_group(machine) and not before["docker_group"]
+    group = not before["docker_group"] and _group_is_left_over(machine, baseline, ours, report)
     return {"family": before["family"], "remove": [] if foreign or busy else ours, "docker_group": group}
 
 
@@ -292,8 +295,33 @@ def _brought(machine: Machine, engine: str, ours: Sequence[str]) -> bool:
 
 
 def _has_group(machine: Machine) -> bool:
-    lines = (machine.read_text("/etc/group") or "").splitlines()
-    return any(line.startswith(f"{DOCKER_GROUP}:") for line in lines)
+    return _members(machine) is not None
+
+
+def _members(machine: Machine) -> list[str] | None:
+    """The users in docker's group, those whose first group it is among them; None where there is no such group."""
+    entries = [line.split(":") for line in (machine.read_text("/etc/group") or "").splitlines()]
+    found = next((entry for entry in entries if entry[0] == DOCKER_GROUP), None)
+    if found is None:
+        return None
+    users = [line.split(":") for line in (machine.read_text("/etc/passwd") or "").splitlines()]
+    first = [user[0] for user in users if user[3:4] == found[2:3]]
+    return [*filter(None, found[-1].split(",")), *first]
+
+
+def _group_is_left_over(machine: Machine, baseline: Baseline, ours: Sequence[str], report: Report) -> bool:
+    """Whether docker's group came with our docker and nobody needs it once that is gone.
+
+    Another docker took it over with its socket, and would not start without it.
+    """
+    package = f"{NAMES}{DOCKER_PACKAGE}"
+    members, came = _members(machine), package in baseline and baseline[package].found is None
+    another = DOCKER_PACKAGE not in ours and any(machine.exists(path) for path in DOCKERS)
+    if members is None or not came or another:
+        return False
+    if members:
+        report.note(f"group {DOCKER_GROUP}: {', '.join(members)} is in it; left")
+    return not members
 
 
 def _numbers(text: str) -> tuple[int, ...]:
