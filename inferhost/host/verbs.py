@@ -86,7 +86,9 @@ def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report)
     problems += base_units.mps_problems(machine, plan)
     problems += key.key_problems(machine, plan) if "service" in plan.manage else ()
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
-    problems += runtime.runtime_problems(machine, plan, report)
+    packages = [*state.to_move(machine, plan, baseline), *runtime.runtime_facts(machine, plan)["missing"]]
+    problems += containers.reload_problems(machine, plan, packages, report)
+    problems += runtime.runtime_problems(machine, plan)
     for entry in plan.service if "service" in plan.manage else ():
         parts = gguf_parts(entry.model_path)
         for path, option in ((entry.argv[0], "engine_path"), *((part, "model_path") for part in parts)):
@@ -254,6 +256,12 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
         count = sum(baseline[key].section == section for key in baseline)
         recorded.update({section: count} if count else {})
     units = engine.recorded_units(baseline)
+    back = {
+        "driver": state.driver_revert(baseline, machine, report),
+        "balancer": placed_unit.balancer_revert(machine, baseline, report),
+        "runtime": runtime.runtime_revert(machine, baseline, report),
+    }
+    packages = [name for one in back.values() for name in (*one.get("remove", ()), *one.get("restore", ()))]
     report.facts.update(
         {
             "plan_id": plan.plan_id if plan else None,
@@ -268,10 +276,8 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
             },
             "units": units,
             "generated_units": [u for u in units if container.is_generated(processes.unit_state(machine, u))],
-            "driver": state.driver_revert(baseline, machine, report),
-            "balancer": placed_unit.balancer_revert(machine, baseline, report),
-            "runtime": runtime.runtime_revert(machine, baseline, report),
-            "endangered": containers.hurt_by_revert(machine, baseline, plan, report),
+            **back,
+            "endangered": containers.hurt_by_revert(machine, baseline, plan, report, packages),
             "unit_states": {
                 unit: processes.unit_state(machine, unit).get("ActiveState", "unknown") for unit in units
             },

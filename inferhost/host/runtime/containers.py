@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inferhost.host.machine import Machine
@@ -79,27 +79,33 @@ def others(machine: Machine, engine: str) -> list[str]:
     return [container.name for container in running(machine, engine) if not container.name.startswith(CONTAINED)]
 
 
-def reload_problems(machine: Machine, plan: Plan, report: Report) -> list[Problem]:
-    """The refusal of a run that would reload systemd's units, naming the containers; a warning with consent."""
+def reload_problems(machine: Machine, plan: Plan, packages: Sequence[str], report: Report) -> list[Problem]:
+    """The refusal of a run that would reload systemd's units, naming the containers; a warning with consent.
+
+    `packages` are those that come or get another version: scripts of packages reload the units as well.
+    """
     hurt = endangered(machine)
     if not hurt:
         return []
     files = placed_files(plan, [*plan.manage, BASE])
     new = [f.path for f in files if f.path.startswith(UNIT_FOLDERS) and machine.read_bytes(f.path) != f.content]
-    if not new:
+    changes = ", ".join(packages or new[:1])
+    if not changes:
         return []
-    message = f"{named(hurt)} would lose the cards: {new[0]} changes, and systemd has to read its units again"
+    message = f"{named(hurt)} would lose the cards: {changes} changes, and systemd has to read its units again"
     if not plan.spare_containers:
         report.note(f"{WARNING} {message}")
         return []
     return [Problem(OPTION, message, WAYS_OUT, "containers")]
 
 
-def hurt_by_revert(machine: Machine, baseline: Baseline, plan: Plan | None, report: Report) -> str:
-    """Which containers a revert would take the cards from, by the units that go with it; empty where none, or where
-    the installed plan consents."""
+def hurt_by_revert(
+    machine: Machine, baseline: Baseline, plan: Plan | None, report: Report, packages: Sequence[str] = ()
+) -> str:
+    """Which containers a revert would take the cards from, by the units that go with it, or the packages that go or
+    come back; empty where none, or where the installed plan consents."""
     ours = [path for path in baseline.of("file", [*SECTIONS, BASE]) if path.startswith(UNIT_FOLDERS)]
-    hurt = endangered(machine) if any(machine.exists(path) for path in ours) else []
+    hurt = endangered(machine) if packages or any(machine.exists(path) for path in ours) else []
     if not hurt:
         return ""
     message = f"{named(hurt)} would lose the cards: systemd has to read its units again without ours"

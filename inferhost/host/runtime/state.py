@@ -57,9 +57,9 @@ def runtime_records(machine: Machine, plan: Plan) -> dict[str, Record]:
     return {**found, **daemon_json.daemon_record(machine, plan)}
 
 
-def runtime_problems(machine: Machine, plan: Plan, report: Report) -> list[Problem]:
+def runtime_problems(machine: Machine, plan: Plan) -> list[Problem]:
     """What would go wrong, before anything is placed."""
-    problems = containers.reload_problems(machine, plan, report)
+    problems: list[Problem] = []
     runtime = plan.runtime
     if runtime is None or SECTION not in plan.manage:
         return problems
