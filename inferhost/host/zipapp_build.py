@@ -16,7 +16,7 @@ import zipfile
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 SHEBANG = b"#!/usr/bin/env python3\n"
 TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can say
-SCHEMA_MODULES = ("__init__", "container", "document", "plan", "problems", "result", "units")
+SCHEMA_MODULES = ("__init__", "container", "document", "parts", "plan", "problems", "result", "units")
 CONTROLLER_ONLY = ("zipapp_build.py",)
 
 MAIN = '''\
