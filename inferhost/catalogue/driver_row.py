@@ -34,4 +34,4 @@ class DriverRow:
     keyring: Optional[str]  # on the host already; None: it has to be brought
     notes: str
     source: str
-    signed: Tuple[str, ...] = ()  # built and signed by the distribution for one kernel; {open} is -open or nothing
+    signed: Tuple[str, ...] = ()  # built and signed by the distribution; {open} is -open or nothing

@@ -321,6 +321,7 @@ def test_ubuntus_signed_modules_are_named_for_the_branch_and_kind_and_debian_has
     install = planned(wish(EITHER, "ubuntu-24.04", kernel_module=kind)).driver.install
     assert install.signed == (
         f"linux-modules-nvidia-580-server{sign}-{{kernel}}",
+        f"linux-modules-nvidia-580-server{sign}-{{flavour}}",
         f"nvidia-headless-no-dkms-580-server{sign}",
         "nvidia-utils-580-server",
     )

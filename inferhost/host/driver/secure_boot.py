@@ -5,25 +5,44 @@ Asked before anything is installed, because only a person enrols a key: on the c
 
 from __future__ import annotations
 
+import re
+
+from inferhost.host.driver.packages import installed
+from inferhost.host.facts import os_name
 from inferhost.host.machine import Machine
 from inferhost.schema.plan import DriverPackages
 from inferhost.schema.problems import Problem
 
+MOKUTIL = "/usr/bin/mokutil"
 EFI = "/sys/firmware/efi/efivars"
 SECURE_BOOT = f"{EFI}/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 VALIDATION_OFF = f"{EFI}/MokSBStateRT-605dab50-e046-4300-abb6-3dd810dd8b23"
 """What shim leaves where `mokutil --disable-validation` was confirmed: the kernel then checks no module."""
-DKMS_KEY = "/var/lib/dkms/mok.pub"
-MACHINE_OWNER_KEYS = ("/var/lib/shim-signed/mok/MOK.der", DKMS_KEY)
-"""Where Ubuntu's and Debian's dkms keep the key that they sign modules with."""
+DKMS_KEY, UBUNTUS_KEY = "/var/lib/dkms/mok.pub", "/var/lib/shim-signed/mok/MOK.der"
+FRAMEWORK = "/etc/dkms/framework.conf"
+"""Where a person may have named another one; files of the folder beside it come after it."""
+AS_DKMS_DOES = (
+    "openssl req -new -x509 -nodes -days 36500 -subj '/CN=DKMS module signing key' -newkey rsa:2048 "
+    f"-keyout /var/lib/dkms/mok.key -outform DER -out {DKMS_KEY}"
+)
+OWN_KEYS = (
+    ("ubuntu-", UBUNTUS_KEY, "apt-get install dkms shim-signed mokutil, run update-secureboot-policy --new-key"),
+    ("debian-12", DKMS_KEY, f"apt-get install dkms mokutil openssl, run {AS_DKMS_DOES}"),
+    ("debian-", DKMS_KEY, "apt-get install dkms mokutil, run dkms generate_mok"),
+    ("", DKMS_KEY, "dnf install dkms mokutil (dkms is of EPEL), run dkms generate_mok"),
+)
+"""By the beginning of the distribution's name: the key that its dkms signs with, and how to have one before a build.
+
+Source: dkms-project/dkms, prepare_signing and prepare_mok (3.0.10, 3.0.11, 3.2.2, 3.4.3; generate_mok is of 3.1.0 and
+later) and its README, Secure Boot; Debian's dkms 3.0.10-8+deb12u1.
+"""
 TRUSTED = ("is already enrolled", "is already in db")
 REQUESTED = "is already in the enrollment request"
 OFF = "or turn Secure Boot off in the firmware"
-NEW_KEY = (
-    "install dkms and mokutil, make a key (Ubuntu: update-secureboot-policy --new-key; Debian 13: dkms generate_mok; "
-    "Debian 12: dkms makes /var/lib/dkms/mok.pub when it first builds a module), run mokutil --import KEY, restart, "
-    "and choose Enroll MOK on the console"
-)
+ENROL = "choose Enroll MOK on the console"
+META = re.compile(r"linux-image-([a-z].*)")
+"""A package that brings each later kernel of a flavour: linux-image-generic, linux-image-generic-hwe-22.04."""
+NO_FLAVOUR = ("unsigned-", "extra-", "uc-")
 
 
 def secure_boot_problems(machine: Machine, install: DriverPackages) -> list[Problem]:
@@ -33,19 +52,33 @@ def secure_boot_problems(machine: Machine, install: DriverPackages) -> list[Prob
     """
     if not _is_one(machine, SECURE_BOOT) or _is_one(machine, VALIDATION_OFF):
         return []
-    keys = [key for key in MACHINE_OWNER_KEYS if machine.exists(key)]
-    said = {key: machine.command(["mokutil", "--test-key", key]).stdout for key in keys}
-    if any(words in answer for words in TRUSTED for answer in said.values()):
+    key, new = own_key(machine)
+    said = machine.command(["mokutil", "--test-key", key]).stdout if machine.exists(key) else ""
+    if any(words in said for words in TRUSTED):
         return []
-    message = "Secure Boot is on and no key of this host's own is enrolled, so the kernel would refuse the module"
-    requested = next((key for key, answer in said.items() if REQUESTED in answer), None)
-    if requested:
-        steps = f"{requested} waits for its enrolment: restart, and choose Enroll MOK on the console"
-    elif keys:
-        steps = f"run mokutil --import {keys[0]}, restart, and choose Enroll MOK on the console"
+    message = (
+        "Secure Boot is on and the key of this host's own is not enrolled, so the kernel would refuse the module"
+    )
+    imported = f"run mokutil --import {key} (the console asks for its password again), restart, and {ENROL}"
+    if REQUESTED in said:
+        steps = f"{key} waits for its enrolment: restart, and {ENROL}"
+    elif machine.exists(key):
+        steps = imported if machine.exists(MOKUTIL) else f"install mokutil, {imported}"
     else:
-        steps = NEW_KEY
+        steps = f"{new}, {imported}"
     return [Problem("secure boot", message, f"{steps}; {_signed(machine, install)}{OFF}", "secure-boot")]
+
+
+def own_key(machine: Machine) -> tuple[str, str]:
+    """The certificate of the key that dkms signs with on this host, and how to make one where there is none."""
+    system = os_name(machine) or ""
+    key, new = next((key, new) for name, key, new in OWN_KEYS if system.startswith(name))
+    folder = f"{FRAMEWORK}.d"
+    files = [FRAMEWORK, *(f"{folder}/{name}" for name in sorted(machine.entries(folder)) if name.endswith(".conf"))]
+    for line in (line for file in files for line in (machine.read_text(file) or "").splitlines()):
+        named = re.fullmatch(r"\s*mok_certificate=[\"']?(/[^\"'$]+)[\"']?\s*", line)
+        key = named[1] if named else key
+    return key, new if key in (DKMS_KEY, UBUNTUS_KEY) else f"make the key that {FRAMEWORK} names"
 
 
 def firmware_knows(machine: Machine, key: str) -> bool:
@@ -55,12 +88,24 @@ def firmware_knows(machine: Machine, key: str) -> bool:
 
 
 def _signed(machine: Machine, install: DriverPackages) -> str:
-    """The distribution's own modules for the running kernel, whose signature every firmware with its shim trusts."""
+    """The distribution's own modules, whose signature every firmware with its shim trusts: for the running kernel,
+    and what brings them for each later kernel of the flavours that are installed."""
     kernel = machine.read_text("/proc/sys/kernel/osrelease")
     if not install.signed or kernel is None:
         return ""
-    names = " ".join(install.signed).replace("{kernel}", kernel)
-    return f"or take the signed modules: leave driver out of inferhost_manage, apt-get install {names}, restart; "
+    names: list[str] = []
+    for name in install.signed:
+        wanted = _flavours(machine, install) if "{flavour}" in name else [""]
+        names += [name.replace("{kernel}", kernel).replace("{flavour}", flavour) for flavour in wanted]
+    listed = " ".join(names)
+    return f"or take the signed modules: leave driver out of inferhost_manage, apt-get install {listed}, restart; "
+
+
+def _flavours(machine: Machine, install: DriverPackages) -> list[str]:
+    """Of the kernels that this host follows; the one for virtual machines is the generic kernel."""
+    metas = (META.fullmatch(name) for name in installed(machine, install.family).versions)
+    found = {meta[1].replace("virtual", "generic") for meta in metas if meta and not meta[1].startswith(NO_FLAVOUR)}
+    return sorted(found)
 
 
 def _is_one(machine: Machine, variable: str) -> bool:

@@ -75,6 +75,7 @@ class DriverHost(FakeHost):
         self.policy = lambda _names: Finished(0, "", "")
         self.dropped: set[tuple[str, str]] = set()  # name and version; the archive has every other
         self.write("/proc/sys/kernel/osrelease", f"{RUNNING}\n")
+        self.write("/etc/os-release", 'ID=debian\nVERSION_ID="12"\n')
         self.write("/usr/sbin/update-initramfs", "")
         for kernel in (RUNNING, NEXT):
             self.write(f"/boot/vmlinuz-{kernel}", "")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Iterator
 
 import pytest
 
+from tests.golden import golden_plan
 from tests.unit.host.driver_fake import (
     DEBIANS_KEY,
     NEW,
@@ -146,17 +146,66 @@ def test_without_a_library_nothing_is_said_of_one(host: DriverHost):
     assert not any(v["setting"] == "driver.library" for v in host.run("verify").document["verdicts"])
 
 
+OS_RELEASE = {
+    "debian-12": 'ID=debian\nVERSION_ID="12"\n',
+    "debian-13": 'ID=debian\nVERSION_ID="13"\n',
+    "ubuntu-24.04": 'ID=ubuntu\nVERSION_ID="24.04"\n',
+    "rocky-9.6": 'ID="rocky"\nVERSION_ID="9.6"\n',
+}
+IMPORTED = "run mokutil --import {} (the console asks for its password again), " + NEXT_STEP
+NEW_KEYS = [
+    ("debian-12", DEBIANS_KEY, "apt-get install dkms mokutil openssl, run openssl req -new -x509 -nodes"),
+    ("debian-13", DEBIANS_KEY, "apt-get install dkms mokutil, run dkms generate_mok, "),
+    (
+        "ubuntu-24.04",
+        UBUNTUS_KEY,
+        "apt-get install dkms shim-signed mokutil, run update-secureboot-policy --new-key, ",
+    ),
+    ("rocky-9.6", DEBIANS_KEY, "dnf install dkms mokutil (dkms is of EPEL), run dkms generate_mok, "),
+]
+
+
+@pytest.mark.parametrize(("system", "key", "first"), NEW_KEYS)
+def test_secure_boot_without_any_key_names_each_step_to_one_in_this_distributions_words(
+    bare: DriverHost, system: str, key: str, first: str
+):
+    bare.secure_boot(on=True)
+    bare.write("/etc/os-release", OS_RELEASE[system])
+    (problem,) = bare.run("install").problems
+    assert problem["hint"].startswith(first)
+    assert f", {IMPORTED.format(key)}; " in problem["hint"]
+
+
+@pytest.mark.parametrize(
+    ("system", "key", "other"), [(s, k, {UBUNTUS_KEY, DEBIANS_KEY} - {k}) for s, k, _ in NEW_KEYS]
+)
+def test_a_key_that_dkms_does_not_sign_with_here_is_no_help(bare: DriverHost, system: str, key: str, other: set[str]):
+    bare.secure_boot(on=True)
+    bare.write("/etc/os-release", OS_RELEASE[system])
+    bare.keys = dict.fromkeys([*other, "/root/own.der"], "is already enrolled")
+    for one in bare.keys:
+        bare.write(one, "")
+    assert bare.run("install").problems[0]["id"] == "secure-boot"
+    bare.write("/etc/dkms/framework.conf", "# mok_certificate=/no\nmok_certificate=/root/not-there.der\n")
+    (problem,) = bare.run("install").problems
+    assert problem["hint"].startswith("make the key that /etc/dkms/framework.conf names, run mokutil --import ")
+    bare.write(
+        "/etc/dkms/framework.conf.d/own.conf", 'mok_signing_key="/root/own.key"\nmok_certificate="/root/own.der"\n'
+    )
+    assert bare.run("install").code == 0
+    bare.keys["/root/own.der"] = "is not enrolled"
+    assert IMPORTED.format("/root/own.der") in bare.run("install").problems[0]["hint"]
+
+
 @pytest.mark.parametrize(
     ("keys", "step"),
     [
-        ({}, "install dkms and mokutil, make a key"),
-        ({UBUNTUS_KEY: "is not enrolled"}, f"run mokutil --import {UBUNTUS_KEY}, {NEXT_STEP}"),
-        ({DEBIANS_KEY: "is not enrolled"}, f"run mokutil --import {DEBIANS_KEY}, {NEXT_STEP}"),
+        ({DEBIANS_KEY: "is not enrolled"}, IMPORTED.format(DEBIANS_KEY)),
         (
             {DEBIANS_KEY: "is already in the enrollment request"},
             f"{DEBIANS_KEY} waits for its enrolment: {NEXT_STEP}",
         ),
-        ({DEBIANS_KEY: "is blocked in dbx"}, f"run mokutil --import {DEBIANS_KEY}, {NEXT_STEP}"),
+        ({DEBIANS_KEY: "is blocked in dbx"}, IMPORTED.format(DEBIANS_KEY)),
     ],
 )
 def test_secure_boot_without_a_trusted_key_stops_before_anything_is_written(bare: DriverHost, keys, step):
@@ -164,6 +213,10 @@ def test_secure_boot_without_a_trusted_key_stops_before_anything_is_written(bare
     bare.keys = keys
     for key in keys:
         bare.write(key, "")
+    assert bare.run("install").problems[0]["hint"].startswith("install mokutil, run mokutil --import ") is (
+        step == IMPORTED.format(DEBIANS_KEY)
+    )
+    bare.write("/usr/bin/mokutil", "")
     before = bare.snapshot()
     answer = bare.run("install")
     (problem,) = answer.problems
@@ -175,12 +228,25 @@ def test_secure_boot_without_a_trusted_key_stops_before_anything_is_written(bare
     assert not bare.at("/var/lib/inferhost/baseline.json").exists()
 
 
-def test_secure_boot_names_the_distributions_signed_modules_for_the_running_kernel(bare: DriverHost):
+@pytest.mark.parametrize(
+    ("images", "flavours"),
+    [
+        (["linux-image-generic"], ["generic"]),
+        (["linux-image-virtual-hwe-22.04", "linux-image-unsigned-6.8.0-1-generic"], ["generic-hwe-22.04"]),
+        (["linux-image-aws", "linux-image-generic", "linux-image-6.8.0-1-aws"], ["aws", "generic"]),
+        ([], []),
+    ],
+)
+def test_secure_boot_names_the_distributions_signed_modules_for_this_kernel_and_those_that_follow(
+    bare: DriverHost, images: list[str], flavours: list[str]
+):
     bare.secure_boot(on=True)
-    install = dataclasses.replace(bare.plan.driver.install, signed=("linux-modules-nvidia-580-{kernel}", "utils"))
-    bare.plan = dataclasses.replace(bare.plan, driver=dataclasses.replace(bare.plan.driver, install=install))
+    bare.packages |= {name: Package("6") for name in images}
+    bare.plan = golden_plan("driver-h100")
     (problem,) = bare.run("install").problems
-    wanted = f"leave driver out of inferhost_manage, apt-get install linux-modules-nvidia-580-{RUNNING} utils, "
+    modules = [f"linux-modules-nvidia-580-server-open-{name}" for name in (RUNNING, *flavours)]
+    rest = "nvidia-headless-no-dkms-580-server-open nvidia-utils-580-server, restart; "
+    wanted = f"leave driver out of inferhost_manage, apt-get install {' '.join(modules)} {rest}"
     assert wanted in problem["hint"]
 
 
