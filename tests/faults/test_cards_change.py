@@ -155,6 +155,13 @@ def test_a_new_card_takes_the_number_of_the_one_that_it_replaces(pair: FakeHost)
     assert limits(pair) == {third: 450000, SECOND_UUID: 400000}
 
 
+def test_a_uuid_never_means_another_card_of_its_kind(pair: FakeHost):
+    gone = dataclasses.replace(plan().gpus[0], select=GpuSelector(UUID[:-1] + "3", "2BB1", 0))
+    pair.plan = plan(gpus=(gone,), manage=("gpu",), files=(), dropins=(), service=(), env={})
+    answer = pair.run("install")
+    assert (answer.code, answer.problems[0]["id"]) == (2, "gpu-missing")
+
+
 def test_a_number_that_comes_later_means_the_next_card_that_nobody_is_recorded_for(pair: FakeHost):
     whole = [plan().gpus[0], dataclasses.replace(plan().gpus[0], select=GpuSelector(None, "2BB1", 1))]
     for count in (1, 2):

@@ -21,7 +21,6 @@ class Ecc(IdleCardKnob):
     _asked_for: bool | None = None
 
     def observe(self) -> bool:
-        self._asked_for = None
         self._current, self._asked_for = self.nvml.ecc_mode(self.card)
         return self._asked_for
 

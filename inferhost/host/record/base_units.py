@@ -47,8 +47,7 @@ def switch_on(machine: Machine, plan: Plan, baseline: Baseline, report: Report) 
         found = state(machine, unit)
         if found is None or _is_on(unit, found):
             continue
-        if not report.check:
-            _systemctl(machine, ["enable", "--quiet", *_now(unit), "--", unit], report)
+        _systemctl(machine, ["enable", "--quiet", *_now(unit), "--", unit], report)
         after = "enabled" if report.check else shown(unit, state(machine, unit))
         if after != shown(unit, found):
             report.change(setting(unit), shown(unit, found), after)
@@ -167,8 +166,7 @@ def _switch_off(machine: Machine, units: Sequence[str], report: Report) -> None:
         if found is None or (shown(unit, found) == "disabled" and found[1] != "active"):
             continue
         report.change(setting(unit), shown(unit, found), "disabled")
-        if not report.check:
-            _systemctl(machine, ["disable", "--quiet", *_now(unit), "--", unit], report)
+        _systemctl(machine, ["disable", "--quiet", *_now(unit), "--", unit], report)
 
 
 def _systemctl(machine: Machine, arguments: Sequence[str], report: Report) -> None:

@@ -112,8 +112,8 @@ def _restore(machine: Machine, plan: Plan, served: Served, baseline: Baseline, r
         before = observe_file(machine, path)
         if found is None or before == found or "content_base64" not in found:
             continue
-        if f"file:{path}" not in baseline:  # it went with a change that is taken back
-            baseline.add(file_records(machine, [(path, "service")]), check=False)
+        # A file that went with a change that is taken back is not on record any more.
+        baseline.add(file_records(machine, [(path, "service")]), check=False)
         machine.make_directories(os.path.dirname(path))
         machine.replace_file(path, base64.b64decode(found["content_base64"]), int(found["mode"], 8))
         report.change(f"file:{path}", "of the failed plan", f"of plan {served.plan_id}")

@@ -169,6 +169,25 @@ def test_a_clock_that_was_sampled_on_another_driver_than_the_reset_is_not_the_ca
     assert not json.loads(host.read(CLOCKS))["natural"]
 
 
+def test_a_clock_while_another_run_asked_for_a_lock_is_not_the_cards_own(host: FakeHost):
+    applied(host, 2500)
+    host.plan = with_gpu(power_limit_w=600)
+    host.run("apply", "--section", "gpu")
+    host.sim("load", "on")
+    host.wait(30)
+    pass_time = host.wait
+
+    def another_apply(seconds: float) -> None:
+        host.wait = pass_time  # type: ignore[method-assign]
+        applied(host, 1200)
+        host.wait(seconds)
+
+    host.wait = another_apply  # type: ignore[method-assign]
+    under_load(host)
+    assert host.card()[LOCK] == [1200, 1200]
+    assert not json.loads(host.read(CLOCKS))["natural"]
+
+
 @pytest.mark.parametrize("counted", [False, True], ids=["nothing", "the counters only"])
 def test_a_lock_on_a_card_that_does_not_say_what_limits_it_is_not_called_held(host: FakeHost, counted: bool):
     applied(host, 2100)

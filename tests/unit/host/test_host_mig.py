@@ -314,6 +314,12 @@ def test_profiles_that_cannot_be_listed_do_not_make_a_divided_card_look_empty(
     assert f"NVML error {code})" in answer.evidence(MIG)
 
 
+def test_one_profile_that_cannot_be_listed_is_not_taken_for_one_that_the_card_lacks(a100: FakeHost):
+    assert a100.run("install").code == a100.run("apply", *GPU).code == 0
+    a100.sim("fail", "nvmlDeviceGetGpuInstanceProfileInfoV", 999, 1)
+    assert a100.run("verify", *GPU).verdict(MIG) == ("refused", "unexplained")
+
+
 def test_a_card_that_cannot_be_divided_is_unsupported(host: FakeHost):
     host.plan = card_plan("2BB1", mig=(MigInstance("1g.24gb", 0, 3),))
     host.run("install")

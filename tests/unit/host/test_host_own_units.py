@@ -12,6 +12,8 @@ from tests.unit.host.fake_host import FakeHost, own_units, plan
 
 APPLY, TIMER = "inferhost-apply.service", "inferhost-verify.timer"
 FOLDER = "/etc/systemd/system"
+GUARD = "inferhost-guard.service"
+GUARD_FILE = File(f"{FOLDER}/{GUARD}", "base", "0644", None, GUARD, "none")
 UNITS = pathlib.Path(inferhost.host.__file__).parent / "units"
 
 
@@ -51,7 +53,7 @@ def test_what_brings_settings_back_runs_once_per_boot_and_once_after_each_kind_o
         (APPLY, ["Type=oneshot", "SuccessExitStatus=7", "TimeoutStartSec=180"]),  # pending is no failure of a boot
         ("inferhost-verify.service", ["Type=oneshot", "SuccessExitStatus=6 7"]),
         (
-            "inferhost-guard.service",
+            GUARD,
             [
                 "Type=notify",
                 "ExecStopPost=/usr/local/bin/inferhost guard --after-end",  # after a crash, a kill and a hang
@@ -71,7 +73,9 @@ def test_check_mode_foretells_the_units_and_a_second_install_changes_nothing(boo
     assert booted.own_units == {}
     assert booted.run("install").said == foretold.said
     assert {"setting": f"unit.{TIMER}", "before": "disabled", "after": "enabled"} in foretold.document["diff"]
-    assert booted.run("install").said == (False, [])
+    order: list[str] = []
+    assert booted.run("install", before_write=order.append).said == (False, [])
+    assert not [step for step in order if step.startswith("systemctl")]
 
 
 def test_the_record_comes_before_the_first_unit(booted: FakeHost):
@@ -138,15 +142,26 @@ def test_a_machine_that_systemd_does_not_run_gets_the_files_and_an_honest_verdic
 
 
 def test_a_guard_that_runs_is_stopped_before_its_cards_are_put_back(booted: FakeHost):
-    guard = "inferhost-guard.service"
-    unit = File(f"{FOLDER}/{guard}", "base", "0644", None, guard, "none")
-    booted.plan = plan(files=(*plan().files, *own_units(), unit))
+    booted.plan = plan(files=(*plan().files, *own_units(), GUARD_FILE))
     booted.converge()
-    assert booted.own_units[guard] == {"enabled": True, "active": True}
+    assert booted.own_units[GUARD] == {"enabled": True, "active": True}
     booted.stop_engine()
     order: list[str] = []
     assert booted.run("revert", before_write=order.append).code == 0
     first_write = next(n for n, step in enumerate(order) if step.startswith("nvml"))
-    assert order.index(f"systemctl stop -- {guard}") < first_write
-    assert not booted.at(f"{FOLDER}/{guard}").exists()
-    assert booted.own_units[guard] == {"enabled": False, "active": False}
+    assert order.index(f"systemctl stop -- {GUARD}") < first_write
+    assert not booted.at(f"{FOLDER}/{GUARD}").exists()
+    assert booted.own_units[GUARD] == {"enabled": False, "active": False}
+
+
+@pytest.mark.parametrize(("files", "active"), [((GUARD_FILE,), False), ((), True)], ids=["stopped", "not ours"])
+def test_a_guard_that_does_not_run_or_is_not_on_record_is_left_alone(
+    booted: FakeHost, files: tuple[File, ...], active: bool
+):
+    booted.plan = plan(files=(*plan().files, *own_units(), *files))
+    booted.converge()
+    booted.write(f"{FOLDER}/{GUARD}", "[Service]\n")
+    booted.own_units[GUARD] = {"enabled": True, "active": active}
+    answer = booted.run("revert", "--section", "gpu")
+    assert booted.own_units[GUARD] == {"enabled": True, "active": active}
+    assert f"unit.{GUARD}" not in [change["setting"] for change in answer.document["diff"]]

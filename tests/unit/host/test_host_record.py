@@ -13,7 +13,7 @@ from inferhost.host.machine import PLAN, Machine
 from inferhost.host.record import lock
 from inferhost.host.record.baseline import BASELINE, Record, read_baseline
 from inferhost.host.report import WriteFailed
-from tests.unit.host.fake_host import UUID, FakeHost
+from tests.unit.host.fake_host import UUID, FakeHost, plan
 
 WRITERS = ("install", "apply", "revert")
 
@@ -80,6 +80,28 @@ def test_whoever_removes_the_plan_of_a_lost_record_accepts_what_is_here_now(host
     host.at(PLAN).unlink()
     assert host.run("install").code == 0
     assert host.baseline()[f"gpu:{UUID}:power_limit_mw"]["found"] == 450000
+
+
+def test_a_plan_alone_is_no_sign_of_a_lost_record(host: FakeHost):
+    host.write(PLAN, "{}")
+    assert host.run("install").code == 0
+
+
+def test_a_record_of_nothing_is_a_record(host: FakeHost):
+    """The mark of a lost one is still there."""
+    host.plan = plan(manage=("gpu",), files=(), dropins=(), service=(), env={})
+    assert host.run("install").code == 0
+    for lost in (BASELINE, PLAN):
+        host.at(lost).unlink()
+    host.sim("fail", "nvmlInitWithFlags", 9)
+    assert host.run("install").code == 0
+    assert host.baseline() == {}
+
+
+def test_what_is_on_record_is_not_recorded_again(host: FakeHost):
+    host.run("install")
+    host.sim("fail", "nvmlDeviceGetPowerManagementLimit", 999, 1)  # nobody has to read it again
+    assert not [note for note in host.run("apply").document["notes"] if "record" in note]
 
 
 @pytest.mark.parametrize("verb", WRITERS)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from inferhost.host.gpu.clock_lock import NOT_REPAIRED
 from inferhost.host.gpu.clock_record import MODULE
+from inferhost.host.watch import drift
 from inferhost.schema.plan import GpuSelector
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 from tests.unit.host.test_host_watch import WATCHED
@@ -38,20 +42,56 @@ def test_a_repair_that_failed_is_tried_again_alone(placed: FakeHost):
     assert not [step for step in order if step.startswith("nvml")]
 
 
-def test_after_a_repair_that_could_not_begin_a_lock_is_not_believed_by_whoever_comes_next(placed: FakeHost):
-    for repair in ("watch", "apply"):
-        assert placed.run("watch").code == 0
-        placed.wait(60)
-        placed.sim("reload")
+def no_room_for(name: str) -> Callable[[str], None]:
+    """A disk that is full when this file is written."""
 
-        def full(step: str) -> None:
-            if "clocks.json" in step:
-                raise OSError(28, "No space left on device")
+    def full(step: str) -> None:
+        if name in step:
+            raise OSError(28, "No space left on device")
 
-        assert placed.run("watch", before_write=full).code == 3
-        assert placed.card()["graphics_clock_lock_mhz"] is None
-        placed.run(repair)
-        assert placed.card()["graphics_clock_lock_mhz"] == [2100, 2100]
+    return full
+
+
+@pytest.mark.parametrize("repair", ["watch", "apply"])
+def test_after_a_repair_that_could_not_begin_a_lock_is_not_believed_by_whoever_comes_next(
+    host: FakeHost, repair: str
+):
+    """Not even when the counter has passed what it was when the lock was asked for."""
+    host.plan = with_gpu(power_limit_w=None, graphics_clock_lock_mhz=(2100, 2100))  # no limit tells of the reload
+    host.converge()
+    host.wait(60)
+    assert host.run("watch").code == 0
+    host.sim("reload")
+    host.sim("set", "persistence", 1)
+    assert host.run("watch", before_write=no_room_for("clocks.json")).code == 3
+    host.wait(600)
+    answer = host.run("verify", "--section", "gpu")
+    assert answer.verdict("graphics_clock_lock_mhz") == ("overridden", "driver_reload")
+    assert answer.evidence("graphics_clock_lock_mhz") == NOT_REPAIRED
+    host.run(repair, before_write=no_room_for("watched.json"))  # which still has it among what failed
+    assert host.card()["graphics_clock_lock_mhz"] == [2100, 2100]
+    assert host.run("apply", "--section", "gpu").said == (False, [])
+
+
+def test_a_repair_that_met_no_driver_is_made_at_the_next_look(placed: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    assert placed.run("watch").code == 0
+    placed.wait(60)
+    placed.sim("reload")
+    placed.sim("set", "persistence", 1)
+    real = drift.verbs.apply
+
+    def unloaded(*arguments: Any, **options: Any) -> None:
+        """Somebody has the module out for a moment."""
+        placed.sim("fail", "nvmlInitWithFlags", 9)
+        real(*arguments, **options)
+        placed.sim("fail", "nvmlInitWithFlags", "off")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drift.verbs, "apply", unloaded)
+        assert placed.run("watch").code == 3
+    assert placed.card()["power_limit_mw"] == 600000
+    assert placed.run("watch").code == 0
+    assert placed.card()["power_limit_mw"] == 450000
 
 
 def loaded_again(host: FakeHost) -> None:
