@@ -205,8 +205,16 @@ def _record(options: argparse.Namespace, machine: Machine, plan: Plan, _content:
     verbs.record(machine, plan, options.section or SECTIONS, report)
 
 
-def _apply(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
-    verbs.apply(machine, plan, options.section or SECTIONS, report)
+def _apply(options: argparse.Namespace, machine: Machine, plan: Plan, content: bytes, report: Report) -> None:
+    whole = not _is_installed(machine, content)
+    verbs.apply(machine, plan, options.section or SECTIONS, report, whole=whole)
+
+
+def _is_installed(machine: Machine, content: bytes) -> bool:
+    """Whether these bytes are the plan that `install` took as a whole."""
+    with contextlib.suppress(OSError):
+        return machine.read_bytes(PLAN) == content
+    return False
 
 
 def _engines(_options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:

@@ -112,9 +112,11 @@ def apply(
     lock_wait_s: float | None = None,
     *,
     again: Container[str] | None = None,
+    whole: bool = False,
 ) -> None:
     """Writes what has no file and differs from the plan, in the given sections.
 
+    What a card does not take costs only itself; with `whole`, the plan is refused before any card is written.
     With `again`, only these cards (`gpu.UUID`) and settings, and no request that was made of them is believed.
     """
     chosen = _chosen(plan, sections, report)
@@ -124,7 +126,7 @@ def apply(
         if "driver" in chosen:
             state.apply_driver(machine, plan, baseline, report)
         if "gpu" in chosen:
-            with gpu_knobs(machine, plan, report) as found:
+            with gpu_knobs(machine, plan, report, whole=whole) as found:
                 knobs = found if again is None else only_again(found, again)
                 _record(knobs, baseline, report)
                 apply_knobs(knobs, baseline, report)
@@ -172,8 +174,7 @@ def verify(
     if "driver" in chosen:
         state.verify_driver(machine, plan, read_baseline(machine), report)
     if "gpu" in chosen:
-        absent = report.problems if challenged is None else None
-        with _driver_failure_told(report), gpu_knobs(machine, plan, report, absent) as knobs:
+        with _driver_failure_told(report), gpu_knobs(machine, plan, report, whole=challenged is not None) as knobs:
             if load_s is None:
                 verify_knobs(knobs, report)
             elif challenged is None:
@@ -286,18 +287,16 @@ def status(machine: Machine, plan: Plan | None, report: Report) -> None:
 
 
 @contextlib.contextmanager
-def gpu_knobs(
-    machine: Machine, plan: Plan, report: Report, absent: list[Problem] | None = None
-) -> Iterator[list[Knob]]:
+def gpu_knobs(machine: Machine, plan: Plan, report: Report, *, whole: bool = False) -> Iterator[list[Knob]]:
     """The plan's GPU knobs while NVML is open; none, and every setting pending, where no driver answers.
 
-    A card that is not there is refused, or told in `absent`.
+    What does not fit its card is told, or with `whole` one `InputError`.
     """
     with contextlib.ExitStack() as stack:
         found: list[Knob] = []
         try:
             nvml = stack.enter_context(open_nvml(machine.before_write, machine.cards))
-            found = selection.knobs(plan, nvml, machine, report, absent)
+            found = selection.knobs(plan, nvml, machine, report, whole=whole)
         except NvmlError as error:
             if error.code not in NO_DRIVER:
                 raise DriverFailed(Problem("nvml", error.evidence, error.hint, "nvml")) from error
@@ -384,7 +383,7 @@ def _gpu_records(machine: Machine, plan: Plan, baseline: Baseline, report: Repor
     """The GPUs' originals. The refusals of `apply` come here already, so that nothing is placed for a wrong plan."""
     own = Report(report.check)
     try:
-        with gpu_knobs(machine, plan, own) as knobs:
+        with gpu_knobs(machine, plan, own, whole=True) as knobs:
             found = originals(knobs, baseline, report.note)
     except InputError:
         report.verdicts.extend(own.verdicts)

@@ -1,7 +1,8 @@
 """The GPU section of a plan: find each card, refuse what cannot be, then persistence, power limit and clock lock.
 
 All refusals come before the first write: a sandbox plan on a real card or the reverse, a card that is not there, a
-limit outside the card's own range. A word (`default`, `max`) is resolved by the card; no other value is computed.
+limit outside the card's own range. A new plan is refused as a whole; in one that was accepted, what does not fit any
+more costs only itself. A word (`default`, `max`) is resolved by the card; no other value is computed.
 """
 
 from __future__ import annotations
@@ -127,12 +128,11 @@ def watts(limit_mw: int) -> Any:
     return limit_mw // 1000 if limit_mw % 1000 == 0 else limit_mw / 1000
 
 
-def knobs(
-    plan: Plan, nvml: Nvml, machine: Machine, report: Report, absent: list[Problem] | None = None
-) -> list[Knob]:
-    """The plan's GPU settings as knobs in the order of writing, or `InputError` with every refusal.
+def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report, *, whole: bool = False) -> list[Knob]:
+    """The plan's GPU settings as knobs in the order of writing.
 
-    A card that is not there is refused as well, unless whoever only looks takes it into `absent`.
+    A card that is not there, or a value that it does not take, is a problem of the report and costs only itself; with
+    `whole`, all of them together are one `InputError`. A plan for another kind of library always is.
     """
     problems = simulation_problems(plan, nvml)
     if problems:
@@ -144,20 +144,23 @@ def knobs(
     taken: dict[str, int] = {}
     for number, (gpu, card) in enumerate(zip(plan.gpus, which.chosen_cards(plan, nvml, machine, cards))):
         if card is None:
-            (problems if absent is None else absent).append(which.missing(gpu, number, cards, nvml))
+            problems.append(which.missing(gpu, number, cards, nvml))
         elif taken.setdefault(card.uuid, number) != number:
             problems.append(which.twice(card, number, taken[card.uuid]))
         else:
             search.context = {**context, **which.numbered(gpu)}
+            known = len(problems)
             mine = search.knobs_of(gpu, card)
             for knob in mine if gpu.guard is not None else ():
                 knob.guarded, knob.held_back = True, functools.partial(held_back, machine, card.uuid)
                 knob.given_back_next = functools.partial(given_back_next, machine, card.uuid)
-            if gpu.guard is not None and not any(isinstance(knob, PowerLimit) for knob in mine):
+            fits = len(problems) == known
+            if gpu.guard is not None and fits and not any(isinstance(knob, PowerLimit) for knob in mine):
                 report.note(f"{card.uuid}: the guard cannot lower its power, it can only say how hot it is")
             found += mine
-    if problems:
+    if problems and whole:
         raise InputError(problems)
+    report.problems += problems
     return found
 
 

@@ -18,6 +18,8 @@ from inferhost.schema.problems import Problem
 
 SELECTED_AS = "selected_as"
 """What a record's context calls the number that the card had: `2BB1[0]`."""
+MISSING = "gpu-missing"
+"""The id of the problem that a card of the plan is not there."""
 
 
 def chosen_cards(plan: Plan, nvml: Nvml, machine: Machine, cards: Sequence[Card]) -> list[Card | None]:
@@ -50,7 +52,7 @@ def missing(gpu: Gpu, number: int, cards: Sequence[Card], nvml: Nvml) -> Problem
         f"inferhost_hardware.gpus[{number}]",
         f"found {here}{lost}, wanted {wanted}",
         "was a card moved or replaced? What is there now is shown by: inferhost facts",
-        "gpu-missing",
+        MISSING,
     )
 
 

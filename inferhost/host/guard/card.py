@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from inferhost.host import verbs
+from inferhost.host.gpu import which
 from inferhost.host.gpu.application_clocks import ApplicationClocks
 from inferhost.host.gpu.clock_lock import GraphicsClockLock, MemoryClockLock
 from inferhost.host.gpu.clock_record import read_clocks
@@ -306,9 +307,10 @@ class GuardedCard:
             text = f"{self.card.uuid}: cool again, and not given back yet: {problem.path} {problem.message}"
             self.say.once(f"{self.card.uuid} restore", text)
             return
-        waits = [v for v in report.verdicts if v.verdict == "pending" or _stays_low(v)]
+        waits = [f"{v.setting} {v.evidence}" for v in report.verdicts if v.verdict == "pending" or _stays_low(v)]
+        waits += [f"{p.path} {p.message}" for p in report.problems if p.id == which.MISSING]
         if waits:
-            text = f"{self.card.uuid}: cool again, and not given back yet: {waits[0].setting} {waits[0].evidence}"
+            text = f"{self.card.uuid}: cool again, and not given back yet: {waits[0]}"
             self.say.once(f"{self.card.uuid} restore", text)
             return
         self.say.over(f"{self.card.uuid} restore")

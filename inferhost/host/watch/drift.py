@@ -224,6 +224,6 @@ def _take_over(own: Report, report: Report) -> None:
     """What one step said is said by the whole."""
     report.changes += own.changes
     report.verdicts += own.verdicts
-    report.problems += own.problems
+    report.problems += [problem for problem in own.problems if problem not in report.problems]
     for note in own.notes:
         report.note(note)

@@ -199,7 +199,7 @@ def test_a_lost_card_is_named_with_the_call_that_told(host: FakeHost):
     host.run("install")
     host.sim("lost", 0)
     answer = host.run("apply", "--section", "gpu")
-    assert answer.code == 2
+    assert answer.code == 3
     assert "GpuIsLost (NVML error 15)" in answer.problems[0]["message"]
 
 
