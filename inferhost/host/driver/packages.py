@@ -10,7 +10,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from inferhost.host.machine import Machine
+from inferhost.host.machine import Finished, Machine
 from inferhost.host.report import HostError
 from inferhost.schema.problems import Problem
 
@@ -27,9 +27,12 @@ RPM_NEEDS = [
     "--queryformat", "%{name}",
 ]  # fmt: skip
 REMOVAL = {
-    "apt": ["apt-get", "--simulate", "--allow-change-held-packages", "purge"],
-    "dnf": ["dnf", "--assumeno", "remove"],
+    "apt": (["apt-get", "--simulate", "--allow-change-held-packages", "purge"], r"^(?:Purg|Remv) (\S+)"),
+    # dnf takes along what rpm would complain of, and asks nobody. rpm names what needs these packages, each by its
+    # full name, and fails where there is any.
+    "dnf": (["rpm", "--erase", "--test"], r" is needed by \(installed\) (\S+)-[^-\s]+-[^-\s]+$"),
 }
+"""How to ask what a removal takes along, without removing, and how the answer names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +94,14 @@ def _names(field: str) -> list[str]:
 
 def removed_with(machine: Machine, family: str, names: Sequence[str]) -> set[str]:
     """Every package that would go with these, themselves included, as the package manager says."""
-    if not names or family != "apt":
-        return set(names)
-    lines = _asked(machine, [*REMOVAL[family], *names]).splitlines()
-    return {line.split()[1] for line in lines if line.startswith(("Purg ", "Remv "))}
+    if not names:
+        return set()
+    argv, answer = REMOVAL[family]
+    done = machine.command([*argv, *names])
+    found = re.findall(answer, f"{done.stdout}\n{done.stderr}", re.MULTILINE)
+    if done.code != 0 and not (family == "dnf" and found):
+        raise _failed(argv, done)
+    return {*names, *found}
 
 
 def missing(names: Iterable[str], there: Installed) -> list[str]:
@@ -129,7 +136,12 @@ def upstream(version: str) -> str:
 def _asked(machine: Machine, argv: Sequence[str]) -> str:
     done = machine.command(argv)
     if done.code != 0:
-        said = (done.stderr.strip().splitlines() or [f"exit status {done.code}"])[-1]
-        hint = "repair the package database first: dpkg --configure -a, then apt-get --fix-broken install"
-        raise HostError(Problem(argv[0], said, hint, "packages"))
+        raise _failed(argv, done)
     return done.stdout
+
+
+def _failed(argv: Sequence[str], done: Finished) -> HostError:
+    said = (done.stderr.strip().splitlines() or [f"exit status {done.code}"])[-1]
+    dpkg = "dpkg --configure -a, then apt-get --fix-broken install"
+    hint = f"repair the package database first: {'rpm --rebuilddb' if argv[0] in ('rpm', 'dnf') else dpkg}"
+    return HostError(Problem(argv[0], said, hint, "packages"))

@@ -1,0 +1,78 @@
+"""The RHEL 9 family's package database, asked by the host program. rpm's own words; no such host was run.
+
+What rpm says of a removal was read from rpm 4.18 over a database of empty packages of these names.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from inferhost.host.machine import Finished
+from tests.unit.host.driver_fake import DriverHost
+from tests.unit.host.fake_host import simulator_state
+from tests.unit.test_planner_driver import FIRST, NVIDIA, planned, wish
+
+MODULE, CUDA = "kmod-nvidia-latest-dkms", "nvidia-driver-cuda"
+NEEDED = """error: Failed dependencies:
+	dkms >= 2.2 is needed by (installed) zfs-dkms-2.1-1.noarch
+	(dkms or glibc-x) is needed by (installed) either-1-1.noarch
+	nvidia-driver is needed by (installed) nvidia-gds-12-1.x86_64
+"""
+
+
+class RpmHost(DriverHost):
+    """Rocky 9 with a Tesla card, and what rpm and dnf answer there."""
+
+    def __init__(self, folder: pathlib.Path, build: pathlib.Path, program: pathlib.Path) -> None:
+        super().__init__(folder, build, program)
+        self.plan = planned({**wish(FIRST, "rocky-9.6"), **NVIDIA})
+        self.rpms = {"glibc": "2.34-1"}
+        self.removal = Finished(0, "", "")
+        self.tools = {"rpm": self._rpm, "dnf": lambda _: Finished(0, "", "")}
+
+    def install_all(self) -> None:
+        """The packages of the plan, placed and recorded."""
+        assert self.run("install").code == 0
+        install = self.plan.driver.install
+        self.rpms |= dict.fromkeys([*install.packages, *install.tools], "580.95.05-1.el9")
+        self.run("apply")
+
+    def _rpm(self, argv: Sequence[str]) -> Finished:
+        if argv[1] == "--erase":
+            return self.removal
+        return Finished(0, "".join(f"{name}\t{version}\tii\t\t\n" for name, version in self.rpms.items()), "")
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[RpmHost]:
+    with simulator_state(tmp_path / "sim"):
+        yield RpmHost(tmp_path, simulator_build, program)
+
+
+def test_a_revert_names_the_packages_of_others_that_need_ours_and_removes_nothing(host: RpmHost):
+    host.install_all()
+    host.removal = Finished(3, "", NEEDED)
+    answer = host.run("status")
+    assert answer.document["facts"]["driver"]["remove"] == []
+    assert "would remove either, nvidia-gds, zfs-dkms too" in answer.prose
+
+
+def test_what_nobody_else_needs_goes(host: RpmHost):
+    host.install_all()
+    answer = host.run("status")
+    assert answer.document["facts"]["driver"]["remove"] == sorted(
+        [*host.plan.driver.install.packages, *host.plan.driver.install.tools]
+    )
+    assert not answer.problems
+
+
+def test_an_rpm_that_does_not_answer_removes_nothing(host: RpmHost):
+    host.install_all()
+    host.removal = Finished(1, "", "error: cannot open Packages database")
+    answer = host.run("status")
+    assert answer.code != 0
+    assert "cannot open Packages database" in answer.prose
+    assert "driver" not in answer.document["facts"]
