@@ -24,6 +24,7 @@ from inferhost.schema.plan import Gpu, MigInstance
 from inferhost.schema.result import Verdict
 
 WHOLE = "whole"
+ASKED_FOR = "the mode is asked for; the card takes it up when the machine was restarted"
 INSTANCE = re.compile(r"([^@()]+)@(\d+):(\d+)(?:\((.*)\))?")
 """PROFILE@START:SIZE, and in brackets its compute instances where they are not one over all of it."""
 
@@ -87,10 +88,16 @@ class Mig(IdleCardKnob):
         """Instances never outlive a start, and on some cards the mode does not either."""
         return None if self.wanted == WHOLE else [] if self._asked_for else WHOLE
 
+    def obstacle(self) -> Unusable | None:
+        """What is asked for already needs nobody to leave the card: it waits for a restart."""
+        found = super().obstacle()
+        if found is not None and found.cause == "other_writer" and self.waits:
+            return Unusable("pending", "needs_reboot", ASKED_FOR, False)
+        return found
+
     def judge(self, before: Any, found: Any) -> Verdict:
         if self.waits:
-            evidence = "the mode is asked for; the card takes it up when the machine was restarted"
-            return self.verdict(found, "pending", "needs_reboot", evidence)
+            return self.verdict(found, "pending", "needs_reboot", ASKED_FOR)
         return super().judge(before, found)
 
     @property

@@ -103,6 +103,15 @@ def test_it_is_not_changed_under_a_desktop_which_is_named(p4: FakeHost, check):
     assert modes(p4) == [1, 1]
 
 
+def test_while_it_waits_for_the_restart_nobody_on_the_card_is_blamed(p4: FakeHost):
+    p4.run("apply", *GPU)
+    p4.sim("load", "on")
+    p4.sim("set", "drawing_pid", 900)
+    for verb in ("verify", "apply"):
+        answer = p4.run(verb, *GPU)
+        assert (answer.code, answer.changed, answer.verdict(ECC)) == (7, False, ("pending", "needs_reboot"))
+
+
 def test_a_card_that_keeps_its_drawing_programs_to_itself_is_changed_all_the_same(p4: FakeHost):
     p4.sim("fail", "nvmlDeviceGetGraphicsRunningProcesses_v3", 3)
     p4.run("apply", *GPU)

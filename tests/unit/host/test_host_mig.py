@@ -227,6 +227,17 @@ def test_behind_passthrough_the_mode_waits_for_the_restart_and_the_instances_com
     assert not a100.at("/var/lib/inferhost/baseline.json").exists()
 
 
+@pytest.mark.parametrize("busy", [["load", "on"], ["set", "drawing_pid", 900]], ids=["computes", "draws"])
+def test_while_it_waits_for_the_restart_nobody_on_the_card_is_blamed(a100: FakeHost, busy: list[object]):
+    passed_through(a100)
+    assert a100.run("install").code == 0
+    a100.run("apply", *GPU)
+    a100.sim(*busy)
+    for words in (["verify"], ["watch"], ["apply", "--check"], ["apply"]):
+        answer = a100.run(*words, *(GPU if words != ["watch"] else ()))
+        assert (answer.code, answer.changed, answer.verdict(MIG)) == (7, False, ("pending", "needs_reboot")), words
+
+
 def test_a_mode_that_somebody_ended_for_the_next_restart_is_asked_for_again(a100: FakeHost):
     passed_through(a100)
     assert a100.run("install").code == 0
