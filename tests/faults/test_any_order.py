@@ -7,14 +7,11 @@ repeats.
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 
-from tests.faults.test_every_write import comparable, killed_at
+from tests.faults.test_every_write import BOOT_ID, killed_at, same
 from tests.unit.host.fake_host import FakeHost, plan, with_gpu
-
-BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 PLANS = (
     plan(),
@@ -31,7 +28,7 @@ PLANS = (
 def test_whatever_happens_between_revert_ends_where_we_began(host: FakeHost, seed: int):
     chance = random.Random(seed)
     host.sim("load", "on")
-    before = observed(host)
+    before = same(host.snapshot())
     for number in range(8):
         what = chance.choice(("install", "way", "kill", "partial", "reload", "other plan"))
         if what == "other plan":
@@ -51,11 +48,7 @@ def test_whatever_happens_between_revert_ends_where_we_began(host: FakeHost, see
             host.sim("load", "on")
             host.write(BOOT_ID, f"boot-{number + 2}\n")
     assert host.run("revert").code == 0
-    assert observed(host) == before
-
-
-def observed(host: FakeHost) -> dict[str, Any]:
-    return {path: value for path, value in comparable(host.snapshot()).items() if path != BOOT_ID}
+    assert same(host.snapshot()) == before
 
 
 def gpu_is_on_record(host: FakeHost) -> bool:

@@ -28,7 +28,7 @@ from inferhost.host.gpu.nvml import Nvml
 from inferhost.host.record.baseline import BASELINE
 from tests.faults import cells
 from tests.faults.codes import CODES, CONCERNS, FEW, NO_DRIVER, NO_INTERFACE, REFUSED, SPARED
-from tests.faults.test_every_write import comparable, with_modes
+from tests.faults.test_every_write import DONE, comparable, rebooted, same, with_modes
 from tests.unit.host.fake_host import Answer, FakeHost, plan, simulator_state
 from tests.unit.host.test_host_mig import H100, HALVES, card_plan
 
@@ -94,19 +94,6 @@ CARDS = {"locks": (pair_with_locks, 2), "old card": (with_modes, 1), "divided ca
 MATRIX = "NVML calls x codes, {}"
 """One matrix for each run here, and one for the guard."""
 WRITES = ("apply", "boot")
-BOOT_ID, RUN_DIRECTORY = "/proc/sys/kernel/random/boot_id", "/run/inferhost"
-
-
-def rebooted(host: FakeHost) -> None:
-    """Another boot: the driver is new, and so is /run."""
-    host.sim("reload")
-    shutil.rmtree(host.at(RUN_DIRECTORY))
-    host.write(BOOT_ID, "boot-2\n")
-
-
-def same(snapshot: dict[str, Any]) -> dict[str, Any]:
-    """What a boot alone does not change."""
-    return {path: value for path, value in comparable(snapshot).items() if path != BOOT_ID}
 
 
 @dataclasses.dataclass
@@ -139,7 +126,6 @@ class Fault:
         return self.handles.get(ctypes.cast(argument, ctypes.c_void_p).value, -1)
 
 
-DONE = (0, 7)
 """How a revert may end: with ECC, what the card was asked for is back and waits for its next start."""
 
 

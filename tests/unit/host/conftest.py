@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from inferhost.host.zipapp_build import build as build_zipapp
-from tests.unit.host.fake_host import FakeHost, built_simulator, simulator_state
+from tests.unit.host.fake_host import FakeHost, built_simulator, simulator_state, with_gpu
 from tests.unit.host.hub import Hub, running_hub
 
 
@@ -32,6 +32,15 @@ def host(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib
         found.sim("set", "power_limit_mw", 480000)
         found.sim("set", "persistence", 1)
         yield found
+
+
+@pytest.fixture
+def placed(host: FakeHost) -> FakeHost:
+    """A host as planned, whose card has a lock that a driver reload takes."""
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100))
+    host.wait(60)  # the energy counter counts
+    host.converge()
+    return host
 
 
 @pytest.fixture

@@ -13,14 +13,6 @@ from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, plan
 WATCHED = "/run/inferhost/watched.json"
 
 
-@pytest.fixture
-def placed(host: FakeHost) -> FakeHost:
-    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100))
-    host.wait(60)  # the energy counter counts
-    host.converge()
-    return host
-
-
 def test_a_host_as_planned_is_quiet_and_a_look_changes_nothing(placed: FakeHost):
     assert placed.run("watch").code == 0
     before = placed.snapshot()

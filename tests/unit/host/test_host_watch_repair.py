@@ -17,14 +17,6 @@ from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gp
 from tests.unit.host.test_host_watch import WATCHED
 
 
-@pytest.fixture
-def placed(host: FakeHost) -> FakeHost:
-    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100))
-    host.wait(60)  # the energy counter counts
-    host.converge()
-    return host
-
-
 def test_a_repair_that_failed_is_tried_again_alone(placed: FakeHost):
     assert placed.run("watch").code == 0
     placed.sim("reload")
