@@ -25,7 +25,7 @@ class DriverRow:
     module_stream_proprietary: Optional[str]
     pinned: Tuple[str, ...]  # patterns of all packages that a driver version consists of
     fabric_manager: Optional[str]
-    headers: str  # the package that brings headers for the kernel of the next boot
+    headers: str  # the package that brings headers for later kernels of the distribution's first flavour
     headers_for_kernel: str
     persistenced_command: Optional[str]  # what the packaged unit should start; None: it does already
     suites: Tuple[str, ...]

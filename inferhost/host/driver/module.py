@@ -18,6 +18,8 @@ NOUVEAU = "/sys/module/nouveau"
 NOUVEAU_OFF = "/etc/modprobe.d/inferhost-nouveau.conf"
 MODULES = ("nvidia", "nvidia-current", "nvidia-current-open")
 """Debian's packages call the module after their alternative; everybody else's after itself."""
+IMAGE = "linux-image-"
+"""A kernel's package on Debian and Ubuntu; without a version behind it, one that follows a flavour of kernels."""
 LIBRARY = "libcuda.so.1"
 """What every engine loads; its file is named after its version."""
 SITE = "ansible-playbook site.yml --tags driver"
@@ -25,17 +27,46 @@ SITE = "ansible-playbook site.yml --tags driver"
 
 def kernels(machine: Machine) -> list[str]:
     """The running kernel and the one that boots next, where they are this host's own; a container has none."""
-    bootable = [name[len("vmlinuz-") :] for name in machine.entries("/boot") if name.startswith("vmlinuz-")]
-    newest = sorted(bootable, key=_numbers)[-1:]
+    newest = sorted(_bootable(machine), key=_numbers)[-1:]
     running = machine.read_text("/proc/sys/kernel/osrelease")
     own = [running] if running and machine.exists(f"/lib/modules/{running}") else []
     return list(dict.fromkeys([*own, *newest]))
 
 
-def headers(machine: Machine, install: DriverPackages) -> list[str]:
-    """The packages with the headers of the running and the next kernel, and the one that follows later kernels."""
-    found = [install.headers_for_kernel.replace("{kernel}", kernel) for kernel in kernels(machine)]
-    return [*found, install.headers] if found else []
+def _bootable(machine: Machine) -> list[str]:
+    return [name[len("vmlinuz-") :] for name in machine.entries("/boot") if name.startswith("vmlinuz-")]
+
+
+def headers(machine: Machine, install: DriverPackages, there: Installed) -> list[str]:
+    """The packages with the headers of the running and the next kernel, and those that follow later kernels."""
+    if not kernels(machine):
+        return []
+    named = [*kernels(machine), *flavours(machine, install, there)]
+    found = [install.headers_for_kernel.replace("{kernel}", name) for name in named]
+    return found if len(found) > len(kernels(machine)) else [*found, install.headers]
+
+
+def flavours(machine: Machine, install: DriverPackages, there: Installed) -> list[str]:
+    """The kernels that this host follows: of each installed package that always needs the newest of a flavour.
+
+    Not always the distribution's first: linux-image-generic-hwe-22.04, linux-image-aws. The RHEL 9 family has one.
+    """
+    if install.family != "apt":
+        return []
+    kinds = {f"{image}{kernel}" for kernel in _bootable(machine) for image in (IMAGE, f"{IMAGE}unsigned-")}
+    found = [name for name, needed in there.needs.items() if name.startswith(IMAGE) and needed & kinds]
+    return sorted(name[len(IMAGE) :] for name in found)
+
+
+def followers_note(machine: Machine, install: DriverPackages, there: Installed) -> str:
+    """What a person has to know where later kernels come without their headers; empty where they do not."""
+    if install.family != "apt" or not kernels(machine) or flavours(machine, install, there):
+        return ""
+    wanted = install.headers_for_kernel.replace("{kernel}", "VERSION")
+    return (
+        f"driver: no package of this host follows later kernels, so none brings their headers: install {wanted} "
+        "with a new kernel, or it boots without a GPU"
+    )
 
 
 def module_verdicts(machine: Machine, install: DriverPackages, there: Installed) -> list[Verdict]:

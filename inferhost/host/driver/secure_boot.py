@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from inferhost.host.driver.module import flavours
 from inferhost.host.driver.packages import installed
 from inferhost.host.facts import os_name
 from inferhost.host.machine import Machine
@@ -40,9 +41,6 @@ TRUSTED = ("is already enrolled", "is already in db")
 REQUESTED = "is already in the enrollment request"
 OFF = "or turn Secure Boot off in the firmware"
 ENROL = "choose Enroll MOK on the console"
-META = re.compile(r"linux-image-([a-z].*)")
-"""A package that brings each later kernel of a flavour: linux-image-generic, linux-image-generic-hwe-22.04."""
-NO_FLAVOUR = ("unsigned-", "extra-", "uc-")
 
 
 def secure_boot_problems(machine: Machine, install: DriverPackages) -> list[Problem]:
@@ -94,18 +92,14 @@ def _signed(machine: Machine, install: DriverPackages) -> str:
     if not install.signed or kernel is None:
         return ""
     names: list[str] = []
+    followed = flavours(machine, install, installed(machine, install.family))
+    # The one for virtual machines is the generic kernel.
+    later = sorted({flavour.replace("virtual", "generic") for flavour in followed})
     for name in install.signed:
-        wanted = _flavours(machine, install) if "{flavour}" in name else [""]
+        wanted = later if "{flavour}" in name else [""]
         names += [name.replace("{kernel}", kernel).replace("{flavour}", flavour) for flavour in wanted]
     listed = " ".join(names)
     return f"or take the signed modules: leave driver out of inferhost_manage, apt-get install {listed}, restart; "
-
-
-def _flavours(machine: Machine, install: DriverPackages) -> list[str]:
-    """Of the kernels that this host follows; the one for virtual machines is the generic kernel."""
-    metas = (META.fullmatch(name) for name in installed(machine, install.family).versions)
-    found = {meta[1].replace("virtual", "generic") for meta in metas if meta and not meta[1].startswith(NO_FLAVOUR)}
-    return sorted(found)
 
 
 def _is_one(machine: Machine, variable: str) -> bool:

@@ -82,7 +82,7 @@ def driver_records(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str
         found[f"tree:{DKMS}"] = Record(SECTION, None, {})
     for user in DAEMON_USERS:
         found[f"user:{user}"] = Record(SECTION, None if uid_of(machine, user) is None else "present", {})
-    for name in (*install.packages, *install.tools, *headers(machine, install)):
+    for name in (*install.packages, *install.tools, *headers(machine, install, there)):
         found[f"package:{name}"] = Record(SECTION, there.versions.get(name), {})
     return found
 
@@ -92,7 +92,8 @@ def driver_facts(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str, 
     install = plan.driver.install
     if SECTION not in plan.manage or install is None:
         return {}
-    there, wanted = installed(machine, install.family), headers(machine, install)
+    there = installed(machine, install.family)
+    wanted = headers(machine, install, there)
     return {
         "headers": wanted,
         "missing": missing([*install.tools, *wanted, *install.packages], there),
@@ -229,7 +230,8 @@ def _source_problems(machine: Machine, plan: Plan, install: DriverPackages) -> l
     """Packages that are not there and that the host's own sources do not offer, where the plan brings no source."""
     if brings_source(plan.files, SECTION):
         return []
-    there, kernels = installed(machine, install.family), headers(machine, install)
+    there = installed(machine, install.family)
+    kernels = headers(machine, install, there)
     gone = not_offered(machine, install.family, missing([*install.packages, *kernels], there))
     driver, old = ([name for name in gone if (name in kernels) is of_kernel] for of_kernel in (False, True))
     problems = []
@@ -283,5 +285,7 @@ def _package(install: DriverPackages, there: Installed, name: str, held: dict[st
 def _verify_modules(machine: Machine, install: DriverPackages, there: Installed, report: Report) -> None:
     found = module.module_verdicts(machine, install, there)
     report.verdicts += found
+    if note := module.followers_note(machine, install, there):
+        report.note(note)
     if not found:
         report.note("driver: this host has no kernel of its own, so no module is built or looked for")

@@ -232,8 +232,8 @@ def test_secure_boot_without_a_trusted_key_stops_before_anything_is_written(bare
     ("images", "flavours"),
     [
         (["linux-image-generic"], ["generic"]),
-        (["linux-image-virtual-hwe-22.04", "linux-image-unsigned-6.8.0-1-generic"], ["generic-hwe-22.04"]),
-        (["linux-image-aws", "linux-image-generic", "linux-image-6.8.0-1-aws"], ["aws", "generic"]),
+        (["linux-image-virtual-hwe-22.04"], ["generic-hwe-22.04"]),
+        (["linux-image-aws", "linux-image-generic"], ["aws", "generic"]),
         ([], []),
     ],
 )
@@ -241,7 +241,8 @@ def test_secure_boot_names_the_distributions_signed_modules_for_this_kernel_and_
     bare: DriverHost, images: list[str], flavours: list[str]
 ):
     bare.secure_boot(on=True)
-    bare.packages |= {name: Package("6") for name in images}
+    bare.packages |= {name: Package("6", depends=f"linux-image-{NEXT} (= 6)") for name in images}
+    bare.packages[f"linux-image-{NEXT}"] = Package("6")
     bare.plan = golden_plan("driver-h100")
     (problem,) = bare.run("install").problems
     modules = [f"linux-modules-nvidia-580-server-open-{name}" for name in (RUNNING, *flavours)]
@@ -314,3 +315,39 @@ def test_the_key_of_a_dkms_that_somebody_else_needs_stays(bare: DriverHost, stay
             del bare.packages[name]
     bare.run("revert", "--section", "driver")
     assert bare.at("/var/lib/dkms/mok.key").exists()
+
+
+def followed(host: DriverHost, **metas: tuple[str, str]) -> list[str]:
+    """The headers beyond those of a kernel, where these kernel packages are installed: what each needs, by name."""
+    for name, needed in metas.values():
+        host.packages[name] = Package("1", depends=f"{needed} (= 1), linux-firmware")
+        host.packages[needed] = Package("1")
+    found = host.run("install", "--check").document["facts"]["driver"]["headers"]
+    return [name for name in found if name not in (f"linux-headers-{RUNNING}", f"linux-headers-{NEXT}")]
+
+
+@pytest.mark.parametrize(
+    "kind", ["amd64", "cloud-amd64", "rt-amd64", "generic", "generic-hwe-22.04", "virtual-hwe-22.04", "aws", "nvidia"]
+)
+def test_the_headers_follow_the_kind_of_kernel_that_the_host_follows(bare: DriverHost, kind: str):
+    assert followed(bare, one=(f"linux-image-{kind}", f"linux-image-{NEXT}")) == [f"linux-headers-{kind}"]
+
+
+def test_a_host_that_follows_two_kinds_gets_headers_for_both(bare: DriverHost):
+    bare.write("/boot/vmlinuz-6.8.0-60-generic", "")
+    own = ("linux-image-amd64", f"linux-image-{RUNNING}")
+    theirs = ("linux-image-generic", "linux-image-unsigned-6.8.0-60-generic")
+    assert followed(bare, own=own, theirs=theirs)[-2:] == ["linux-headers-amd64", "linux-headers-generic"]
+
+
+def test_debug_symbols_are_no_kernel_to_follow(bare: DriverHost):
+    dbg = ("linux-image-amd64-dbg", f"linux-image-{NEXT}-dbg")
+    assert followed(bare, dbg=dbg, own=("linux-image-amd64", f"linux-image-{NEXT}")) == ["linux-headers-amd64"]
+
+
+def test_where_no_package_follows_later_kernels_it_is_told(host: DriverHost):
+    told = "so none brings their headers: install linux-headers-VERSION with a new kernel"
+    assert any(told in note for note in host.run("verify").document["notes"])
+    followed(host, own=("linux-image-amd64", f"linux-image-{NEXT}"))
+    assert not any(told in note for note in host.run("verify").document["notes"])
+    assert followed(host) == ["linux-headers-amd64"]

@@ -80,4 +80,5 @@ def test_a_user_whose_first_group_it_is_counts_as_a_member(host: FakeHost):
 
 def test_a_group_that_came_with_no_package_of_ours_stays(host: FakeHost):
     brought(host, package="podman")
+    host.at("/usr/bin/dockerd").unlink()
     assert removal(host) == (["podman"], False)
