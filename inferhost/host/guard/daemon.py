@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 from inferhost.host.gpu import selection, which
-from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
+from inferhost.host.gpu.nvml import NO_DRIVER, Card, Nvml, NvmlError, open_nvml
 from inferhost.host.guard.card import RETRY_S, GuardedCard, Say
 from inferhost.host.guard.latch import FREE, NOTHING, read_latches
 from inferhost.host.guard.originals import Originals
@@ -29,6 +29,8 @@ from inferhost.schema.problems import Problem
 
 PERIOD_S = 0.3
 """Between two looks: more than three per second, so that a card is down well within one second."""
+RETRY_S_MAX = 60.0
+"""Between two searches for a card that is missing beside one that answers: asking for a dead card takes time."""
 NORMAL_END = "success"  # Source: systemd.exec(5), $SERVICE_RESULT
 
 
@@ -65,7 +67,7 @@ def after_the_end(machine: Machine, plan: Plan, result: str, say: Callable[[str]
     if result == NORMAL_END:
         return
     watcher = _Watcher(machine, plan, Say(say, machine.clock.now_s))
-    watcher.open()
+    watcher.search()
     for card in watcher.cards.values():
         if card.hold.state != FREE:
             card.make_safe()
@@ -100,7 +102,12 @@ def notify(state: str) -> None:
 
 
 class _Watcher:
-    """The guarded cards over any number of NVML sessions; a session that fails is opened again, not too often."""
+    """The guarded cards over any number of NVML sessions; one in which none answers is opened again, not too often.
+
+    While one answers, its session stays: closing the last one unloads the driver where persistence is off, and that
+    drops the settings of a healthy card. NVML finds cards when it is asked for them, so a missing one needs no other
+    session. Source: nvml.h of NVML API 13, nvmlInit_v2.
+    """
 
     def __init__(self, machine: Machine, plan: Plan, say: Say) -> None:
         self.machine, self.plan, self.say = machine, plan, say
@@ -108,7 +115,8 @@ class _Watcher:
         self.holds = read_latches(machine)
         self.uuids: dict[int, str] = {}
         self.session = contextlib.ExitStack()
-        self.open_at_s = machine.clock.now_s()
+        self.nvml: Nvml | None = None
+        self.search_at_s, self.retry_s = machine.clock.now_s(), RETRY_S
         self.blind_since_s: dict[int, float] = {}
         self.originals = _originals(machine, say)
         self.read_at_s = machine.clock.now_s() + RETRY_S
@@ -120,55 +128,71 @@ class _Watcher:
         if now_s >= self.read_at_s:
             self.originals.look()
             self.read_at_s = now_s + RETRY_S
-        if len(self.cards) < len(guarded(self.plan)) and now_s >= self.open_at_s:
-            self.open()
-        for number, card in list(self.cards.items()):
+        if len(self.cards) < len(guarded(self.plan)) and now_s >= self.search_at_s:
+            self.search()
+        for number, card in self.cards.items():
             try:
                 card.look(self.blind_since_s.get(number))
             except NvmlError as error:
                 self.blind_since_s.setdefault(number, now_s)
                 self.say.once(card.card.uuid, f"{card.card.uuid}: does not say how hot it is: {error.evidence}")
-                if now_s >= self.open_at_s:  # the handles of a driver that was loaded again are of no use
-                    self.open()
             else:
                 self.blind_since_s.pop(number, None)
                 self.say.over(card.card.uuid, f"{card.card.uuid}: answers again")
+        if len(self._answering()) == len(guarded(self.plan)):
+            self.retry_s = RETRY_S
+        elif now_s >= self.search_at_s:  # the handles of a driver that was loaded again are of no use
+            self.search()
         self.told.tell(self.now())
+
+    def _answering(self) -> set[int]:
+        return self.cards.keys() - self.blind_since_s.keys()
 
     def now(self) -> list[Sample]:
         """What there is to tell; a card that is lost is what it was."""
         holds = {**self.holds, **{card.card.uuid: card.hold for card in self.cards.values()}}
         return samples(holds, not self.originals.problem)
 
-    def open(self) -> None:
-        """NVML anew, and every guarded card that is there."""
-        self.open_at_s = self.machine.clock.now_s() + RETRY_S
-        self.close()
+    def search(self) -> None:
+        """Every guarded card that does not answer, in this session where another card does, else in a new one."""
+        answering = self._answering()
+        self.search_at_s = self.machine.clock.now_s() + self.retry_s
+        self.retry_s = min(2 * self.retry_s, RETRY_S_MAX) if answering else RETRY_S
+        if not answering:
+            self.close()
         try:
-            nvml = self.session.enter_context(open_nvml(self.machine.before_write))
+            nvml = self.nvml or self.session.enter_context(open_nvml(self.machine.before_write))
             other_kind = selection.simulation_problems(self.plan, nvml)
             here = nvml.cards()
         except NvmlError as error:
-            self.session.close()
-            self.say.once("nvml", f"no card can be asked: {error.evidence}; trying again every {RETRY_S:g} s")
+            if not answering:
+                self.session.close()
+                self.say.once("nvml", f"no card can be asked: {error.evidence}; trying again every {RETRY_S:g} s")
             return
+        self.nvml = nvml
         self.say.over("nvml", "the driver answers again")
         if other_kind:
             self.say.once("kind", f"nothing is guarded: {other_kind[0].message}")
             return
+        self._remember()
         for number in guarded(self.plan):
-            alone = self._alone(number)
-            found = [card for card in which.chosen_cards(alone, nvml, self.machine, here) if card is not None]
-            if found:
-                self.uuids[number] = found[0].uuid
-                hold = self.holds.get(found[0].uuid, NOTHING)
-                self.cards[number] = GuardedCard(
-                    self.machine, alone, nvml, found[0], hold=hold, say=self.say, originals=self.originals
-                )
-                self.say.over(f"gpus[{number}]", f"{found[0].uuid}: is there again")
-            else:
-                lost = "".join(f"; {error.evidence}" for error in nvml.unreadable)
-                self.say.once(f"gpus[{number}]", f"gpus[{number}] ({alone.gpus[0].name}) is not there{lost}")
+            self._find(number, nvml, here)
+
+    def _find(self, number: int, nvml: Nvml, here: list[Card]) -> None:
+        """One guarded card by its place in the plan, where it is there."""
+        alone = self._alone(number)
+        found = [card for card in which.chosen_cards(alone, nvml, self.machine, here) if card is not None]
+        if found:
+            self.uuids[number] = found[0].uuid
+            hold = self.holds.get(found[0].uuid, NOTHING)
+            self.cards[number] = GuardedCard(
+                self.machine, alone, nvml, found[0], hold=hold, say=self.say, originals=self.originals
+            )
+            self.say.over(f"gpus[{number}]", f"{found[0].uuid}: is there again")
+        elif not (number in self._answering() and nvml.unreadable):  # it may be one that did not say its name now
+            self.cards.pop(number, None)
+            lost = "".join(f"; {error.evidence}" for error in nvml.unreadable)
+            self.say.once(f"gpus[{number}]", f"gpus[{number}] ({alone.gpus[0].name}) is not there{lost}")
 
     def _alone(self, number: int) -> Plan:
         """The plan of one card, by its UUID once that is known: the n-th changes when another one is lost."""
@@ -178,9 +202,13 @@ class _Watcher:
 
     def close(self) -> None:
         """No session, no cards; what is held stays known, even where it could not be written down."""
-        self.holds.update({card.card.uuid: card.hold for card in self.cards.values()})
+        self._remember()
         self.cards.clear()
+        self.nvml = None
         self.session.close()
+
+    def _remember(self) -> None:
+        self.holds.update({card.card.uuid: card.hold for card in self.cards.values()})
 
     def end(self) -> None:
         """The normal end: what is held stays so, and the next guard goes on with it."""
