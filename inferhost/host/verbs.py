@@ -78,7 +78,7 @@ def _remember(found: Mapping[str, Record], baseline: Baseline, report: Report) -
 def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:
     """Refuses, before anything is placed, an engine that is not there, has no model, or finds its place taken."""
     warn(machine, plan, report)
-    problems = adopt.conflicts(machine, plan, report) + state.driver_problems(machine, plan)
+    problems = adopt.conflicts(machine, plan, report) + state.driver_problems(machine, plan, baseline)
     problems += placed_unit.balancer_problems(machine, plan, baseline)
     problems += engine_install.install_problems(machine, plan)
     problems += container.container_problems(machine, plan)

@@ -1,6 +1,5 @@
 """What the role would tell dnf on the RHEL 9 family. Rendered from the role's own tasks; no such host was run."""
 
-import itertools
 import pathlib
 
 import pytest
@@ -9,6 +8,7 @@ from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
 from inferhost.schema import document
+from tests.unit.test_driver_role import task as named_task
 from tests.unit.test_planner_driver import BLACKWELL, FIRST, NVIDIA, planned, wish
 
 TASKS = pathlib.Path(__file__).resolve().parents[2] / "roles/inferhost_driver/tasks"
@@ -23,15 +23,30 @@ def _plugins():
     init_plugin_loader()
 
 
-def rendered(name: str, card: str, restore=(), check=False, missing=TOOLS, **facts) -> list[dict]:
+def flat(listed: list[dict]) -> list[dict]:
+    """The tasks of a file, those of its blocks with the block's conditions before their own."""
+    found = []
+    for outer in listed:
+        for inner in outer.get("block", [outer]):
+            both = (outer.get("when", []), inner.get("when", []))
+            found.append({**inner, "when": [c for one in both for c in ([one] if isinstance(one, str) else one)]})
+    return found
+
+
+def rendered(name: str, card: str, restore=(), check=False, *, missing=TOOLS, wished=(), **facts) -> list[dict]:
     """The arguments of each task of a file that runs, with this card's plan; loops are rendered for each item."""
-    plan = document.plain(planned({**wish(card, "rocky-9.6"), **NVIDIA}))
+    plan = document.plain(planned({**wish(card, "rocky-9.6"), **NVIDIA, **dict(wished)}))
     variables = {
         "__inferhost_plan": plan,
         "ansible_check_mode": check,
         "__inferhost_driver_files": {"changed": True},  # as on a host that has nothing yet
         "__inferhost_installed": {
-            "driver": {"headers": KERNEL_HEADERS, "restore": list(restore), "missing": list(missing)}
+            "driver": {
+                "headers": KERNEL_HEADERS,
+                "restore": list(restore),
+                "missing": list(missing),
+                "replace": facts.get("replace", []),
+            }
         },
         "__inferhost_driver_family": "dnf",
         "__inferhost_driver_release": facts.get("release", []),
@@ -40,7 +55,7 @@ def rendered(name: str, card: str, restore=(), check=False, missing=TOOLS, **fac
     }
     loader, found = DataLoader(), []
     listed = loader.load_from_file(str(TASKS / name), trusted_as_template=True)
-    for task in itertools.chain.from_iterable(task.get("block", [task]) for task in listed):
+    for task in flat(listed):
         module = next((module for module in MODULES if module in task), None)
         if module is None or "dpkg" in str(task):
             continue
@@ -49,10 +64,7 @@ def rendered(name: str, card: str, restore=(), check=False, missing=TOOLS, **fac
         templar = Templar(loader=loader, variables=variables)
         for item in templar.template(task["loop"]) if "loop" in task else [None]:
             one = Templar(loader=loader, variables={**variables, "__name": item})
-            conditions = task.get("when", [])
-            if all(
-                one.evaluate_conditional(c) for c in ([conditions] if isinstance(conditions, str) else conditions)
-            ):
+            if all(one.evaluate_conditional(condition) for condition in task["when"]):
                 found.append({module.rpartition(".")[2]: one.template(task[module])})
     return found
 
@@ -106,6 +118,40 @@ def test_what_only_an_earlier_plan_wanted_is_removed_after_the_new_driver_and_no
     assert found[0] == {"dnf": {"name": ["nvidia-fabricmanager"], "state": "absent", "autoremove": False}}
 
 
+@pytest.mark.parametrize(("consent", "erases"), [(False, []), (True, ["--allowerasing"])])
+def test_a_driver_that_is_there_is_synchronised_with_the_stream_before_the_rest_is_installed(consent, erases):
+    there = ["kmod-nvidia-open-dkms", "nvidia-driver-cuda"]
+    found = rendered("dnf.yml", BLACKWELL, replace=there, wished={"inferhost_driver_replace_packages": consent})
+    assert [next(iter(task)) for task in found] == ["command", "command", "dnf"]
+    assert found[1] == {"command": {"argv": ["dnf", "--assumeyes", *erases, "distro-sync", *there]}}
+    assert found[2]["dnf"]["allowerasing"] is consent
+
+
+@pytest.mark.parametrize("consent", [False, True])
+def test_what_dnf_refuses_is_told_with_the_option(consent):
+    told = named_task("dnf.yml", "dnf | What dnf said is told")["ansible.builtin.fail"]["msg"]
+    plan = {"driver": {"install": {"may_replace": consent}}}
+    for failed in (
+        {"msg": "non-zero return code", "stderr": "Error: conflicting requests\n"},
+        {"msg": "Depsolve Error occurred", "failures": ["Error: conflicting requests"]},
+    ):
+        variables = {"__failed": failed, "__inferhost_plan": plan}
+        said = Templar(loader=DataLoader(), variables=variables).template(told)
+        assert "Error: conflicting requests" in said
+        assert ("inferhost_driver_replace_packages: true" in said) is not consent
+
+
+@pytest.mark.parametrize("stream", [["enable", "nvidia-driver:570-dkms"], ["reset", "nvidia-driver"]])
+def test_revert_gives_the_stream_back_before_packages_that_come_out_of_it(stream):
+    restore = ["nvidia-driver-cuda=570.195.03-1.el9"]
+    found = rendered("revert_dnf.yml", BLACKWELL, remove=[], restore=restore, stream=stream)
+    assert found == [
+        {"command": {"argv": ["dnf", "--assumeyes", SWITCH, "module", *stream]}},
+        {"dnf": {"name": ["nvidia-driver-cuda-570.195.03-1.el9"], "allow_downgrade": True}},
+    ]
+    assert rendered("revert_dnf.yml", BLACKWELL, remove=[], stream=stream) == []
+
+
 def test_revert_frees_removes_what_came_along_and_nothing_else_and_restores_versions():
     assert rendered("release.yml", BLACKWELL, release=["nvidia-persistenced"]) == [
         {"command": {"argv": ["dnf", "versionlock", "delete", "nvidia-persistenced"]}}
@@ -116,6 +162,7 @@ def test_revert_frees_removes_what_came_along_and_nothing_else_and_restores_vers
         remove=["nvidia-driver-cuda", "dkms"],
         restore=["kernel-devel-matched=5.14.0-1.el9"],
         hold=["kernel-devel-matched"],
+        stream=[],
     )
     assert found == [
         {"dnf": {"name": ["nvidia-driver-cuda", "dkms"], "state": "absent", "autoremove": False}},

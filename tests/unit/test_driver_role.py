@@ -149,7 +149,7 @@ def test_check_mode_asks_for_no_package_of_a_source_that_it_has_not_placed(check
         ("apt.yml", "apt | Every kernel of this host can get a module"),
         ("apt_packages.yml", "apt_packages | The driver's packages are installed"),
         ("apt_packages.yml", "apt_packages | Nothing of somebody else's makes room for the driver unasked"),
-        ("dnf.yml", "dnf | The driver's packages are installed"),
+        ("dnf.yml", "dnf | What is in the driver's way is named with the option"),
     ):
         assert holds(task(file, name)["when"], variables) is (not (check and changed)), name
     assert holds(task("main.yml", "What check mode cannot know is said")["when"], variables) is (check and changed)

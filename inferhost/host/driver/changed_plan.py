@@ -48,9 +48,9 @@ def moves(machine: Machine, install: DriverPackages, there: Installed, baseline:
     """What the role does before it installs, and what it may not touch.
 
     `restore`: `NAME=VERSION` that somebody else moved. `replace`: packages that get another version, by name, because
-    apt moves a held package only where it is named. `release`: our holds of packages that this plan does not name.
-    `accepts`: the wish that leaves them there. `ask`: all that apt is asked for. `ours`: what may go unasked.
-    `held_by_others`: foreign holds, with versions.
+    apt moves a held package only where it is named. `release`: our holds of packages that this plan does not name,
+    and dnf's of those that it replaces. `accepts`: the wish that leaves `restore` where it is. `ask`: all that apt is
+    asked for. `ours`: what may go unasked. `held_by_others`: foreign holds, with versions.
     """
     held, anchor = recorded(baseline), install.packages[0]
     present = {name for name in install.packages if name in there.versions}
@@ -68,6 +68,8 @@ def moves(machine: Machine, install: DriverPackages, there: Installed, baseline:
         needed = with_needs(machine, install.family, sorted(present), there)
         replace = present | (set(held) & needed)
         release = ours & there.held - replace
+    if install.family == "dnf":  # which looks past no lock, whatever is named
+        release |= ours & there.held & replace
     return {
         "restore": restore,
         "accepts": accepts(install, held, there) if restore else "",

@@ -26,6 +26,7 @@ from inferhost.host.driver.packages import (
 )
 from inferhost.host.driver.persistence import persistence_verdicts
 from inferhost.host.driver.secure_boot import DKMS_KEY, firmware_knows, secure_boot_problems
+from inferhost.host.driver.streams import stream_as_now, stream_file, stream_problems
 from inferhost.host.driver.units import is_disabled, starts_at_boot, unit_verdict
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import BOOT_ID, Baseline, Record
@@ -52,14 +53,11 @@ FABRIC_MANAGER = "fabricmanager"
 
 
 def driver_files(plan: Plan) -> list[str]:
-    """Files that are placed without a content in the plan: the repository's key, and dnf's choice of stream.
-
-    Source of the path: dnf's documentation of modularity (`/etc/dnf/modules.d/NAME.module`).
-    """
+    """Files that are placed without a content in the plan: the repository's key, and dnf's choice of stream."""
     install = plan.driver.install
     if SECTION not in plan.manage or install is None:
         return []
-    stream = f"/etc/dnf/modules.d/{install.module_stream.partition(':')[0]}.module" if install.module_stream else None
+    stream = stream_file(install.module_stream) if install.module_stream else None
     return [path for path in (install.key, stream) if path]
 
 
@@ -73,6 +71,7 @@ def driver_records(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str
         "versions": there.versions,
         "held": sorted(there.held),
         "family": install.family,
+        "stream": stream_as_now(machine, install),
         "disabled": [unit for unit in install.units if not starts_at_boot(machine, unit)],
     }
     found = {BEFORE: Record(SECTION, before, {})}
@@ -110,13 +109,15 @@ def to_move(machine: Machine, plan: Plan, baseline: Baseline) -> list[str]:
     return sorted({*found["missing"], *found["replace"], *(one.partition("=")[0] for one in found["restore"])})
 
 
-def driver_problems(machine: Machine, plan: Plan) -> list[Problem]:
+def driver_problems(machine: Machine, plan: Plan, baseline: Baseline) -> list[Problem]:
     """What would be refused before anything is installed."""
-    if SECTION not in plan.manage or plan.driver.install is None:
+    install = plan.driver.install
+    if SECTION not in plan.manage or install is None:
         return []
     return [
-        *secure_boot_problems(machine, plan.driver.install),
-        *_source_problems(machine, plan, plan.driver.install),
+        *secure_boot_problems(machine, install),
+        *_source_problems(machine, plan, install),
+        *stream_problems(machine, install, installed(machine, install.family), baseline),
     ]
 
 
@@ -187,6 +188,7 @@ def driver_revert(baseline: Baseline, machine: Machine, report: Report) -> dict[
         "family": family,
         "remove": [] if foreign else ours,
         "restore": [f"{name}={version}" for name, version in restore.items()],
+        "stream": before.get("stream", []),
         "lost": {name: back[name] for name in sorted(lost)},
         "release": sorted((there.held - set(before["held"])) & {*ours, *touched}),
         "hold": sorted((set(before["held"]) & touched) - there.held),

@@ -75,6 +75,7 @@ def test_every_package_is_on_record_before_the_first_is_touched(bare: DriverHost
         "disabled": [],
         "family": "apt",
         "held": [],
+        "stream": [],
         "versions": {"libc6": "2.36-9"},
     }
     bare.install_packages(debian())

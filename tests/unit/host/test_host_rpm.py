@@ -5,6 +5,7 @@ What rpm says of a removal was read from rpm 4.18 over a database of empty packa
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -45,6 +46,14 @@ class RpmHost(DriverHost):
             return self.removal
         return Finished(0, "".join(f"{name}\t{version}\tii\t\t\n" for name, version in self.rpms.items()), "")
 
+    def consent(self) -> None:
+        install = dataclasses.replace(self.plan.driver.install, may_replace=True)
+        self.plan = dataclasses.replace(self.plan, driver=dataclasses.replace(self.plan.driver, install=install))
+
+    def enable(self, stream: str, state: str = "enabled") -> None:
+        text = f"[nvidia-driver]\nname=nvidia-driver\nstream={stream}\nprofiles=\nstate={state}\n"
+        self.write("/etc/dnf/modules.d/nvidia-driver.module", text)
+
 
 @pytest.fixture
 def host(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[RpmHost]:
@@ -76,3 +85,57 @@ def test_an_rpm_that_does_not_answer_removes_nothing(host: RpmHost):
     assert answer.code != 0
     assert "cannot open Packages database" in answer.prose
     assert "driver" not in answer.document["facts"]
+
+
+THEIRS = {CUDA: "570.195.03-1.el9", MODULE: "570.195.03-1.el9", "nvidia-persistenced": "570.195.03-1.el9"}
+
+
+def test_a_driver_of_somebody_else_is_moved_to_another_branch_with_consent_alone(host: RpmHost):
+    host.rpms |= THEIRS
+    host.enable("570-dkms")
+    before = host.snapshot()
+    (problem,) = host.run("install").problems
+    assert problem["path"] == "inferhost_driver_replace_packages"
+    assert f"nvidia-driver:570-dkms, {MODULE} 570.195.03-1.el9, {CUDA} 570" in problem["message"]
+    assert "stream nvidia-driver:580-dkms" in problem["hint"]
+    assert host.snapshot() == before
+    host.consent()
+    answer = host.run("install")
+    assert answer.document["facts"]["driver"]["replace"] == sorted(THEIRS)
+
+
+def test_another_stream_alone_is_somebodys_choice_too_and_none_or_ours_is_not(host: RpmHost):
+    host.enable("570-dkms")
+    assert [p["path"] for p in host.run("install").problems] == ["inferhost_driver_replace_packages"]
+    for stream, state in (("580-dkms", "enabled"), ("570-dkms", "disabled"), ("", "")):
+        host.enable(stream, state)
+        assert host.run("install", "--check").code == 0
+
+
+def test_a_revert_gives_back_stream_and_versions_that_were_there(host: RpmHost):
+    host.rpms |= THEIRS
+    host.enable("570-dkms")
+    host.consent()
+    host.install_all()
+    found = host.run("status").document["facts"]["driver"]
+    assert found["stream"] == ["enable", "nvidia-driver:570-dkms"]
+    assert found["restore"] == [f"{name}=570.195.03-1.el9" for name in sorted(THEIRS)]
+
+
+def test_what_we_locked_is_free_for_another_branch(host: RpmHost):
+    host.install_all()
+    locks = "".join(f"{name}-580.95.05-1.el9.*\n" for name in (CUDA, MODULE, "nvidia-persistenced"))
+    host.write("/etc/dnf/plugins/versionlock.list", locks)
+    install = dataclasses.replace(host.plan.driver.install, branch="590", module_stream="nvidia-driver:590-dkms")
+    host.plan = dataclasses.replace(host.plan, driver=dataclasses.replace(host.plan.driver, install=install))
+    found = host.run("install").document["facts"]["driver"]
+    assert found["release"] == found["replace"] == sorted((CUDA, MODULE, "nvidia-persistenced"))
+
+
+def test_a_lock_of_somebody_else_is_named_with_what_frees_it(host: RpmHost):
+    host.rpms |= THEIRS
+    host.consent()
+    host.write("/etc/dnf/plugins/versionlock.list", f"{CUDA}-0:570.195.03-1.el9.*\n")
+    (problem,) = host.run("install").problems
+    assert problem["message"].startswith(f"{CUDA} 570.195.03-1.el9: locked by somebody else")
+    assert f"dnf versionlock delete {CUDA} lets it change" in problem["hint"]
