@@ -58,6 +58,9 @@ class GpuRow:
     derived: Tuple[str, ...]
     notes: str
     source: str
+    nvswitch_cards: Optional[int] = (
+        None  # so many on one board are joined by NVSwitch; None: no such board, or unknown
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,11 +71,8 @@ def driver_section(
     problems = [*_engine_problems(branch, services, catalogue), *_address_problems(request, row)]
     version, version_problems = _version(request, rows, row, branch)
     kind, kind_problems = _kernel_module(request, asked, branch)
-    problems += version_problems + kind_problems
+    problems += version_problems + kind_problems + _fabric_problems(request, rows, row)
     fabric_manager = request.wish.flag(OPTION + "fabric_manager")
-    if fabric_manager and row.fabric_manager is None:
-        message = f"found true, but no fabric manager of {row.key} is known"
-        problems.append(Problem(OPTION + "fabric_manager", message, "take Ubuntu or the RHEL 9 family on such hosts"))
     options: Options = ()
     try:
         options = module_options(request, catalogue)
@@ -212,6 +209,23 @@ def _kernel_module(request: Request, asked: Driver, branch: int) -> tuple[str, l
         message = f'found "{wanted}", but the cards need the {asked.kernel_module} kernel module'
         return wanted, [Problem(option, message, f"auto, or {asked.kernel_module}", "kernel-module")]
     return wanted, []
+
+
+def _fabric_problems(request: Request, rows: tuple[GpuRow, ...], row: DriverRow) -> list[Problem]:
+    """A fabric manager that nobody packages, or a board of cards joined by NVSwitch without an answer about it."""
+    option, elsewhere = OPTION + "fabric_manager", "take Ubuntu or the RHEL 9 family on such hosts"
+    if request.wish.flag(option) and row.fabric_manager is None:
+        return [Problem(option, f"found true, but no fabric manager of {row.key} is known", elsewhere)]
+    joined = [card for card in rows if card.nvswitch_cards and rows.count(card) >= card.nvswitch_cards]
+    if not joined or option in request.given:
+        return []
+    message = (
+        f"is not set, and {rows.count(joined[0])} {joined[0].key} are usually joined by NVSwitch: "
+        "without a fabric manager every CUDA program fails there (error 802)"
+    )
+    able = "true" if row.fabric_manager else f"{elsewhere}, whose fabric manager is known"
+    hint = f"{able}; or false where this host has no NVSwitch of its own, or brings the fabric manager otherwise"
+    return [Problem(option, message, hint, "fabric-manager")]
 
 
 def _engine_problems(branch: int, services: tuple[Service, ...], catalogue: Catalogue) -> list[Problem]:
