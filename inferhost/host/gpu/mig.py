@@ -91,7 +91,7 @@ class Mig(IdleCardKnob):
     def obstacle(self) -> Unusable | None:
         """What is asked for already needs nobody to leave the card: it waits for a restart."""
         found = super().obstacle()
-        if found is not None and found.cause == "other_writer" and self.waits:
+        if found is not None and self.waits:
             return Unusable("pending", "needs_reboot", ASKED_FOR, False)
         return found
 

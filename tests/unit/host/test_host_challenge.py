@@ -76,6 +76,15 @@ def test_a_lock_that_samples_cannot_tell_is_proven_put_back_and_kept(locked: Fak
     assert locked.run("apply", "--section", "gpu").said == (False, [])
 
 
+def test_no_card_is_moved_while_another_one_of_the_plan_is_missing(locked: FakeHost):
+    first = locked.plan.gpus[0]
+    gone = dataclasses.replace(first, select=dataclasses.replace(first.select, uuid="GPU-gone"))
+    locked.plan = dataclasses.replace(locked.plan, gpus=(first, gone))
+    order: list[str] = []
+    answer = challenged(locked, before_write=order.append)
+    assert (answer.code, answer.problems[0]["id"], order) == (2, "gpu-missing", [])
+
+
 def test_a_power_cap_that_keeps_it_from_moving_decides_nothing(locked: FakeHost):
     """Then the clock is below what was asked for the moment, and that says nothing of the lock."""
 
