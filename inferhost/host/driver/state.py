@@ -46,6 +46,8 @@ DAEMON_USERS = ("nvpd", "nvidia-persistenced")
 
 Source: the units in Debian's nvidia-persistenced 535.171.04-1~deb12u1 and Ubuntu's nvidia-compute-utils.
 """
+ARCHITECTURE = "x86_64"
+"""That of every row of `drivers.json`: its folders and headers are of no other."""
 DKMS = "/var/lib/dkms"
 """Where dkms makes a key when it first builds a module, to sign with. Its package leaves the key behind."""
 FABRIC_MANAGER = "fabricmanager"
@@ -115,6 +117,7 @@ def driver_problems(machine: Machine, plan: Plan, baseline: Baseline) -> list[Pr
     if SECTION not in plan.manage or install is None:
         return []
     return [
+        *_architecture_problems(machine),
         *secure_boot_problems(machine, install),
         *_source_problems(machine, plan, install),
         *stream_problems(machine, install, installed(machine, install.family), baseline),
@@ -226,6 +229,16 @@ def restore_driver(machine: Machine, sections: Sequence[str], baseline: Baseline
     baseline.drop([f"tree:{path}" for path in trees], report.check)
     keys = [key for key in baseline if key.startswith(("package:", "packages:"))]
     baseline.drop(keys, report.check)
+
+
+def _architecture_problems(machine: Machine) -> list[Problem]:
+    """A machine whose packages and repositories the catalogue does not name, as Grace's is; unknown passes."""
+    found = machine.command(["uname", "-m"]).stdout.strip()
+    if found in ("", ARCHITECTURE):
+        return []
+    message = f"found driver on {found}, and the driver section knows the packages of {ARCHITECTURE} only"
+    hint = "leave driver out of inferhost_manage and install the driver by hand"
+    return [Problem("inferhost_manage", message, hint, "architecture")]
 
 
 def _source_problems(machine: Machine, plan: Plan, install: DriverPackages) -> list[Problem]:

@@ -123,3 +123,17 @@ def test_an_engine_or_a_toolkit_that_no_source_offers_is_refused_with_its_option
     bare.plan = plan(manage=("runtime",), runtime=wanted, service=(), dropins=(), files=files)
     bare.package_lists(*offered)
     assert sorted(refused(bare)) == paths
+
+
+@pytest.mark.parametrize(("said", "paths"), [("aarch64", ["inferhost_manage"]), ("x86_64", []), ("", [])])
+def test_a_machine_of_another_architecture_is_refused_before_anything_is_placed(
+    bare: DriverHost, said: str, paths: list[str]
+):
+    bare.tools["uname"] = lambda argv: Finished(0, f"{said}\n", "")
+    assert list(refused(bare)) == paths
+
+
+def test_without_the_driver_section_the_architecture_is_no_obstacle(bare: DriverHost):
+    bare.tools["uname"] = lambda argv: Finished(0, "aarch64\n", "")
+    bare.plan = plan(manage=("gpu",), service=(), dropins=(), files=())
+    assert refused(bare) == {}
