@@ -70,7 +70,7 @@ def parsed(content: bytes) -> dict[str, Any]:
         return {}
     hint = "repair it first: dockerd --validate --config-file /etc/docker/daemon.json says the same"
     try:
-        found = json.loads(content.decode("utf-8"))
+        found = json.loads(content.decode("utf-8-sig"))  # docker takes that mark since 23.0: moby/moby#44777
     except json.JSONDecodeError as error:
         message = f"is not JSON: line {error.lineno}, column {error.colno}: {error.msg}"
         raise InputError([Problem(PATH, message, hint, "daemon-json")]) from error
@@ -85,7 +85,7 @@ def with_ours(found: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, An
     """Their document with our values in it; a mapping of ours joins theirs."""
     merged = copy.deepcopy(dict(found))
     for key, value in ours.items():
-        there = merged.get(key, {})
+        there = {} if merged.get(key) is None else merged[key]  # docker reads null as nothing said
         if isinstance(value, dict) and not isinstance(there, dict):
             message = f'found "{key}": {json.dumps(there)}, wanted a mapping'
             raise InputError([Problem(PATH, message, "docker refuses it too: repair it first", "daemon-json")])
@@ -102,8 +102,10 @@ def without_ours(found: Mapping[str, Any], ours: Mapping[str, Any], before: Mapp
         earlier = before.get(key)
         if isinstance(value, dict) and isinstance(left[key], dict):
             left[key] = without_ours(left[key], value, earlier if isinstance(earlier, dict) else {})
-            if not left[key] and key not in before:
-                del left[key]
+            if not left[key] and earlier is None:
+                left[key] = None
+                if key not in before:
+                    del left[key]
         elif key in before:
             left[key] = earlier
         else:

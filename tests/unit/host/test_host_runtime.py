@@ -115,6 +115,30 @@ def test_a_file_of_another_shape_is_refused(docked: FakeHost, text: str, message
     assert (answer.code, [p["message"] for p in answer.problems]) == (2, [message])
 
 
+@pytest.mark.parametrize("theirs", ['\ufeff{"debug": false}', '{"debug": false, "features": null}'])
+def test_what_docker_takes_is_merged_and_goes_back_byte_for_byte(docked: FakeHost, theirs: str):
+    """A byte order mark, as Windows' editor writes it, and a null."""
+    docked.write(PATH, theirs)
+    as_ansible_writes(docked)
+    assert json.loads(docked.read(PATH)) == {"debug": False, **OURS}
+    docked.run("revert", "--section", "runtime")
+    assert docked.read(PATH) == theirs
+
+
+def test_a_null_that_others_wrote_around_stays_a_null(docked: FakeHost):
+    docked.write(PATH, '{"features": null}')
+    as_ansible_writes(docked)
+    docked.write(PATH, json.dumps({**json.loads(docked.read(PATH)), "debug": True}))
+    docked.run("revert", "--section", "runtime")
+    assert json.loads(docked.read(PATH)) == {"features": None, "debug": True}
+
+
+def test_a_marked_file_that_has_our_keys_is_left_as_it_is(docked: FakeHost):
+    theirs = '\ufeff{"features": {"cdi": true}}'
+    docked.write(PATH, theirs)
+    assert wanted(docked)["content"] == theirs
+
+
 def test_owner_and_mode_of_somebody_else_are_kept(docked: FakeHost):
     docked.write(PATH, "{}", 0o640)
     uid = docked.at(PATH).stat().st_uid
