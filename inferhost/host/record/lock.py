@@ -53,12 +53,10 @@ def locked(machine: Machine, wait_s: float | None = None, lock: str = LOCK) -> I
 def _remove_lock(machine: Machine, lock: str) -> None:
     """The lock file and its folder, removed by their holder; who waits notices that the file is another one."""
     machine.remove_file(lock)
-    if machine.entries(RUN_DIRECTORY):
-        return
     try:
         machine.remove_directory(RUN_DIRECTORY)
     except WriteFailed:
-        if not machine.entries(RUN_DIRECTORY):  # else somebody came to wait meanwhile, and the folder is theirs
+        if not machine.entries(RUN_DIRECTORY):  # else it has other files, or somebody came to wait meanwhile
             raise
 
 

@@ -70,6 +70,16 @@ def test_a_read_only_kernel_is_held_where_it_agrees(host: FakeHost, monkeypatch:
     assert host.run("verify", "--section", "cpu").verdict("vm.swappiness") == ("held", "none")
 
 
+def test_what_became_writable_after_it_was_recorded_goes_back(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        read_only(host, patched)
+        host.run("install")
+    host.run("apply", "--section", "cpu")
+    assert host.read("/proc/sys/vm/swappiness") == "10\n"
+    host.run("revert", "--section", "cpu")
+    assert host.read("/proc/sys/vm/swappiness") == "60\n"
+
+
 def test_what_was_never_writable_does_not_keep_revert_from_ending(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
     read_only(host, monkeypatch)
     host.converge()

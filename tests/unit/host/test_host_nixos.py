@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from inferhost.host.record.baseline import BASELINE, MARK
 from inferhost.host.record.placed import placed_files
 from tests.unit.host.fake_host import UUID, FakeHost
 
@@ -97,12 +100,29 @@ def test_a_record_from_before_the_mark_gets_one(nixos: FakeHost):
     assert mark.exists()
 
 
+class Killed(BaseException):
+    pass
+
+
+def killed_at(last: str) -> Callable[[str], None]:
+    def kill(step: str) -> None:
+        if step == last:
+            raise Killed
+
+    return kill
+
+
 def test_a_revert_of_everything_takes_the_mark_away(nixos: FakeHost):
     nixos.at("/etc/inferhost").mkdir(parents=True, exist_ok=True)
     nixos.at("/etc/inferhost/plan.json").symlink_to(nixos.program)
     nixos.run("apply", *HARDWARE)
+    for last in (MARK, BASELINE):
+        with pytest.raises(Killed):
+            nixos.run("revert", before_write=killed_at(f"remove {last}"))
+        assert nixos.run("record").code == 0
     assert nixos.run("revert").code == 0
     assert not nixos.at("/var/lib/inferhost").exists()
+    assert nixos.at("/etc/inferhost/plan.json").is_symlink()
     assert nixos.run("record").code == 0
 
 

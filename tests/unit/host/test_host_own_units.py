@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 import inferhost.host
+from inferhost.host.machine import Finished
 from inferhost.schema.plan import File
 from tests.unit.host.fake_host import FakeHost, own_units, plan
 
@@ -111,6 +112,7 @@ def test_the_units_go_with_the_last_section_and_not_before(booted: FakeHost):
     for section in ("service", "cpu", "gpu"):
         assert booted.run("revert", "--section", section).code == 0
         assert booted.own_units[APPLY]["enabled"]
+    booted.own_units[TIMER]["enabled"] = False  # by somebody; it runs until it is stopped
     assert booted.run("revert").code == 0
     assert not any(found["enabled"] or found["active"] for found in booted.own_units.values())
     assert booted.snapshot() == before
@@ -132,6 +134,14 @@ def test_units_that_the_plan_no_longer_has_are_taken_back(booted: FakeHost):
     assert not booted.at(f"{FOLDER}/{TIMER}").exists()
     assert not booted.own_units[TIMER]["active"]
     assert not [key for key in booted.baseline() if "inferhost-verify" in key]
+
+
+def test_what_systemd_refuses_is_told(booted: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    real, refused = booted.command, Finished(1, "", f"Failed to enable unit: {TIMER} is masked.\nmore\n")
+    monkeypatch.setattr(booted, "command", lambda argv: refused if argv[-1] == TIMER else real(argv))
+    answer = booted.run("install")
+    assert (answer.code, [problem["path"] for problem in answer.problems]) == (3, [f"unit.{TIMER}"])
+    assert answer.problems[0]["message"] == f"systemctl enable: Failed to enable unit: {TIMER} is masked."
 
 
 def test_a_machine_that_systemd_does_not_run_gets_the_files_and_an_honest_verdict(host: FakeHost):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -9,10 +10,10 @@ import os
 
 import pytest
 
-from inferhost.host.machine import PLAN, Machine
+from inferhost.host.machine import PLAN, RUN_DIRECTORY, Machine
 from inferhost.host.record import lock
 from inferhost.host.record.baseline import BASELINE, Record, read_baseline
-from inferhost.host.report import WriteFailed
+from inferhost.host.report import Locked, WriteFailed
 from tests.unit.host.fake_host import UUID, FakeHost, plan
 
 WRITERS = ("install", "apply", "revert")
@@ -209,6 +210,55 @@ def test_a_lock_that_was_removed_between_opening_and_taking_it_is_opened_again(
     with lock.locked(machine):
         assert len(taken) == 2
         assert host.read(lock.LOCK).strip() == str(os.getpid())
+
+
+def test_the_folder_of_the_lock_may_go_before_the_lock_is_opened(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    taken: list[str] = []
+    real = lock._taken
+
+    def late(machine: Machine, path: str) -> int | None:
+        if not taken:
+            host.at(RUN_DIRECTORY).rmdir()  # its holder ended, and took it along
+        taken.append(path)
+        return real(machine, path)
+
+    monkeypatch.setattr(lock, "_taken", late)
+    with lock.locked(host.machine(str(host.root)), wait_s=1):
+        assert taken == [lock.LOCK] * 2
+
+
+def test_the_lock_names_its_holder_alone_and_whoever_waits_keeps_nothing_open(host: FakeHost):
+    host.write(lock.LOCK, "123456789\n")
+    machine = host.machine(str(host.root))
+    with lock.locked(machine):
+        assert host.read(lock.LOCK) == f"{os.getpid()}\n"
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(Locked), lock.locked(machine, wait_s=0):
+            pass
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_lock_that_is_a_link_is_not_followed(host: FakeHost):
+    host.write("/etc/passwd-", "keep")
+    host.at(RUN_DIRECTORY).mkdir()
+    host.at(lock.LOCK).symlink_to(host.at("/etc/passwd-"))
+    with pytest.raises(OSError, match="symbolic links"), lock.locked(host.machine(str(host.root))):
+        pass
+    assert host.read("/etc/passwd-") == "keep"
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["somebody waits", "nobody"])
+def test_the_folder_of_the_lock_stays_for_who_waits_and_else_has_to_go(host: FakeHost, comes: bool):
+    def last(step: str) -> None:
+        if step == f"remove {RUN_DIRECTORY}":
+            if not comes:
+                raise OSError(errno.EIO, "Input/output error")
+            host.write(lock.LOCK, "")
+
+    told = contextlib.nullcontext() if comes else pytest.raises(WriteFailed)
+    with told, lock.locked(host.machine(str(host.root), last)):
+        pass
+    assert host.at(lock.LOCK).exists() == comes
 
 
 def test_what_stands_where_a_file_is_written_aside_is_never_followed(host: FakeHost):

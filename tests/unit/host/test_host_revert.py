@@ -129,6 +129,36 @@ def test_a_limit_that_the_card_refuses_keeps_its_record(host: FakeHost):
     assert f"gpu:{UUID}:power_limit_mw" in host.baseline()
 
 
+@pytest.mark.parametrize(
+    ("code", "ended", "verdict", "told"),
+    [
+        (9, 7, ("pending", "needs_driver"), []),
+        (999, 8, ("refused", "unexplained"), ["nvml", f"gpu:{UUID}:persistence_mode", f"gpu:{UUID}:power_limit_mw"]),
+    ],
+)
+def test_a_driver_that_does_not_answer_keeps_the_cards_on_record_and_nothing_else_back(
+    host: FakeHost, code: int, ended: int, verdict: tuple[str, str], told: list[str]
+):
+    host.converge()
+    on_record = {key for key in host.baseline() if key.startswith("gpu:")}
+    host.sim("fail", "nvmlInitWithFlags", code)
+    answer = host.run("revert", "--section", "gpu", "--section", "cpu")
+    assert (answer.code, answer.verdict("power_limit_mw")) == (ended, verdict)
+    assert [problem["path"] for problem in answer.problems] == told
+    assert {key for key in host.baseline() if key.startswith("gpu:")} == on_record
+    assert host.read("/proc/sys/vm/swappiness") == "60\n"
+
+
+def test_a_lock_that_nobody_can_ask_about_keeps_its_record_and_the_limit_goes_back(host: FakeHost):
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100))
+    host.converge()
+    host.sim("fail", "nvmlSystemGetDriverVersion", 999)
+    answer = host.run("revert", "--section", "gpu")
+    assert (answer.code, answer.verdict("graphics_clock_lock_mhz")) == (8, ("refused", "unexplained"))
+    assert [key for key in host.baseline() if key.startswith("gpu:")] == [f"gpu:{UUID}:graphics_clock_lock_mhz"]
+    assert host.card()["power_limit_mw"] == 480000
+
+
 def test_an_ignored_restore_is_not_taken_for_one(host: FakeHost):
     host.converge()
     host.sim("fault", "power_limit", "accepted_ignored")
