@@ -25,3 +25,5 @@ class RuntimeRow:
     toolkit_suites: Tuple[str, ...]
     notes: str
     source: str
+    toolkit_pinned: Tuple[str, ...] = ("nvidia-container-toolkit*", "libnvidia-container*")
+    tools: Tuple[str, ...] = ()  # what the package manager needs to hold them

@@ -53,7 +53,7 @@ def install(machine: Machine, plan: Plan, plan_content: bytes, program: bytes, r
             report.facts["users_absent"] = [u for u in users if account.uid_of(machine, u) is None]
         report.facts["driver"] = state.driver_facts(machine, plan, baseline)
         report.facts["balancer"] = placed_unit.balancer_facts(machine, plan)
-        report.facts["runtime"] = runtime.runtime_facts(machine, plan)
+        report.facts["runtime"] = runtime.runtime_facts(machine, plan, baseline)
         placed.place(machine, PROGRAM, program, 0o755, report)
         placed.place(machine, PLAN, plan_content, 0o640, report)
         for file in placed.placed_files(plan, [BASE]):
@@ -86,9 +86,9 @@ def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report)
     problems += base_units.mps_problems(machine, plan)
     problems += key.key_problems(machine, plan) if "service" in plan.manage else ()
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
-    packages = [*state.to_move(machine, plan, baseline), *runtime.runtime_facts(machine, plan)["missing"]]
+    packages = [*state.to_move(machine, plan, baseline), *runtime.to_move(machine, plan, baseline)]
     problems += containers.reload_problems(machine, plan, packages, report)
-    problems += runtime.runtime_problems(machine, plan)
+    problems += runtime.runtime_problems(machine, plan, baseline)
     for entry in plan.service if "service" in plan.manage else ():
         parts = gguf_parts(entry.model_path)
         for path, option in ((entry.argv[0], "engine_path"), *((part, "model_path") for part in parts)):

@@ -147,7 +147,7 @@ def flat_archive(folder: pathlib.Path, below: str, packages: Sequence[Package]) 
     """The same without suites, as NVIDIA's toolkit repository is laid out: packages and index in one folder."""
     root = folder / "flat"
     place = root / below
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     index = [_packed(package, place) for package in packages]
     (place / "Packages").write_text("\n".join(index))
     path = place / "Packages"

@@ -74,9 +74,7 @@ class RuntimeHost:
         bed("up", NAME, PORT, "--suite", "trixie", "--nested")
         for path, text in {"/etc/docker/daemon.json": DAEMON, **PODMAN}.items():
             self.write(path, text)
-        content = stand_ins.flat_archive(folder, "stable/deb/amd64", [TOOLKIT])
-        self.run("mkdir", "-p", MIRROR)
-        self.feed(content, "tar", "-C", MIRROR, "-x")
+        self.offer(TOOLKIT)
         twin = ROOT / "inventories/sandbox/host_vars/sandbox-gb200"
         values = {}
         for name in ("hardware", "connection", "sandbox"):
@@ -91,6 +89,13 @@ class RuntimeHost:
             "inferhost_runtime_toolkit_repository_key": str(folder / "key.asc"),
         }
         self.wish()
+
+    def offer(self, *packages: stand_ins.Package) -> None:
+        """The toolkit repository holds these from now on."""
+        content = stand_ins.flat_archive(self.folder, "stable/deb/amd64", packages)
+        self.run("rm", "-rf", MIRROR)
+        self.run("mkdir", "-p", MIRROR)
+        self.feed(content, "tar", "-C", MIRROR, "-x")
 
     def wish(self, **options) -> None:
         """The host's inventory, with these variables from now on."""

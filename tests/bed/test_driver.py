@@ -59,7 +59,7 @@ def test_a_lost_hold_is_found(debian):
     found = debian.verdicts()["driver.package.nvidia-smi"]
     assert (found["verdict"], found["cause"]) == ("overridden", "other_writer")
     assert "not held" in found["evidence"]
-    assert changed(debian.site()) == ["inferhost_driver : hold | No upgrade moves a package of the driver"]
+    assert changed(debian.site()) == ["inferhost_driver : held | No upgrade moves the package"]
 
 
 def test_revert_gives_back_the_host_as_it_was(debian):

@@ -1,12 +1,13 @@
 """The runtime section on a real Debian 13 host: engine from Debian's packages, toolkit a stand-in, taken back."""
 
+import dataclasses
 import json
 
 import pytest
 
 from tests.bed.driver_host import changed
 from tests.bed.playbook import NAME, ROOT, bed
-from tests.bed.runtime_host import DAEMON, RuntimeHost
+from tests.bed.runtime_host import DAEMON, TOOLKIT, RuntimeHost
 from tests.bed.snapshot import differences
 
 ASK = """
@@ -42,6 +43,7 @@ def test_the_engine_runs_and_knows_the_cards(host):
     assert host.first.code == 0, host.first.told()
     found = {name: verdict["verdict"] for name, verdict in host.verdicts().items() if name.startswith("runtime.")}
     expected = {"runtime.engine", "runtime.toolkit", "runtime.cdi_spec"}
+    expected.add(f"runtime.package.{TOOLKIT.name}")
     expected |= {"runtime.daemon.features", "runtime.daemon.running"} if host.engine == "docker" else set()
     assert found == dict.fromkeys(expected, "held")
 
@@ -56,7 +58,8 @@ def test_check_mode_told_of_everything_but_the_repositorys_packages(host):
     told = [name for name, did, _ in host.check.changes() if did]
     done = [name for name, did, _ in host.first.changes() if did]
     assert [name for name in done if name not in told] == [
-        "inferhost_runtime : apt | The engine and the toolkit are installed"
+        "inferhost_runtime : apt | The engine and the toolkit are installed",
+        "inferhost_driver : held | No upgrade moves the package",
     ]
     assert [name for name in told if name not in done] == []
 
@@ -65,6 +68,26 @@ def test_a_second_run_and_a_check_of_it_change_nothing(host):
     for more in ((), ("--check",)):
         again = host.playbook("site.yml", *more)
         assert (again.code, changed(again)) == (0, []), again.told()
+
+
+def test_the_toolkit_is_held_and_one_that_somebody_moved_is_found_and_put_back(host):
+    name, version = TOOLKIT.name, TOOLKIT.version
+    assert host.run("apt-mark", "showhold").split() == [name]
+    newer = dataclasses.replace(TOOLKIT, version="1.21.0-1")
+    host.offer(TOOLKIT, newer)
+    host.run("apt-get", "-qq", "update")
+    host.run("apt-get", "-y", "upgrade")
+    assert host.verdicts()[f"runtime.package.{name}"]["verdict"] == "held"
+    host.run("apt-get", "-y", "--allow-change-held-packages", "install", name)
+    found = host.verdicts()[f"runtime.package.{name}"]
+    assert (found["verdict"], found["found"], found["wanted"]) == ("overridden", newer.version, version)
+    assert host.playbook("site.yml").code == 0
+    assert host.verdicts()[f"runtime.package.{name}"]["verdict"] == "held"
+    ran = host.playbook("site.yml", runtime_toolkit_version="1.21.0")
+    assert ran.code == 0, ran.told()
+    assert host.verdicts()[f"runtime.package.{name}"]["found"] == newer.version
+    assert host.playbook("site.yml", runtime_toolkit_version="1.20.1").code == 0
+    assert host.run("dpkg-query", "-W", "-f", "${Version} ${db:Status-Abbrev}", name).split() == [version, "hi"]
 
 
 def test_a_specification_of_another_driver_is_found_and_made_again(host):

@@ -50,7 +50,8 @@ def rendered(name: str, card: str, restore=(), check=False, *, missing=TOOLS, wi
         },
         "__inferhost_driver_family": "dnf",
         "__inferhost_driver_release": facts.get("release", []),
-        "__inferhost_driver_applied": {"facts": {"driver": {"hold": ["nvidia-persistenced"], **facts}}},
+        "__inferhost_driver_hold": facts.get("hold", []),
+        "__inferhost_driver_applied": {"facts": {"driver": facts}},
         "__inferhost_driver_status": {"facts": {"driver": {"restore": list(restore), "hold": [], **facts}}},
     }
     loader, found = DataLoader(), []
@@ -108,7 +109,7 @@ def test_a_version_that_somebody_moved_goes_back_to_the_one_that_is_locked():
 
 
 def test_versions_are_locked_by_name():
-    assert rendered("hold.yml", BLACKWELL, remove=[]) == [
+    assert rendered("held.yml", BLACKWELL, hold=["nvidia-persistenced"]) == [
         {"command": {"argv": ["dnf", "versionlock", "add", "nvidia-persistenced"]}}
     ]
 

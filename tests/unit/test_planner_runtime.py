@@ -2,7 +2,7 @@
 
 import pytest
 
-from inferhost.planner.machine.runtime import CDI_UNIT, REPO_PATH, SOURCES_PATH, version_numbers
+from inferhost.planner.machine.runtime import CDI_UNIT, PIN_PATH, REPO_PATH, SOURCES_PATH, version_numbers
 from tests.unit.planner_wishes import CATALOGUE, gpu, hardware, planned, refusal
 
 CARD = "rtx-5090"
@@ -96,6 +96,39 @@ def test_the_toolkit_repository_is_named_by_a_keyring_file():
 def test_address_and_key_come_together(missing):
     given = {name: value for name, value in TOOLKIT.items() if name != missing}
     assert f"error: inferhost_runtime_{missing}: is empty, and the other is not" in refusal(wish(**given))
+
+
+def test_a_version_of_the_toolkit_is_pinned_in_any_packaging_and_without_one_nothing_is():
+    plan = planned(wish(toolkit_version="1.20.1"))
+    assert content(plan, PIN_PATH).splitlines()[1:] == [
+        "Package: nvidia-container-toolkit*",
+        "Pin: version 1.20.1-*",
+        "Pin-Priority: 1000",
+        "",
+        "Package: libnvidia-container*",
+        "Pin: version 1.20.1-*",
+        "Pin-Priority: 1000",
+    ]
+    assert plan.runtime.toolkit_version == "1.20.1"
+    assert "Pin: version 1.20.1-1" in content(planned(wish(toolkit_version="1.20.1-1")), PIN_PATH).splitlines()
+    newest = planned(wish())
+    assert newest.runtime.toolkit_version is None
+    assert PIN_PATH not in [file.path for file in newest.files]
+
+
+@pytest.mark.parametrize(
+    ("os", "version", "says"),
+    [
+        ("debian-13", "latest", 'found "latest", wanted newest or a version'),
+        ("debian-13", "1.20", 'found "1.20", wanted newest or a version'),
+        ("rocky-9", "1.20.1", "el-9.podman installs what its repository holds"),
+    ],
+)
+def test_a_version_of_the_toolkit_that_cannot_be_pinned_is_refused(os, version, says):
+    told = refusal(wish(os, toolkit_version=version))
+    assert "error: inferhost_runtime_toolkit_version: " in told
+    assert says in told
+    assert "newest: it is locked" in told or "such as 1.20.1" in told
 
 
 def test_versions_compare_as_numbers():

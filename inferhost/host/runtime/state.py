@@ -15,16 +15,24 @@ from inferhost.host.driver.candidates import brings_source, not_offered
 from inferhost.host.driver.packages import installed, missing, removed_with, with_needs
 from inferhost.host.machine import Machine
 from inferhost.host.record import placed
-from inferhost.host.record.baseline import Baseline, Record
+from inferhost.host.record.baseline import Baseline, Record, read_baseline
 from inferhost.host.report import Report
 from inferhost.host.runtime import cdi, containers, daemon_json
+from inferhost.host.runtime.toolkit import (
+    BEFORE,
+    HELD,
+    SECTION,
+    hold_toolkit,
+    toolkit_moves,
+    toolkit_problems,
+    toolkit_revert,
+    verify_toolkit,
+)
 from inferhost.host.service.account import restore_trees
 from inferhost.schema.plan import Plan, Runtime
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.result import Verdict
 
-SECTION = "runtime"
-BEFORE = "containers:before"
 NAMES = "containers:package:"
 DOCKER_GROUP = "docker"
 DOCKER_PACKAGE = "docker.io"
@@ -43,11 +51,16 @@ def runtime_records(machine: Machine, plan: Plan) -> dict[str, Record]:
     runtime = plan.runtime
     if runtime is None or SECTION not in plan.manage:
         return {}
-    there = installed(machine, runtime.family).versions
-    before = {"family": runtime.family, "versions": there, "docker_group": _has_group(machine)}
+    there = installed(machine, runtime.family)
+    before = {
+        "family": runtime.family,
+        "versions": there.versions,
+        "held": sorted(there.held),
+        "docker_group": _has_group(machine),
+    }
     found = {BEFORE: Record(SECTION, before, {})}
-    for name in (*runtime.packages, *runtime.toolkit):
-        found[f"{NAMES}{name}"] = Record(SECTION, there.get(name), {})
+    for name in (*runtime.packages, *runtime.toolkit, *runtime.tools):
+        found[f"{NAMES}{name}"] = Record(SECTION, there.versions.get(name), {})
     if not machine.exists(runtime.cdi_spec):
         found[f"tree:{runtime.cdi_spec}"] = Record(SECTION, None, {})
     folders = [os.path.dirname(runtime.cdi_spec)]
@@ -57,7 +70,7 @@ def runtime_records(machine: Machine, plan: Plan) -> dict[str, Record]:
     return {**found, **daemon_json.daemon_record(machine, plan)}
 
 
-def runtime_problems(machine: Machine, plan: Plan) -> list[Problem]:
+def runtime_problems(machine: Machine, plan: Plan, baseline: Baseline) -> list[Problem]:
     """What would go wrong, before anything is placed."""
     problems: list[Problem] = []
     runtime = plan.runtime
@@ -71,19 +84,27 @@ def runtime_problems(machine: Machine, plan: Plan) -> list[Problem]:
             hint = "run inferhost discover again: it writes the engine that is there into container_engines"
             problems.append(Problem("inferhost_hardware.container_engines", message, hint, "foreign-engine"))
     problems += _source_problems(machine, plan, runtime)
+    problems += toolkit_problems(machine, runtime, baseline)
     return problems + daemon_json.daemon_problems(machine, plan)
 
 
-def runtime_facts(machine: Machine, plan: Plan) -> dict[str, Any]:
+def runtime_facts(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str, Any]:
     """What the role has to know of this host: what has to be installed, and what `daemon.json` has to be."""
     runtime = plan.runtime
     if runtime is None or SECTION not in plan.manage:
-        return {"daemon": {}, "missing": []}
+        return {"daemon": {}, "missing": [], "restore": [], "replace": []}
     there = installed(machine, runtime.family)
     return {
         "daemon": _daemon_file(machine, runtime),
-        "missing": missing([*runtime.packages, *runtime.toolkit], there),
+        "missing": missing([*runtime.packages, *runtime.toolkit, *runtime.tools], there),
+        **toolkit_moves(runtime, there, baseline),
     }
+
+
+def to_move(machine: Machine, plan: Plan, baseline: Baseline) -> list[str]:
+    """The packages that the role would install or give another version, by name."""
+    found = runtime_facts(machine, plan, baseline)
+    return sorted({*found["missing"], *found["replace"], *(one.partition("=")[0] for one in found["restore"])})
 
 
 def apply_runtime(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:
@@ -95,6 +116,7 @@ def apply_runtime(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
         restore_daemon(machine, [SECTION], baseline, report)
     elif _lacks_cdi(machine):
         _restart(machine, plan, runtime, report)
+    hold_toolkit(machine, runtime, baseline, report)
     cdi.apply_cdi(machine, runtime, report)
 
 
@@ -105,6 +127,7 @@ def verify_runtime(machine: Machine, plan: Plan, report: Report) -> None:
         return
     report.verdicts.append(_program(machine, "runtime.engine", runtime.engine, runtime.version))
     report.verdicts.append(_program(machine, "runtime.toolkit", "nvidia-ctk", ""))
+    verify_toolkit(machine, runtime, read_baseline(machine), report)
     for key, value in runtime.daemon.items():
         report.verdicts.append(_daemon_key(machine, key, value))
     if runtime.daemon:
@@ -132,7 +155,12 @@ def runtime_revert(machine: Machine, baseline: Baseline, report: Report) -> dict
         message = f"containers of somebody else run in the engine that came with us: {', '.join(busy)}"
         report.problems.append(Problem(SECTION, message, "stop them first, or keep the engine", "containers"))
     group = not before["docker_group"] and _group_is_left_over(machine, baseline, ours, report)
-    return {"family": before["family"], "remove": [] if foreign or busy else ours, "docker_group": group}
+    return {
+        "family": before["family"],
+        "remove": [] if foreign or busy else ours,
+        "docker_group": group,
+        **toolkit_revert(baseline, there),
+    }
 
 
 def restore_runtime(machine: Machine, sections: Sequence[str], baseline: Baseline, report: Report) -> None:
@@ -144,18 +172,17 @@ def restore_runtime(machine: Machine, sections: Sequence[str], baseline: Baselin
     if BEFORE not in baseline:
         return
     left = runtime_revert(machine, baseline, report)
-    if left["remove"] or left["docker_group"] or report.problems:
+    todo = [*left["remove"], *left["release"], *left["restore"]]
+    if todo or left["docker_group"] or report.problems:
         verdict = ("pending", "none") if report.check else ("ignored", "unexplained")
         evidence = "packages are removed by playbooks/revert.yml, never by this program"
-        report.verdicts.append(
-            Verdict("runtime.packages", "as before", ", ".join(left["remove"]), *verdict, evidence)
-        )
+        report.verdicts.append(Verdict("runtime.packages", "as before", ", ".join(todo), *verdict, evidence))
         return
     said = "compared with the record"
     report.verdicts.append(Verdict("runtime.packages", "as before", "as before", "held", "none", said))
     for folder in (path for path in IMAGES.values() if machine.exists(path)):
         report.note(f"{folder}: images and volumes are never deleted; left")
-    baseline.drop([key for key in baseline if key.startswith((BEFORE, NAMES))], report.check)
+    baseline.drop([key for key in baseline if key.startswith((BEFORE, NAMES, HELD))], report.check)
 
 
 def restore_daemon(machine: Machine, sections: Sequence[str], baseline: Baseline, report: Report) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.runtime_row import RuntimeRow
-from inferhost.planner.machine.driver_packages import is_os
+from inferhost.planner.machine.driver_packages import PIN_PRIORITY, is_os
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import HARDWARE, Request, read_instances
 from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, File, Reason, Runtime
@@ -29,10 +29,13 @@ FIRST_WITH_CDI = {"docker": (25,), "podman": (4, 1)}
 """Source: formula `runtime.cdi`."""
 QUADLET = (4, 4)
 """The first podman that makes units of `.container` files. Source: formula `runtime.quadlet`."""
+NEWEST = "newest"
 DAEMON = {"docker": "docker.service", "podman": None}
 OWN_KEYS: dict[str, dict[str, Any]] = {"docker": {"features": {"cdi": True}}, "podman": {}}
 """What an engine has to be told in its configuration file."""
 SOURCES_PATH = "/etc/apt/sources.list.d/inferhost-toolkit.sources"
+PIN_PATH = "/etc/apt/preferences.d/inferhost-toolkit"
+TOOLKIT_VERSION = re.compile(r"[0-9]+(\.[0-9]+){2}(-[0-9A-Za-z.+~]+)?")
 REPO_PATH = "/etc/yum.repos.d/inferhost-toolkit.repo"
 KEY_PATHS = {"apt": "/etc/apt/keyrings/inferhost-toolkit", "dnf": "/etc/pki/rpm-gpg/inferhost-toolkit"}
 
@@ -64,9 +67,10 @@ def runtime_section(request: Request, catalogue: Catalogue) -> RuntimeSection:
     row = next((row for row in rows if row.engine == engine), rows[0])
     present = present_engines(request).get(engine)
     problems = [*_cdi_problems(engine, version, rows, present is not None), *_address_problems(request)]
+    problems += _version_problems(request, row)
     if problems:
         raise InputError(problems)
-    key = request.wish.text(OPTION + "toolkit_repository_key")
+    key, wanted = (request.wish.text(f"{OPTION}toolkit_{part}") for part in ("repository_key", "version"))
     runtime = Runtime(
         engine=engine,
         version=version,
@@ -77,6 +81,9 @@ def runtime_section(request: Request, catalogue: Catalogue) -> RuntimeSection:
         unit=DAEMON[engine],
         cdi_spec=CDI_SPEC,
         daemon=OWN_KEYS[engine],
+        toolkit_version=None if wanted == NEWEST else wanted,
+        toolkit_pinned=row.toolkit_pinned,
+        tools=row.tools,
     )
     files, dropins = _files(request, row, runtime), _dropins(runtime)
     return RuntimeSection(runtime, files, dropins, tuple(_reasons(row, runtime, why, files, dropins)))
@@ -149,9 +156,28 @@ def _address_problems(request: Request) -> list[Problem]:
     return problems
 
 
+def _version_problems(request: Request, row: RuntimeRow) -> list[Problem]:
+    option, text = OPTION + "toolkit_version", request.wish.text(OPTION + "toolkit_version")
+    if text == NEWEST:
+        return []
+    if row.family == "dnf":
+        hint = "newest: it is locked when first installed; a mirror that holds one version pins that one"
+        return [Problem(option, f'found "{text}", but {row.key} installs what its repository holds', hint)]
+    if not TOOLKIT_VERSION.fullmatch(text):
+        hint = "as the package's version begins, such as 1.20.1"
+        return [Problem(option, f'found "{text}", wanted newest or a version', hint)]
+    return []
+
+
 def _files(request: Request, row: RuntimeRow, runtime: Runtime) -> tuple[File, ...]:
     found = [File(f"{UNIT_DIRECTORY}/{CDI_UNIT}", SECTION, "0644", None, CDI_UNIT, "none")]
-    url = request.wish.text(OPTION + "toolkit_repository_url").rstrip("/")
+    url, version = request.wish.text(OPTION + "toolkit_repository_url").rstrip("/"), runtime.toolkit_version
+    if version:
+        matched = version if "-" in version else f"{version}-*"
+        pins = (
+            f"Package: {name}\nPin: version {matched}\nPin-Priority: {PIN_PRIORITY}\n" for name in row.toolkit_pinned
+        )
+        found.append(File(PIN_PATH, SECTION, "0644", f"# {NOTICE}\n" + "\n".join(pins), None, "none"))
     if url and row.family == "apt":
         lines = ["Types: deb", f"URIs: {url}/{row.toolkit_folder}", f"Suites: {' '.join(row.toolkit_suites)}"]
         text = "\n".join([f"# {NOTICE}", *lines, f"Signed-By: {runtime.key}"]) + "\n"
@@ -177,18 +203,23 @@ def _reasons(
     packages = list(runtime.packages) or "kept"
     brought = "the distribution's" if runtime.packages else f"{runtime.engine} {runtime.version} is there"
     cdi = "names the driver's files and devices to the engine; made again at each boot and engine start"
+    held = "what writes the specification changes only when the plan does: pinned where it is named, and held"
     told, before = "docker reads CDI specifications when told to", "a container at boot needs the specification"
     found = [
         ("runtime.engine", runtime.engine, why, f"wish:{OPTION}engine"),
         ("runtime.packages", packages, brought, f"{source}#packages"),
         ("runtime.toolkit", list(runtime.toolkit), "writes the CDI specification", f"{source}#toolkit"),
+        ("runtime.toolkit_version", runtime.toolkit_version or NEWEST, held, f"wish:{OPTION}toolkit_version"),
         ("runtime.cdi_spec", runtime.cdi_spec, cdi, by_cdi),
     ]
     found += [(f"runtime.daemon.{key}", value, told, by_cdi) for key, value in runtime.daemon.items()]
+    placed = {
+        f"{UNIT_DIRECTORY}/{CDI_UNIT}": (cdi, by_cdi),
+        PIN_PATH: ("its version moves only when the plan does", f"wish:{OPTION}toolkit_version"),
+    }
     for file in files:
-        is_unit = file.package_file is not None
-        because = cdi if is_unit else "the toolkit comes from there"
-        where = by_cdi if is_unit else f"wish:{OPTION}toolkit_repository_url"
+        from_there = ("the toolkit comes from there", f"wish:{OPTION}toolkit_repository_url")
+        because, where = placed.get(file.path, from_there)
         found.append((f"files.{file.path}", file.package_file or file.path, because, where))
     for dropin in dropins:
         found += [(f"dropins.{dropin.unit}.{key}", value, before, by_cdi) for _, key, value in dropin.entries]

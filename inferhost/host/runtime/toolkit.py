@@ -1,0 +1,112 @@
+"""NVIDIA's container toolkit as packages: the version that is held, and whether somebody moved it.
+
+A toolkit that an upgrade moves while containers run writes its next specification by other rules than the one they
+started with, so its version moves only when the plan does. Ansible installs, holds and releases; this says what.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inferhost.host.driver.packages import Installed, installed, matching, with_needs
+from inferhost.host.machine import Machine
+from inferhost.host.record.baseline import Baseline, Record
+from inferhost.host.report import Report
+from inferhost.schema.plan import Runtime
+from inferhost.schema.problems import Problem
+from inferhost.schema.result import Verdict
+
+SECTION = "runtime"
+BEFORE = "containers:before"
+HELD = "containers:held"
+SITE = "ansible-playbook site.yml --tags runtime"
+OPTION = "inferhost_runtime_toolkit_version"
+
+
+def toolkit_moves(runtime: Runtime, there: Installed, baseline: Baseline) -> dict[str, list[str]]:
+    """`restore`: `NAME=VERSION` that somebody else moved. `replace`: packages that the wish gives another version."""
+    held, anchor = _recorded(baseline), runtime.toolkit[0] if runtime.toolkit else ""
+    restore: list[str] = []
+    replace: list[str] = []
+    if _fits(runtime, held.get(anchor)):
+        restore = [f"{name}={v}" for name, v in held.items() if there.versions.get(name, v) != v]
+    elif anchor in there.versions and not _fits(runtime, there.versions[anchor]):
+        replace = sorted({*runtime.toolkit, *held} & set(there.versions))
+    return {"restore": restore, "replace": replace}
+
+
+def toolkit_problems(machine: Machine, runtime: Runtime, baseline: Baseline) -> list[Problem]:
+    """Another version in the wish than the one that somebody else holds: such a hold is never ours to release."""
+    there = installed(machine, runtime.family)
+    before = baseline[BEFORE].found.get("held", []) if BEFORE in baseline else []
+    ours = set(_recorded(baseline)) - set(before)
+    found = {name: there.versions[name] for name in toolkit_moves(runtime, there, baseline)["replace"]}
+    kept = {name: version for name, version in found.items() if name in there.held - ours}
+    if not kept:
+        return []
+    names = ", ".join(f"{name} {version}" for name, version in kept.items())
+    release = "dnf versionlock delete" if runtime.family == "dnf" else "apt-mark unhold"
+    hint = f"{next(iter(kept.values()))}, or {release} {' '.join(kept)}"
+    message = f'found "{runtime.toolkit_version}", and {names} is held by somebody else'
+    return [Problem(OPTION, message, hint, "held")]
+
+
+def hold_toolkit(machine: Machine, runtime: Runtime, baseline: Baseline, report: Report) -> None:
+    """Records the versions that are held from now on, and says which packages those are.
+
+    What was recorded for an earlier wish is replaced; a version that somebody else brought never is.
+    """
+    there, held = installed(machine, runtime.family), _recorded(baseline)
+    names = matching(with_needs(machine, runtime.family, runtime.toolkit, there), runtime.toolkit_pinned)
+    versions = {name: there.versions[name] for name in names}
+    anchor = runtime.toolkit[0] if runtime.toolkit else ""
+    if _fits(runtime, held.get(anchor)):
+        versions |= {name: version for name, version in held.items() if name in names}
+    if versions != held and _fits(runtime, versions.get(anchor)):
+        baseline.drop([HELD], report.check)
+        baseline.add({HELD: Record(SECTION, versions, {})}, report.check)
+        report.note(f"held from now on: {', '.join(f'{n} {v}' for n, v in versions.items())}")
+    report.facts["runtime"] = {"hold": sorted(set(names) - there.held)}
+
+
+def verify_toolkit(machine: Machine, runtime: Runtime, baseline: Baseline, report: Report) -> None:
+    """One verdict per package that we hold."""
+    held = _recorded(baseline)
+    if held:
+        there = installed(machine, runtime.family)
+        report.verdicts += [_verdict(runtime, there, name, version) for name, version in held.items()]
+
+
+def toolkit_revert(baseline: Baseline, there: Installed) -> dict[str, Any]:
+    """Which of our holds go, and which packages of before us go back to their version."""
+    before, held = baseline[BEFORE].found, _recorded(baseline)
+    back = {name: before["versions"][name] for name in held if name in before["versions"]}
+    moved = [f"{name}={version}" for name, version in back.items() if there.versions.get(name) != version]
+    return {"release": sorted(set(held) & there.held - set(before.get("held", []))), "restore": moved}
+
+
+def _verdict(runtime: Runtime, there: Installed, name: str, wanted: str) -> Verdict:
+    setting, found = f"runtime.package.{name}", there.versions.get(name)
+    if found is None:
+        said = f"not installed; {SITE} installs it"
+    elif found != wanted:
+        said = (
+            f"held at {wanted} and changed by somebody else; {SITE} puts it back, {OPTION}: {found} takes the new one"
+        )
+    elif name in runtime.toolkit and not _fits(runtime, found):
+        said = f"not as planned; {SITE} changes it"
+    elif name not in there.held:
+        said = f"not held, so the next upgrade moves it; {SITE} holds it again"
+    else:
+        return Verdict(setting, wanted, found, "held", "none", "the package database; held")
+    return Verdict(setting, wanted, found, "overridden", "other_writer", said)
+
+
+def _recorded(baseline: Baseline) -> dict[str, str]:
+    return dict(baseline[HELD].found) if HELD in baseline else {}
+
+
+def _fits(runtime: Runtime, version: str | None) -> bool:
+    """Whether a version of the toolkit is the planned one: 1.20.1 is any packaging of it."""
+    wanted = runtime.toolkit_version
+    return version is not None and (wanted is None or version == wanted or version.startswith(f"{wanted}-"))

@@ -1,0 +1,175 @@
+"""NVIDIA's container toolkit is held as the driver is: what is recorded, what somebody moved, and what goes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from inferhost.host.machine import Finished
+from inferhost.host.record.baseline import read_baseline
+from inferhost.host.runtime.state import to_move
+from tests.unit.host.driver_fake import DriverHost, Package
+from tests.unit.host.fake_host import plan, simulator_state
+from tests.unit.host.test_host_runtime import docker, runtime
+
+BASE, LIBRARY = "nvidia-container-toolkit-base", "libnvidia-container1"
+OLD, NEW = "1.20.1-1", "1.21.0-1"
+PINNED = ("nvidia-container-toolkit*", "libnvidia-container*")
+
+
+@pytest.fixture
+def bare(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[DriverHost]:
+    """Docker without a toolkit; as in `driver_fake`, the test does what Ansible does between the verbs."""
+    with simulator_state(tmp_path / "sim"):
+        found = DriverHost(tmp_path, simulator_build, program)
+        section = runtime(toolkit=(BASE,), toolkit_pinned=PINNED, daemon={}, unit=None)
+        found.plan = plan(manage=("runtime",), runtime=section, service=(), dropins=(), files=())
+        found.tools = {
+            "docker": docker(cdi_folders='["/run/cdi"]'),
+            "nvidia-ctk": lambda _: Finished(0, "NVIDIA Container Toolkit CLI version 1.20.1\n", ""),
+            "apt-cache": lambda _: Finished(0, "", ""),
+        }
+        yield found
+
+
+@pytest.fixture
+def host(bare: DriverHost) -> DriverHost:
+    """The toolkit is there and held."""
+    assert bare.run("install").code == 0
+    arrive(bare, OLD)
+    bare.hold(facts(bare, "apply")["hold"])
+    return bare
+
+
+def arrive(host: DriverHost, version: str) -> None:
+    held = BASE in host.packages and host.packages[BASE].held
+    host.packages |= {BASE: Package(version, held, depends=LIBRARY), LIBRARY: Package(version, held)}
+
+
+def facts(host: DriverHost, verb: str) -> dict[str, Any]:
+    return dict(host.run(verb).document["facts"]["runtime"])
+
+
+def wish(host: DriverHost, version: str) -> None:
+    section = dataclasses.replace(host.plan.runtime, toolkit_version=version)
+    host.plan = dataclasses.replace(host.plan, runtime=section)
+
+
+def test_the_toolkit_and_its_libraries_are_held_and_nothing_else(host: DriverHost):
+    assert sorted(name for name, package in host.packages.items() if package.held) == [LIBRARY, BASE]
+    assert host.baseline()["containers:held"]["found"] == {LIBRARY: OLD, BASE: OLD}
+    assert facts(host, "apply")["hold"] == []
+    answer = host.run("verify")
+    assert [answer.verdict(f"runtime.package.{name}") for name in (BASE, LIBRARY)] == [("held", "none")] * 2
+
+
+def test_check_mode_records_nothing(bare: DriverHost):
+    arrive(bare, OLD)
+    bare.run("install")
+    assert facts_of(bare.run("apply", "--check"))["hold"] == [LIBRARY, BASE]
+    assert "containers:held" not in bare.baseline()
+
+
+def facts_of(answer: Any) -> dict[str, Any]:
+    return dict(answer.document["facts"]["runtime"])
+
+
+def test_a_toolkit_that_somebody_moved_is_found_put_back_and_never_taken_for_ours(host: DriverHost):
+    arrive(host, NEW)
+    answer = host.run("verify")
+    assert (answer.code, answer.verdict(f"runtime.package.{BASE}")) == (3, ("overridden", "other_writer"))
+    said = answer.evidence(f"runtime.package.{BASE}")
+    assert f"held at {OLD} and changed by somebody else" in said
+    assert f"inferhost_runtime_toolkit_version: {NEW} takes the new one" in said
+    host.run("apply")
+    assert facts(host, "install")["restore"] == [f"{LIBRARY}={OLD}", f"{BASE}={OLD}"]
+    wish(host, NEW)
+    found = facts(host, "install")
+    assert (found["restore"], found["replace"]) == ([], [])
+    host.run("apply")
+    assert host.run("verify").verdict(f"runtime.package.{BASE}") == ("held", "none")
+
+
+def test_a_lost_hold_and_a_lost_package_are_found(host: DriverHost):
+    host.packages[BASE].held = False
+    answer = host.run("verify")
+    assert answer.verdict(f"runtime.package.{BASE}") == ("overridden", "other_writer")
+    assert "not held" in answer.evidence(f"runtime.package.{BASE}")
+    assert facts(host, "apply")["hold"] == [BASE]
+    del host.packages[LIBRARY]
+    assert "not installed" in host.run("verify").evidence(f"runtime.package.{LIBRARY}")
+
+
+@pytest.mark.parametrize("version", ["1.21.0", NEW])
+def test_another_version_in_the_wish_moves_all_that_is_held(host: DriverHost, version: str):
+    wish(host, version)
+    assert "not as planned" in host.run("verify").evidence(f"runtime.package.{BASE}")
+    found = facts(host, "install")
+    assert (found["restore"], found["replace"]) == ([], [LIBRARY, BASE])
+    machine = host.machine(str(host.root))
+    assert to_move(machine, host.plan, read_baseline(machine)) == [LIBRARY, BASE]
+    host.run("apply")
+    assert host.baseline()["containers:held"]["found"][BASE] == OLD  # it has not come yet
+    arrive(host, NEW)
+    host.run("apply")
+    assert host.baseline()["containers:held"]["found"] == {LIBRARY: NEW, BASE: NEW}
+    assert facts(host, "install")["replace"] == []
+
+
+def test_a_version_that_only_begins_like_the_wish_is_another_one(host: DriverHost):
+    wish(host, "1.20.1")
+    assert facts(host, "install")["replace"] == []
+    arrive(host, "1.20.10-1")
+    assert facts(host, "install")["restore"] == [f"{LIBRARY}={OLD}", f"{BASE}={OLD}"]
+    wish(host, "1.20")
+    assert facts(host, "install")["replace"] == [LIBRARY, BASE]
+
+
+def test_a_revert_frees_what_we_held_and_removes_what_came(host: DriverHost):
+    found = facts(host, "status")
+    assert (found["release"], found["remove"], found["restore"]) == ([LIBRARY, BASE], [LIBRARY, BASE], [])
+    for name in (BASE, LIBRARY):
+        del host.packages[name]
+    answer = host.run("revert", "--section", "runtime")
+    assert answer.verdict("runtime.packages") == ("held", "none")
+    assert not any(key.startswith("containers:") for key in host.baseline())
+
+
+def test_a_hold_of_somebody_else_stays_and_the_wish_that_would_move_it_is_refused(bare: DriverHost):
+    bare.packages |= {BASE: Package("1.17.8-1", held=True, depends=LIBRARY), LIBRARY: Package("1.17.8-1")}
+    wish(bare, NEW)
+    (problem,) = bare.run("install").problems
+    assert problem["path"] == "inferhost_runtime_toolkit_version"
+    assert problem["message"] == f'found "{NEW}", and {BASE} 1.17.8-1 is held by somebody else'
+    assert problem["hint"] == f"1.17.8-1, or apt-mark unhold {BASE}"
+    wish(bare, "1.17.8")
+    assert bare.run("install").code == 0
+    bare.hold(facts(bare, "apply")["hold"])
+    wish(bare, NEW)
+    assert [p["id"] for p in bare.run("install").problems] == ["held"]
+    assert (facts(bare, "status")["release"], facts(bare, "status")["restore"]) == ([LIBRARY], [])
+
+
+def test_a_version_that_was_not_planned_is_never_recorded_as_ours(bare: DriverHost):
+    arrive(bare, OLD)
+    wish(bare, NEW)
+    bare.run("install")
+    bare.run("apply")
+    assert "containers:held" not in bare.baseline()
+
+
+def test_a_toolkit_that_was_there_before_us_goes_back_to_its_version(bare: DriverHost):
+    bare.packages |= {BASE: Package("1.17.8-1", depends=LIBRARY), LIBRARY: Package("1.17.8-1")}
+    wish(bare, NEW)
+    assert facts(bare, "install")["replace"] == [BASE]
+    arrive(bare, NEW)
+    bare.hold(facts(bare, "apply")["hold"])
+    found = facts(bare, "status")
+    assert found["remove"] == []
+    assert found["release"] == [LIBRARY, BASE]
+    assert found["restore"] == [f"{LIBRARY}=1.17.8-1", f"{BASE}=1.17.8-1"]
+    assert bare.run("revert", "--section", "runtime").verdict("runtime.packages") == ("ignored", "unexplained")
