@@ -1,9 +1,27 @@
-"""The container that an engine runs in, as the plan carries it: all that it is given, and the file that says so."""
+"""Containers as the plan carries them: what runs them on the host, and all that an engine's container is given."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """The container engine, NVIDIA's toolkit beside it, and how cards get into containers: by a CDI specification."""
+
+    engine: str  # "docker" or "podman"
+    version: str  # what the host has or its distribution brings
+    family: str  # "apt" or "dnf"
+    packages: Tuple[str, ...]  # of the engine; none where the host's own is kept
+    toolkit: Tuple[str, ...]
+    key: Optional[str]  # where the toolkit repository's key goes; None: it is there
+    unit: Optional[str]  # the engine's daemon
+    cdi_spec: str  # gone with every boot, made again before the first container starts
+    daemon: Dict[str, Any]  # what is ours in the daemon's configuration file
+    toolkit_version: Optional[str] = None  # that its packages are pinned to; None: the newest, once
+    toolkit_pinned: Tuple[str, ...] = ()  # patterns of the packages that move together
+    tools: Tuple[str, ...] = ()  # what the package manager needs to hold them
 
 
 @dataclasses.dataclass(frozen=True)

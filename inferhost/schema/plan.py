@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Optional, Tuple, Union
 
 from inferhost.schema import document
-from inferhost.schema.container import Container
+from inferhost.schema.container import Container, Runtime
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.units import DROPIN_FILE, unit_text
 
@@ -134,24 +134,6 @@ class Cpu:
     governor: Optional[str]
     energy_performance_preference: Optional[str] = None
     idle_latency_us: Optional[int] = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Runtime:
-    """The container engine, NVIDIA's toolkit beside it, and how cards get into containers: by a CDI specification."""
-
-    engine: str  # "docker" or "podman"
-    version: str  # what the host has or its distribution brings
-    family: str  # "apt" or "dnf"
-    packages: Tuple[str, ...]  # of the engine; none where the host's own is kept
-    toolkit: Tuple[str, ...]
-    key: Optional[str]  # where the toolkit repository's key goes; None: it is there
-    unit: Optional[str]  # the engine's daemon
-    cdi_spec: str  # gone with every boot, made again before the first container starts
-    daemon: Dict[str, Any]  # what is ours in the daemon's configuration file
-    toolkit_version: Optional[str] = None  # that its packages are pinned to; None: the newest, once
-    toolkit_pinned: Tuple[str, ...] = ()  # patterns of the packages that move together
-    tools: Tuple[str, ...] = ()  # what the package manager needs to hold them
 
 
 @dataclasses.dataclass(frozen=True)

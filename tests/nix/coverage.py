@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 
 from inferhost.schema import document
-from inferhost.schema.container import Container
-from inferhost.schema.plan import Balancer, DriverPackages, Runtime
+from inferhost.schema.container import Container, Runtime
+from inferhost.schema.plan import Balancer, DriverPackages
 
 PLACED = "placed"
 HOST = "the host program reads it"

@@ -12,7 +12,7 @@ import re
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.machine import Machine
 from inferhost.host.report import Report
-from inferhost.schema.plan import Runtime
+from inferhost.schema.container import Runtime
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 

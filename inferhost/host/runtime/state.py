@@ -29,7 +29,8 @@ from inferhost.host.runtime.toolkit import (
     verify_toolkit,
 )
 from inferhost.host.service.account import restore_trees
-from inferhost.schema.plan import Plan, Runtime
+from inferhost.schema.container import Runtime
+from inferhost.schema.plan import Plan
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.result import Verdict
 

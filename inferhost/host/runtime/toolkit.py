@@ -12,7 +12,7 @@ from inferhost.host.driver.packages import Installed, installed, matching, with_
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
-from inferhost.schema.plan import Runtime
+from inferhost.schema.container import Runtime
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 

@@ -16,7 +16,8 @@ from inferhost.catalogue.runtime_row import RuntimeRow
 from inferhost.planner.machine.driver_packages import PIN_PRIORITY, is_os
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import HARDWARE, Request, read_instances
-from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, File, Reason, Runtime
+from inferhost.schema.container import Runtime
+from inferhost.schema.plan import UNIT_DIRECTORY, Dropin, File, Reason
 from inferhost.schema.problems import InputError, Problem
 
 SECTION = "runtime"

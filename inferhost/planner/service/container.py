@@ -34,9 +34,9 @@ from inferhost.planner.service.surroundings import (
     stop,
     wall,
 )
-from inferhost.schema.container import Container
+from inferhost.schema.container import Container, Runtime
 from inferhost.schema.parts import gguf_parts
-from inferhost.schema.plan import File, Reason, Runtime, Service
+from inferhost.schema.plan import File, Reason, Service
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.units import CONTAINED
 

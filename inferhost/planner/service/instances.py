@@ -41,7 +41,8 @@ from inferhost.planner.service.install import engine_install
 from inferhost.planner.service.placement import parallel_problems
 from inferhost.planner.speed.outlook import memory_lock_mhz, predicted
 from inferhost.planner.speed.targets import asked_latencies
-from inferhost.schema.plan import Dropin, File, Pending, Reason, Runtime, Service
+from inferhost.schema.container import Runtime
+from inferhost.schema.plan import Dropin, File, Pending, Reason, Service
 from inferhost.schema.problems import PORT_TAKEN, InputError, Problem
 
 UNFIT = frozenset({"weights-do-not-fit", "context-does-not-fit"})

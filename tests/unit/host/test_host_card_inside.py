@@ -10,7 +10,7 @@ import pytest
 from inferhost.host.machine import Finished
 from inferhost.host.report import Report
 from inferhost.host.runtime import cdi, inside
-from inferhost.schema.plan import Runtime
+from inferhost.schema.container import Runtime
 from inferhost.schema.result import Verdict
 from tests.unit.host.fake_host import FakeHost
 from tests.unit.host.test_host_container import ENGINES, NAME, contained

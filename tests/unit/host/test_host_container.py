@@ -14,8 +14,8 @@ from inferhost.host.report import Report
 from inferhost.host.runtime import inside
 from inferhost.host.service.container import units_of
 from inferhost.host.service.engine import reason_to_restart
-from inferhost.schema.container import Container
-from inferhost.schema.plan import File, Plan, Runtime
+from inferhost.schema.container import Container, Runtime
+from inferhost.schema.plan import File, Plan
 from tests.unit.host.fake_host import ENGINE, PID, UNIT, FakeHost, plan
 
 IMAGE = f"127.0.0.1:5000/llama.cpp@sha256:{'0123456789abcdef' * 4}"

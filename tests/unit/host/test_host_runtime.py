@@ -13,7 +13,7 @@ from inferhost.host.machine import Finished
 from inferhost.host.report import Report
 from inferhost.host.runtime import cdi, containers, inside
 from inferhost.host.runtime.daemon_json import PATH, without_ours
-from inferhost.schema.plan import Runtime
+from inferhost.schema.container import Runtime
 from tests.unit.host.fake_host import FakeHost, plan
 
 OURS = {"features": {"cdi": True}}
