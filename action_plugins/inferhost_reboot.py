@@ -16,13 +16,17 @@ DOCUMENTATION = r"""
 module: inferhost_reboot
 short_description: Restart a host and tell that it is waited for
 description:
-  - What C(ansible.builtin.reboot) does, with the same options; that one is silent for as long as a host boots.
+  - What C(ansible.builtin.reboot) does, with the same options; that one is silent for as long as a host boots, and
+    gives up after ten minutes.
 options: {}
 """
 
 
 class ActionModule(reboot.ActionModule):
     """Runs on the controller, one instance per task and host."""
+
+    DEFAULT_REBOOT_TIMEOUT = 1800
+    """Seconds. Ansible's own 600 are too few for servers that test themselves that long: NVIDIA/deepops#779."""
 
     def run(self, tmp=None, task_vars=None):
         """The result of `ansible.builtin.reboot`."""
