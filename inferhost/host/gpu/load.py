@@ -33,8 +33,7 @@ UNLIMITED_RATIO = 0.7
 
 The lowest boost clock that is promised for a known card is 0.73 of it (Tesla P4, 1114 of 1531 MHz), next 0.78 (RTX
 5090, 2407 of 3090); seen under load 0.90 on an RTX PRO 6000 (guide 003). A higher share would call a lock held on a
-card that runs there by itself. A natural clock that was sampled on the card itself is used instead where there is
-one.
+card that runs there by itself.
 Source: catalogue gpus, facts-nvml.md C and B.1.
 """
 
@@ -87,7 +86,7 @@ class Range:
     low_mhz: int
     high_mhz: int
     steps_mhz: Sequence[int]  # of the card, ascending
-    natural_mhz: tuple[int, int] | None  # seen under load without a lock
+    natural_mhz: tuple[int, int] | None  # seen under load without a lock of ours
 
     limiters: ClassVar[Mapping[str, str]] = LIMITERS
     unexplained: ClassVar[str] = "unexplained"
@@ -111,8 +110,12 @@ class Range:
         return self.contains(*self.own_mhz())
 
     def own_mhz(self) -> tuple[float, float]:
-        """Where the card runs by itself: as seen, else from the least to the most that is known of any card."""
-        return self.natural_mhz or (self.unlimited_ratio * self.steps_mhz[-1], self.steps_mhz[-1])
+        """Where the card may run by itself: from the least to the most that is known of any card, and as seen.
+
+        What was seen rules nothing out: a lock of somebody else may have stood then, and no call tells.
+        """
+        known = (self.unlimited_ratio * self.steps_mhz[-1], float(self.steps_mhz[-1]))
+        return known if self.natural_mhz is None else (min(known[0], self.natural_mhz[0]), known[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,9 +258,7 @@ def _judge_inside(busy: Sequence[Sample], median: int, asked: Range, evidence: s
         text = f"inside the range, where the lock has nothing to do; {evidence}"
         return Judged("unverified", "indistinguishable", median, text)
     if asked.may_be_natural():
-        text = f"the card may run there by itself; {evidence}"
-        if asked.natural_mhz is None:
-            text += "; to know its own clock: apply without a lock once, verify under load, and ask again"
+        text = f"the card may run there by itself; {evidence}; only a challenge (--challenge) tells"
         return Judged("unverified", "indistinguishable", median, text)
     return Judged("held", "none", median, evidence)
 
@@ -322,7 +323,9 @@ def _evidence(samples: Sequence[Sample], busy: Sequence[Sample], asked: Range) -
     limited_s = _limited_s(busy)
     risen = ", ".join(f"{name} for {seconds:.1f} s" for name, seconds in limited_s.items() if seconds > 0)
     counted = f"event counters: {risen or 'none rose'}" if limited_s else "this card counts no events"
-    natural = f"; {asked.natural_mhz[0]} to {asked.natural_mhz[1]} MHz without a lock" if asked.natural_mhz else ""
+    natural = ""
+    if asked.natural_mhz:
+        natural = f"; {asked.natural_mhz[0]} to {asked.natural_mhz[1]} MHz without a lock of ours"
     return (
         f"{len(busy)} of {len(samples)} samples under load: {clocks[0]} to {clocks[-1]} MHz, median "
         f"{statistics.median(clocks):g}; one step is {asked.step_mhz} MHz; event reasons: {named}; {counted}{natural}"

@@ -1,6 +1,7 @@
-"""The clock that a card has by itself under load: what makes a lock near it provable.
+"""The clock that a card has by itself under load: a lock there cannot be told from none.
 
-A lock from before us cannot be seen, so only what was sampled after a reset of ours, on the same driver, is kept.
+A lock from before us cannot be seen, so only what was sampled after a reset of ours, on the same driver, is kept. One
+that somebody else asked for since cannot be seen either, so what is kept makes no other lock provable.
 """
 
 from __future__ import annotations
