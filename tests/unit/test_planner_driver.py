@@ -293,6 +293,14 @@ def test_a_restart_needs_consent(own):
     assert planned(wish(FIRST, "debian-12", **own)).driver.install.reboot is bool(own)
 
 
+@pytest.mark.parametrize("os", ["debian-12", "debian-13"])
+def test_nvidias_libraries_without_its_name_are_pinned_too(os):
+    """Of NVIDIA's repository, whose next branch would bring them otherwise."""
+    pinned = content(planned({**wish(EITHER, os), **NVIDIA}), PIN_PATH)
+    for name in ("libcuda", "libcudadebugger", "libnvcuvid", "libnvoptix"):
+        assert f"Package: {name}*\nPin: version 5" in pinned
+
+
 JOINED = [card.key for card in CATALOGUE.gpus.values() if card.nvswitch_cards]
 
 
