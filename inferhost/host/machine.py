@@ -31,7 +31,8 @@ COMMAND_TIMEOUT_S = 60
 UNBOUNDED = (
     ("systemctl", "start"), ("systemctl", "restart"), ("systemctl", "reload"), ("systemctl", "stop"),
     ("systemctl", "disable"), ("podman", "pull"), ("docker", "pull"),
-    ("dpkg-query", "--show"), ("apt-get", "--simulate"), ("rpm", "--query"),
+    ("dpkg-query", "--show"), ("apt-get", "--simulate"), ("apt-mark", "showauto"), ("apt-cache", "madison"),
+    ("rpm", "--query"), ("rpm", "--erase"),
 )  # fmt: skip
 
 

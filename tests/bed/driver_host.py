@@ -107,13 +107,15 @@ class Host:
     def snapshot(self) -> dict:
         found = json.loads(self.run("python3", "-c", (ROOT / "tests/bed/snapshot.py").read_text()))
         found["paths"] = {path: what for path, what in found["paths"].items() if not path.startswith(BOOK_KEEPING)}
-        return {**found, "packages": self.versions()}
+        return {**found, "packages": self.versions(), "automatic": self.run("apt-mark", "showauto").split()}
 
     def differences(self, before: dict) -> list[str]:
         """What is not as in that snapshot, packages included."""
         after = self.snapshot()
         packages = set(before["packages"].items()) ^ set(after["packages"].items())
-        return differences(before, after) + sorted(f"{name}: {state}" for name, state in packages)
+        marks = sorted(set(before["automatic"]) ^ set(after["automatic"]))
+        told = [f"{name}: marked as wanted by name before or after, not both" for name in marks]
+        return differences(before, after) + sorted(f"{name}: {state}" for name, state in packages) + told
 
     def in_initramfs(self) -> list[str]:
         """The paths in the initramfs of the one kernel that has one."""

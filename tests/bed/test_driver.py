@@ -28,6 +28,8 @@ def test_the_driver_is_installed_held_and_its_module_proven(debian):
         found[name][1] for name in ("libcuda1", "nvidia-smi", "firmware-nvidia-gsp", "libnvidia-ptxjitcompiler1")
     } == {"hi"}
     assert f"linux-headers-{KERNEL}" in found
+    automatic = debian.run("apt-mark", "showauto").split()
+    assert (f"linux-headers-{KERNEL}" in automatic, "linux-headers-amd64" in automatic) == (True, False)
     assert debian.verdicts()[f"driver.module.{KERNEL}"]["verdict"] == "held"
     assert debian.verdicts()["driver.running"]["cause"] == "needs_reboot"
 

@@ -143,7 +143,8 @@ def test_check_mode_asks_for_no_package_of_a_source_that_it_has_not_placed(check
     variables = {
         "ansible_check_mode": check,
         "__inferhost_driver_files": {"changed": changed},
-        "__inferhost_installed": {"driver": {"headers": ["linux-headers-amd64"], "ask": ["libcuda1"], "release": []}},
+        "__inferhost_installed": {"driver": {"ask": ["libcuda1"], "release": []}},
+        "__headers": ["linux-headers-amd64"],
     }
     for file, name in (
         ("apt.yml", "apt | Every kernel of this host can get a module"),
@@ -160,7 +161,7 @@ def test_check_mode_shows_what_would_move_where_it_has_freed_nothing_and_leaves_
     variables = {
         "ansible_check_mode": check,
         "__inferhost_driver_files": {"changed": False},
-        "__inferhost_installed": {"driver": {"release": release}},
+        "__inferhost_installed": {"driver": {"ask": ["nvidia-smi"], "release": release}},
     }
     installs = task("apt_packages.yml", "apt_packages | The driver's packages are installed")
     assert holds(installs["when"], variables) is not (check and bool(release))
@@ -179,9 +180,7 @@ def test_check_mode_asks_for_no_toolkit_of_a_source_that_it_has_not_placed(famil
     runtime = ROLES / "inferhost_runtime/tasks"
     packages = task(f"{family}.yml", f"{family} | The engine and the toolkit are installed", runtime)
     assert holds(packages["when"], variables) is (not (check and changed))
-    assert not holds(packages["when"], {**variables, "__inferhost_installed": {"runtime": {"missing": []}}}) or (
-        family == "apt"
-    )
+    assert not holds(packages["when"], {**variables, "__inferhost_installed": {"runtime": {"missing": []}}})
     said = task("main.yml", "What check mode cannot know is said", runtime)
     assert holds(said["when"], variables) is (check and changed)
 
@@ -264,3 +263,17 @@ def test_an_initramfs_that_has_to_know_of_a_file_is_made_even_where_the_packages
     assert "no package matching" in output
     assert "made again" in output, output
     assert "never reached" not in output
+
+
+def test_only_what_is_missing_is_named_to_apt_because_it_marks_that_as_wanted_by_name():
+    driver = {"headers": ["linux-headers-1", "linux-headers-2"], "missing": ["linux-headers-2", "libcuda1"]}
+    variables = {"__inferhost_installed": {"driver": driver}}
+    wanted = task("apt.yml", "apt | Every kernel of this host can get a module")["vars"]["__headers"]
+    assert Templar(loader=DataLoader(), variables=variables).template(wanted) == ["linux-headers-2"]
+    runtime = task("apt.yml", "apt | The engine and the toolkit are installed", ROLES / "inferhost_runtime/tasks")
+    assert runtime["ansible.builtin.apt"]["name"] == "{{ __inferhost_installed.runtime.missing }}"
+    installs = task("apt_packages.yml", "apt_packages | The driver's packages are installed")
+    assert installs["ansible.builtin.apt"]["name"] == "{{ __inferhost_installed.driver.ask }}"
+    assert not holds(
+        installs["when"], {"ansible_check_mode": False, "__inferhost_installed": {"driver": {"ask": []}}}
+    )

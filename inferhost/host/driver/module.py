@@ -41,9 +41,13 @@ def headers(machine: Machine, install: DriverPackages, there: Installed) -> list
     """The packages with the headers of the running and the next kernel, and those that follow later kernels."""
     if not kernels(machine):
         return []
-    named = [*kernels(machine), *flavours(machine, install, there)]
-    found = [install.headers_for_kernel.replace("{kernel}", name) for name in named]
-    return found if len(found) > len(kernels(machine)) else [*found, install.headers]
+    follow = [install.headers_for_kernel.replace("{kernel}", name) for name in flavours(machine, install, there)]
+    return [*kernel_headers(machine, install), *(follow or [install.headers])]
+
+
+def kernel_headers(machine: Machine, install: DriverPackages) -> list[str]:
+    """The packages with the headers of the running and the next kernel, and of no other."""
+    return [install.headers_for_kernel.replace("{kernel}", name) for name in kernels(machine)]
 
 
 def flavours(machine: Machine, install: DriverPackages, there: Installed) -> list[str]:

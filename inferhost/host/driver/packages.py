@@ -104,6 +104,11 @@ def removed_with(machine: Machine, family: str, names: Sequence[str]) -> set[str
     return {*names, *found}
 
 
+def automatic(machine: Machine, family: str) -> set[str]:
+    """What goes again once nothing needs it: it came for another package, and nobody asked for it by name."""
+    return set(_asked(machine, ["apt-mark", "showauto"]).split()) if family == "apt" else set()
+
+
 def missing(names: Iterable[str], there: Installed) -> list[str]:
     """Which of these packages have to be installed, in their order."""
     return [name for name in names if name not in there.versions]

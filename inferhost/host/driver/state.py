@@ -13,9 +13,10 @@ from inferhost.host.driver import module, options
 from inferhost.host.driver.candidates import brings_source, not_offered
 from inferhost.host.driver.changed_plan import BEFORE, HELD, accepts, came_with_us, fits, left_over, moves, recorded
 from inferhost.host.driver.displaced import displaced, noted, settle
-from inferhost.host.driver.module import SITE, headers, version_of
+from inferhost.host.driver.module import SITE, headers, kernel_headers, version_of
 from inferhost.host.driver.packages import (
     Installed,
+    automatic,
     dropped,
     installed,
     matching,
@@ -73,6 +74,7 @@ def driver_records(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str
         "versions": there.versions,
         "held": sorted(there.held),
         "family": install.family,
+        "automatic": matching(automatic(machine, install.family), [*install.pinned, *install.packages]),
         "stream": stream_as_now(machine, install),
         "disabled": [unit for unit in install.units if not starts_at_boot(machine, unit)],
     }
@@ -95,9 +97,12 @@ def driver_facts(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str, 
         return {}
     there = installed(machine, install.family)
     wanted = headers(machine, install, there)
+    absent = missing([*install.tools, *wanted, *install.packages], there)
     return {
         "headers": wanted,
-        "missing": missing([*install.tools, *wanted, *install.packages], there),
+        "missing": absent,
+        # These alone: the package that follows later kernels is nobody's dependency.
+        "of_a_kernel": [name for name in kernel_headers(machine, install) if name in absent],
         "initramfs": _initramfs(machine),
         **moves(machine, install, there, baseline),
     }
@@ -192,6 +197,8 @@ def driver_revert(baseline: Baseline, machine: Machine, report: Report) -> dict[
         "remove": [] if foreign else ours,
         "restore": [f"{name}={version}" for name, version in restore.items()],
         "stream": before.get("stream", []),
+        # apt takes what it is told by name for wanted by name.
+        "automatic": sorted(set(before.get("automatic", [])) & touched - (automatic(machine, family) - set(restore))),
         "lost": {name: back[name] for name in sorted(lost)},
         "release": sorted((there.held - set(before["held"])) & {*ours, *touched}),
         "hold": sorted((set(before["held"]) & touched) - there.held),
@@ -205,7 +212,7 @@ def restore_driver(machine: Machine, sections: Sequence[str], baseline: Baseline
     if SECTION not in sections or BEFORE not in baseline:
         return
     left = driver_revert(baseline, machine, report)
-    todo = [*left["remove"], *left["restore"], *left["release"], *left["hold"], *left["disable"]]
+    todo = [*left["remove"], *left["restore"], *left["release"], *left["hold"], *left["automatic"], *left["disable"]]
     if todo or report.problems:
         evidence = "packages go and come back by playbooks/revert.yml, never by this program"
         verdict = ("pending", "needs_driver") if report.check else ("ignored", "unexplained")

@@ -1,7 +1,7 @@
 """A host in a folder with packages, kernels and a firmware: what the driver section asks, answered from plain values.
 
-The answers have the form of dpkg-query, apt-cache, apt-get, modinfo, mokutil and ldconfig; the real ones answer in
-tests/bed and tests/slow. What Ansible does between the verbs is `install_packages` and `hold`.
+The answers have the form of dpkg-query, apt-cache, apt-mark, apt-get, modinfo, mokutil and ldconfig; the real ones
+answer in tests/bed and tests/slow. What Ansible does between the verbs is `install_packages` and `hold`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Package:
     held: bool = False
     depends: str = ""
     provides: str = ""
+    auto: bool = False  # came for another package
 
 
 def debian(driver: str = OLD) -> dict[str, Package]:
@@ -138,6 +139,7 @@ class DriverHost(FakeHost):
             "dpkg-query": self._dpkg_query,
             "apt-get": self._apt_get,
             "apt-cache": self._apt_cache,
+            "apt-mark": lambda _: Finished(0, "".join(f"{n}\n" for n, p in self.packages.items() if p.auto), ""),
             "modinfo": self._modinfo,
             "mokutil": self._mokutil,
             "ldconfig": lambda _: Finished(0, self.libraries, ""),

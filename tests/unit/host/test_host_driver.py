@@ -72,6 +72,7 @@ def test_every_package_is_on_record_before_the_first_is_touched(bare: DriverHost
     assert bare.run("install").code == 0
     before = bare.baseline()["packages:before"]["found"]
     assert before == {
+        "automatic": [],
         "disabled": [],
         "family": "apt",
         "held": [],

@@ -9,7 +9,7 @@ import pytest
 
 from inferhost.host.machine import Finished
 from tests.golden import golden_plan
-from tests.unit.host.driver_fake import NEW, DriverHost, Package, debian
+from tests.unit.host.driver_fake import NEW, OLD, DriverHost, Package, debian
 from tests.unit.host.fake_host import simulator_state
 
 THEIRS = {
@@ -122,3 +122,31 @@ def test_a_version_that_the_archive_dropped_keeps_no_other_away_and_no_revert_fr
 def test_where_the_package_lists_are_empty_nothing_is_given_up(host: DriverHost, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(host, "_madison", lambda _: Finished(0, "", ""))
     assert asked(host)["restore"] == [f"{name}=470.1-1" for name in IN_THE_WAY]
+
+
+def test_what_came_for_another_package_and_was_named_by_us_gets_its_mark_back(bare: DriverHost):
+    bare.packages |= {name: Package("470.1-1", auto=True) for name in IN_THE_WAY}
+    bare.packages |= {"libcuda1": Package("525.1-1", auto=True), "nvidia-settings": Package("525.1-1", auto=True)}
+    bare.run("install")
+    for name in IN_THE_WAY:
+        del bare.packages[name]
+    bare.converge()
+    bare.packages["libcuda1"].auto = True  # a dependency then, and named when it comes back
+    found = asked(bare)
+    assert found["restore"] == ["libcuda1=525.1-1", *(f"{name}=470.1-1" for name in IN_THE_WAY)]
+    assert found["automatic"] == ["libcuda1", *IN_THE_WAY]
+    without_ours(bare)
+    bare.packages["nvidia-settings"].auto = False  # its owner's word since
+    bare.packages |= {name: Package("470.1-1", auto=True) for name in IN_THE_WAY}
+    bare.packages["libcuda1"] = Package("525.1-1")
+    assert asked(bare)["automatic"] == ["libcuda1"]
+    assert bare.run("revert", "--section", "driver").verdict("driver.packages") == ("ignored", "unexplained")
+    bare.packages["libcuda1"].auto = True
+    assert bare.run("revert", "--section", "driver").verdict("driver.packages") == ("held", "none")
+
+
+def test_a_dependency_of_the_earlier_driver_that_is_there_gets_its_mark_back_though_it_never_moved(bare: DriverHost):
+    bare.packages["libcuda1"] = Package(f"{OLD}-1", auto=True)
+    bare.converge()
+    bare.packages["libcuda1"] = Package(f"{OLD}-1", held=True)  # named by a later replacement
+    assert asked(bare)["automatic"] == ["libcuda1"]

@@ -38,6 +38,15 @@ def test_a_bare_host_lacks_the_headers_and_the_driver_and_a_converged_one_nothin
     assert missing(bare, "driver") == ["linux-headers-amd64"]
 
 
+def test_headers_of_one_kernel_go_with_it_and_those_of_somebody_else_are_not_marked(bare: DriverHost):
+    def of_a_kernel() -> list[str]:
+        return list(bare.run("install").document["facts"]["driver"]["of_a_kernel"])
+
+    assert of_a_kernel() == HEADERS[:2]
+    bare.packages[HEADERS[0]] = debian()[HEADERS[0]]
+    assert of_a_kernel() == HEADERS[1:2]
+
+
 def test_an_engine_and_a_toolkit_that_are_not_there_are_missing(host: FakeHost):
     wanted = runtime(packages=("docker.io",), toolkit=("nvidia-container-toolkit-base",))
     host.plan = plan(manage=("runtime",), runtime=wanted, service=(), dropins=(), files=())
