@@ -12,7 +12,7 @@ from tests.unit.test_driver_role import ROLES, holds, task
 LISTS = ROLES / "inferhost_plan/tasks"
 NOTHING = {
     "driver": {"missing": [], "replace": [], "restore": []},
-    "runtime": {"missing": []},
+    "runtime": {"missing": [], "replace": [], "restore": []},
     "balancer": {"fresh": False},
 }
 """What the host says where everything is installed."""
@@ -21,6 +21,7 @@ ASKS = [
     ("driver", "replace", ["nvidia-smi"]),
     ("driver", "restore", ["nvidia-smi=1"]),
     ("runtime", "missing", ["docker.io"]),
+    ("runtime", "restore", ["nvidia-container-toolkit=1"]),
 ]
 
 
