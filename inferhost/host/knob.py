@@ -34,6 +34,8 @@ class Knob:
     """One value: where it is kept in verdicts (`setting`) and in the baseline (`key`), and what it should be."""
 
     section = ""
+    gives_back = False
+    """Whether the plan asks for nothing here, so that a written original is forgotten."""
 
     def __init__(self, setting: str, key: str, wanted: Any) -> None:
         self.setting = setting

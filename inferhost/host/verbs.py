@@ -21,7 +21,7 @@ from inferhost.host.gpu.natural import keep_natural
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.gpu.sample import Series, checked_period, take_samples
 from inferhost.host.guard.latch import forget_latches, read_latches
-from inferhost.host.knob import Knob, apply_knobs, originals, tell, verify_knobs
+from inferhost.host.knob import Knob, apply_knobs, originals, restore_knobs, tell, verify_knobs
 from inferhost.host.machine import CONFIG_DIRECTORY, PLAN, PROGRAM, Machine
 from inferhost.host.models import fetch as models_fetch
 from inferhost.host.models import state as models
@@ -129,7 +129,8 @@ def apply(
             with gpu_knobs(machine, plan, report, whole=whole) as found:
                 knobs = found if again is None else only_again(found, again)
                 _record(knobs, baseline, report)
-                apply_knobs(knobs, baseline, report)
+                apply_knobs([knob for knob in knobs if not knob.gives_back], baseline, report)
+                restore_knobs([knob for knob in knobs if knob.gives_back], baseline, report)
                 slices.apply_slices(machine, plan, knobs, report)
                 if not report.check:
                     remember_applied(machine, knobs, report)

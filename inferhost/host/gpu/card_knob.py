@@ -22,13 +22,18 @@ class CardKnob(Knob):
     boot_evidence = "what the card boots with"
 
     def __init__(self, nvml: Nvml, card: Card, wanted: Any, context: dict[str, str]) -> None:
-        super().__init__(f"gpu.{card.uuid}.{self.name}", f"gpu:{card.uuid}:{self.key_name}", wanted)
+        super().__init__(f"gpu.{card.uuid}.{self.name}", self.key_of(card), wanted)
         self.nvml = nvml
         self.card = card
         self._context = {"uuid": card.uuid, "name": card.name, **context}
         self.guarded = False
         self.held_back: Callable[[], Unusable | None] = lambda: None
         self.given_back_next: Callable[[], bool] = lambda: False
+
+    @classmethod
+    def key_of(cls, card: Card) -> str:
+        """Where the card's original stands in the record."""
+        return f"gpu:{card.uuid}:{cls.key_name}"
 
     def context(self) -> dict[str, str]:
         return self._context

@@ -58,6 +58,7 @@ class ClockLock(CardKnob):
         super().__init__(nvml, card, UNLOCKED if asked_mhz is None else shown(*asked_mhz), context)
         self.machine = machine
         self.asked_mhz = asked_mhz
+        self.gives_back = asked_mhz is None
         self.steps_mhz: Sequence[int] = ()
         self.unread = ""
         self.loaded = loaded_now(machine, nvml.driver_version(), self._known(nvml.energy_mj))

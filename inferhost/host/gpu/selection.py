@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from inferhost.host.gpu import load, which
@@ -138,7 +138,7 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report, *, whole: bo
     if problems:
         raise InputError(problems)
     context = {"boot_id": boot_id(machine), "driver_version": nvml.driver_version()}
-    search = _Search(machine, nvml, context, report, problems)
+    search = _Search(machine, nvml, context, report, problems, which.recorded_keys(machine))
     cards = nvml.cards()
     found: list[Knob] = []
     taken: dict[str, int] = {}
@@ -233,6 +233,7 @@ class _Search:
     context: dict[str, str]
     report: Report
     problems: list[Problem]
+    recorded: Container[str]
 
     def knobs_of(self, gpu: Gpu, card: Card) -> list[CardKnob]:
         """One card's knobs: persistence on comes first, so that the driver keeps the limit; off comes last."""
@@ -297,10 +298,11 @@ class _Search:
         wanted = span(wish) or UNLOCKED
         try:
             if wish is None:
-                if kind.record_key(card.uuid) not in read_clocks(self.machine).asked:
+                asked = kind.record_key(card.uuid) in read_clocks(self.machine).asked
+                if not asked and kind.key_of(card) not in self.recorded:
                     return None
                 ours = kind(self.machine, self.nvml, card, None, self.context)
-                return None if ours.gone else ours
+                return None if ours.gone and ours.key not in self.recorded else ours
             if self.nvml.architecture(card) < kind.first_architecture:
                 evidence = f"NVML locks this clock from {kind.architecture_name} on"
                 self._verdict(card, kind.name, wanted, Unusable("unsupported", "no_interface", evidence, False))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from inferhost.host.gpu.nvml import Card, Nvml
 from inferhost.host.machine import Machine
-from inferhost.host.record.baseline import read_baseline
+from inferhost.host.record.baseline import Record, read_baseline
 from inferhost.host.report import HostError
 from inferhost.schema.plan import Gpu, Plan
 from inferhost.schema.problems import Problem
@@ -108,11 +108,16 @@ def _number(device_id: str, ordinal: int) -> str:
     return f"{device_id}[{ordinal}]"
 
 
-def _recorded(machine: Machine) -> dict[str, str]:
-    """The UUID of each card that a record has by a number; none where the record cannot be read: others say so."""
+def recorded_keys(machine: Machine) -> dict[str, Record]:
+    """What the record has of cards; nothing where it cannot be read: others say so."""
     try:
         baseline = read_baseline(machine)
     except HostError:
         return {}
-    contexts = [baseline[key].context for key in baseline if key.startswith("gpu:")]
+    return {key: baseline[key] for key in baseline if key.startswith("gpu:")}
+
+
+def _recorded(machine: Machine) -> dict[str, str]:
+    """The UUID of each card that a record has by a number."""
+    contexts = [record.context for record in recorded_keys(machine).values()]
     return {found[SELECTED_AS]: found["uuid"] for found in contexts if SELECTED_AS in found}
