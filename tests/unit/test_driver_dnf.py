@@ -98,8 +98,8 @@ def test_check_mode_asks_only_for_what_the_hosts_own_sources_have():
     assert [task["dnf"]["name"] for task in tasks if "dnf" in task] == [TOOLS + KERNEL_HEADERS]
 
 
-def test_the_sources_of_a_host_that_has_its_tools_and_headers_are_not_asked():
-    assert rendered("dnf_tools.yml", BLACKWELL, missing=[]) == []
+def test_a_host_that_has_its_packages_asks_no_source():
+    assert [*rendered("dnf_tools.yml", BLACKWELL, missing=[]), *rendered("dnf.yml", BLACKWELL, missing=[])] == []
 
 
 def test_a_version_that_somebody_moved_goes_back_to_the_one_that_is_locked():
@@ -122,7 +122,9 @@ def test_what_only_an_earlier_plan_wanted_is_removed_after_the_new_driver_and_no
 @pytest.mark.parametrize(("consent", "erases"), [(False, []), (True, ["--allowerasing"])])
 def test_a_driver_that_is_there_is_synchronised_with_the_stream_before_the_rest_is_installed(consent, erases):
     there = ["kmod-nvidia-open-dkms", "nvidia-driver-cuda"]
-    found = rendered("dnf.yml", BLACKWELL, replace=there, wished={"inferhost_driver_replace_packages": consent})
+    found = rendered(
+        "dnf.yml", BLACKWELL, missing=[], replace=there, wished={"inferhost_driver_replace_packages": consent}
+    )
     assert [next(iter(task)) for task in found] == ["command", "command", "dnf"]
     assert found[1] == {"command": {"argv": ["dnf", "--assumeyes", *erases, "distro-sync", *there]}}
     assert found[2]["dnf"]["allowerasing"] is consent

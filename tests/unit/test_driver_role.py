@@ -143,7 +143,9 @@ def test_check_mode_asks_for_no_package_of_a_source_that_it_has_not_placed(check
     variables = {
         "ansible_check_mode": check,
         "__inferhost_driver_files": {"changed": changed},
-        "__inferhost_installed": {"driver": {"ask": ["libcuda1"], "release": []}},
+        "__inferhost_installed": {
+            "driver": {"ask": ["libcuda1"], "release": [], "missing": ["libcuda1"], "replace": []}
+        },
         "__headers": ["linux-headers-amd64"],
     }
     for file, name in (

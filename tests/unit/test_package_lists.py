@@ -21,7 +21,8 @@ ASKS = [
     ("driver", "replace", ["nvidia-smi"]),
     ("driver", "restore", ["nvidia-smi=1"]),
     ("runtime", "missing", ["docker.io"]),
-    ("runtime", "restore", ["nvidia-container-toolkit=1"]),
+    ("runtime", "replace", ["nvidia-container-toolkit-base"]),
+    ("runtime", "restore", ["nvidia-container-toolkit-base=1"]),
 ]
 
 
