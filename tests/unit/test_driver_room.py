@@ -3,11 +3,6 @@
 apt only simulates, on a package database of its own in a folder; the conditions are the role's own.
 """
 
-import dataclasses
-import os
-import pathlib
-import subprocess
-
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
@@ -15,6 +10,7 @@ from ansible.template import Templar
 
 from tests.bed import driver_packages as stand_ins
 from tests.bed.driver_packages import UBUNTU, Package
+from tests.unit.own_apt import Apt, own_apt
 from tests.unit.test_driver_role import TASKS, holds, task
 
 VERSION = f"{UBUNTU}-0ubuntu0.24.04.1"
@@ -22,29 +18,6 @@ OPEN = ("nvidia-headless-580-server-open", "nvidia-dkms-580-server-open", "nvidi
 UTILS = "nvidia-utils-580-server"
 HELD = "apt_room | A hold of somebody else stays, and is named with what would work"
 GONE = "apt_room | What would have to go is named"
-
-
-@dataclasses.dataclass
-class Apt:
-    """An apt of its own: its archive, and the packages that it takes for installed."""
-
-    folder: pathlib.Path
-
-    def installed(self, *packages: Package, held: tuple[str, ...] = ()) -> None:
-        fields = "Architecture: amd64\nMaintainer: nobody <nobody@example.org>\nDescription: stand-in\n"
-        paragraphs = [
-            f"Package: {p.name}\nStatus: {'hold' if p.name in held else 'install'} ok installed\n{fields}"
-            f"Version: {p.version}\n"
-            + "".join(
-                f"{key}: {text}\n" for key, text in (("Depends", p.depends), ("Conflicts", p.conflicts)) if text
-            )
-            for p in packages
-        ]
-        (self.folder / "status").write_text("\n".join(paragraphs))
-
-    def run(self, argv: list[str]) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "APT_CONFIG": str(self.folder / "apt.conf"), "LC_ALL": "C"}
-        return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -55,28 +28,7 @@ def offered() -> dict[str, Package]:
 @pytest.fixture(scope="module")
 def apt(tmp_path_factory: pytest.TempPathFactory, offered: dict[str, Package]) -> Apt:
     init_plugin_loader()
-    folder = tmp_path_factory.mktemp("apt")
-    stand_ins.archive(folder, ["noble"], ["restricted"], [*offered.values()])
-    for name in ("lists/partial", "cache/archives/partial", "parts"):
-        (folder / name).mkdir(parents=True)
-    (folder / "sources.list").write_text(f"deb [signed-by={folder}/key.asc] file:{folder}/archive noble restricted\n")
-    places = {
-        "Dir::State::lists": "lists",
-        "Dir::State::status": "status",
-        "Dir::Cache": "cache",
-        "Dir::Etc::sourcelist": "sources.list",
-        "Dir::Etc::sourceparts": "parts",
-        "Dir::Etc::preferencesparts": "parts",
-    }
-    written = [f'{key} "{folder / name}";' for key, name in places.items()]
-    (folder / "apt.conf").write_text(
-        "\n".join([*written, 'APT::Architecture "amd64";', 'APT::Sandbox::User "root";'])
-    )
-    found = Apt(folder)
-    found.installed()
-    updated = found.run(["apt-get", "update"])
-    assert updated.returncode == 0, updated.stderr
-    return found
+    return own_apt(tmp_path_factory.mktemp("apt"), *offered.values())
 
 
 def refusals(apt: Apt, ask: list[str], ours=(), held_by_others=None, may_replace=False) -> list[str]:

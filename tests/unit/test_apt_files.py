@@ -1,0 +1,68 @@
+"""What apt makes of the files that a plan places for it: the real apt reads them, and chooses or leaves alone."""
+
+import re
+
+import pytest
+
+from inferhost.planner.machine.driver_packages import PIN_PATH, UNATTENDED_PATH
+from inferhost.planner.machine.runtime import PIN_PATH as TOOLKIT_PIN_PATH
+from tests.bed import driver_packages as stand_ins
+from tests.bed.driver_packages import NEW, OLD, Package
+from tests.unit import test_planner_driver as driver
+from tests.unit import test_planner_runtime as runtime
+from tests.unit.own_apt import Apt, own_apt
+from tests.unit.planner_wishes import planned
+
+TOOLKIT = "nvidia-container-toolkit-base"
+NEXT_BRANCH = "550.163.01"
+
+
+@pytest.fixture
+def apt(tmp_path) -> Apt:
+    """An archive with three drivers, of which one is of the next branch, and three toolkits."""
+    drivers = [one for version in (OLD, NEW, NEXT_BRANCH) for one in stand_ins.debian(version, "1")]
+    toolkits = [Package(TOOLKIT, f"{version}-1") for version in ("1.20.1", "1.20.10", "1.21.0")]
+    return own_apt(tmp_path, *drivers, *toolkits, Package("libc6", "2.36"))
+
+
+def candidates(apt: Apt, pin: str, *names: str) -> dict[str, str]:
+    """The version that apt would install of each package with this file of preferences."""
+    (apt.folder / "preferences/inferhost").write_text(pin)
+    said = apt.run(["apt-cache", "policy", *names])
+    assert (said.returncode, said.stderr) == (0, "")
+    return dict(re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (.*)$", said.stdout, re.M))
+
+
+@pytest.mark.parametrize(("own", "chosen"), [({}, NEW), ({"version": OLD}, OLD), ({"version": NEW}, NEW)])
+def test_the_pin_keeps_every_package_of_the_driver_at_the_planned_branch_or_version(apt, own, chosen):
+    names = [package.name for package in stand_ins.debian(OLD, "1")]
+    pin = driver.content(planned(driver.wish(driver.FIRST, "debian-12", **own)), PIN_PATH)
+    assert candidates(apt, pin, *names) == dict.fromkeys(names, f"{chosen}-1")
+    assert candidates(apt, "", *names) == dict.fromkeys(names, f"{NEXT_BRANCH}-1")
+
+
+def test_the_pin_keeps_what_is_installed_from_the_next_branch_and_takes_it_back(apt):
+    apt.installed(*stand_ins.debian(NEW, "1"))
+    pin = driver.content(planned(driver.wish(driver.FIRST, "debian-12", version=OLD)), PIN_PATH)
+    assert candidates(apt, pin, "libcuda1") == {"libcuda1": f"{OLD}-1"}
+
+
+@pytest.mark.parametrize(
+    ("version", "chosen"), [("1.20.1", "1.20.1-1"), ("1.20.10-1", "1.20.10-1"), ("1.21.0", "1.21.0-1")]
+)
+def test_the_toolkits_pin_takes_this_version_and_none_that_begins_like_it(apt, version, chosen):
+    pin = runtime.content(planned(runtime.wish(toolkit_version=version)), TOOLKIT_PIN_PATH)
+    assert candidates(apt, pin, TOOLKIT) == {TOOLKIT: chosen}
+
+
+def test_unattended_upgrades_read_a_list_that_means_every_package_of_the_driver_and_nothing_else(apt):
+    """They match each entry at a name's beginning. Source: unattended-upgrades 2.9.1, is_pkgname_in_blacklist."""
+    plan = planned(driver.wish(driver.FIRST, "debian-12"))
+    (apt.folder / "settings/51inferhost").write_text(driver.content(plan, UNATTENDED_PATH))
+    said = apt.run(["apt-config", "dump", "--format", "%F %v%n", "Unattended-Upgrade::Package-Blacklist"])
+    assert (said.returncode, said.stderr) == (0, "")
+    entries = [line.partition(" ")[2] for line in said.stdout.splitlines() if line.partition(" ")[2]]
+    assert len(entries) == len(plan.driver.install.pinned)
+    names = [*plan.driver.install.packages, *(package.name for package in stand_ins.debian(OLD, "1"))]
+    for name in (*names, "libc6", "linux-image-amd64", "docker.io"):
+        assert any(re.match(entry, name) for entry in entries) is (name in names), name
