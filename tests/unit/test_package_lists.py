@@ -1,7 +1,5 @@
 """When apt reads its lists again, which fails where any source of the host does not answer: the roles' own tasks."""
 
-import itertools
-
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
@@ -73,25 +71,34 @@ def test_a_changed_source_is_read_whatever_is_installed(section):
     assert reads_lists(section, NOTHING, changed=True)
 
 
-@pytest.mark.parametrize(("changed", "ours"), list(itertools.product([True, False], [True, False])))
-def test_what_does_not_answer_is_said_and_only_a_source_that_came_in_this_run_goes_again(changed, ours):
-    source = {"section": "runtime", "path": "/etc/apt/sources.list.d/inferhost-toolkit.sources"}
-    files = [{"section": "runtime", "path": "/etc/systemd/system/inferhost-cdi.service"}, *([source] if ours else [])]
-    files.append({"section": "driver", "path": "/etc/apt/sources.list.d/inferhost-driver.sources"})
+@pytest.mark.parametrize("changed", [True, False])
+def test_only_a_source_of_the_section_that_came_in_this_run_goes_again(changed):
+    files = [
+        {"section": "runtime", "path": "/etc/systemd/system/inferhost-cdi.service"},
+        {"section": "runtime", "path": "/etc/apt/sources.list.d/inferhost-toolkit.sources"},
+        {"section": "driver", "path": "/etc/apt/sources.list.d/inferhost-driver.sources"},
+    ]
     variables = {
-        "ansible_failed_result": {"msg": "Failed to update apt cache: http://gone.example"},
         "__inferhost_plan": {"files": files},
         "__inferhost_plan_section": "runtime",
         "__inferhost_plan_files": {"changed": changed},
-        "__inferhost_plan_repository": "inferhost_runtime_toolkit_repository_url",
     }
-    removes = task(
-        "package_lists.yml", "package_lists | A source of ours that may not answer is not left behind", LISTS
-    )
-    variables["__ours"] = Templar(loader=DataLoader(), variables=variables).template(removes["vars"]["__ours"])
-    assert variables["__ours"] == ([source] if ours else [])
+    left = "package_lists | A source of ours that may not answer is not left behind"
+    removes = task("package_lists.yml", left, LISTS)
+    assert Templar(loader=DataLoader(), variables=variables).template(removes["loop"]) == [files[1]]
     assert holds(removes["when"], variables) is changed
-    said = task("package_lists.yml", "package_lists | What does not answer is said", LISTS)["ansible.builtin.fail"]
-    message = Templar(loader=DataLoader(), variables=variables).template(said["msg"])
-    assert message.startswith("Failed to update apt cache: http://gone.example. Every package source")
-    assert ("inferhost_runtime_toolkit_repository_url" in message) is ours
+
+
+@pytest.mark.parametrize(("dead", "named"), [("https://mirror.example/cuda", True), ("http://gone.example", False)])
+@pytest.mark.parametrize("wished", ["https://mirror.example/cuda/", "", None])
+def test_the_option_is_named_where_its_address_is_the_one_that_does_not_answer(dead, named, wished):
+    option = "inferhost_driver_repository_url"
+    said = f"Failed to update apt cache: E:The repository '{dead} bookworm Release' has no Release file"
+    variables = {"ansible_failed_result": {"msg": said}, "__inferhost_plan_repository": option}
+    variables |= {} if wished is None else {option: wished}
+    told = task("package_lists.yml", "package_lists | What does not answer is said", LISTS)
+    for name in ("__wished", "__ours"):
+        variables[name] = Templar(loader=DataLoader(), variables=variables).template(told["vars"][name])
+    templar = Templar(loader=DataLoader(), variables=variables)
+    message = templar.template(told["ansible.builtin.fail"]["msg"])
+    assert message.startswith(f"{option}: {said}. Every" if named and wished else f"{said}. Every package source")
