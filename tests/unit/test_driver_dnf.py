@@ -49,6 +49,7 @@ def rendered(name: str, card: str, restore=(), check=False, *, missing=TOOLS, wi
             }
         },
         "__inferhost_driver_family": "dnf",
+        "__inferhost_driver_moved": list(restore),
         "__inferhost_driver_release": facts.get("release", []),
         "__inferhost_driver_hold": facts.get("hold", []),
         "__inferhost_driver_applied": {"facts": {"driver": facts}},

@@ -78,7 +78,7 @@ def test_packages_make_room_for_the_driver_only_with_consent(consent):
 
 
 def test_what_did_not_come_back_one_by_one_is_said_with_what_brings_a_newer_one():
-    told = task("revert_apt.yml", "revert_apt | What did not come back is said")
+    told = task("back.yml", "back | What did not come back is said")
     lost = {"__together": ["nvidia-smi=470.1-1"], "failed": True, "stderr_lines": ["E: Version '470.1-1' not found"]}
     back = {"__together": ["libcuda1=470.1-1"], "failed": False, "stderr_lines": []}
     variables = {"ansible_failed_result": {"msg": "One or more items failed", "results": [lost, back]}}
@@ -89,11 +89,11 @@ def test_what_did_not_come_back_one_by_one_is_said_with_what_brings_a_newer_one(
 
 
 def test_packages_come_back_together_and_where_that_fails_each_by_itself():
-    back = task("revert_apt.yml", "revert_apt | What was there before comes back")
-    rescued = task("revert_apt.yml", "revert_apt | One that does not come keeps no other away")
+    back = task("back.yml", "back | What was there before comes back")
+    rescued = task("back.yml", "back | One that does not come keeps no other away")
     asked = [block["block"][0]["vars"]["__inferhost_driver_versions"] for block in (back, rescued)]
     for restore in ([], ["libcuda1=470.1-1", "nvidia-smi=470.1-1"]):
-        variables = {"__inferhost_driver_status": {"facts": {"driver": {"restore": restore}}}}
+        variables = {"__inferhost_driver_back": restore}
         templar = Templar(loader=DataLoader(), variables=variables)
         assert [templar.template(one) for one in asked] == [[restore] if restore else [], [[one] for one in restore]]
 
@@ -101,8 +101,8 @@ def test_packages_come_back_together_and_where_that_fails_each_by_itself():
 @pytest.mark.parametrize(
     ("accepts", "way_out"),
     [
-        ("535.309.01", "inferhost_driver_version: 535.309.01 takes the one that is there"),
-        ("", "playbooks/revert.yml --tags driver gives it up, and site.yml then takes what they have"),
+        ("inferhost_driver_version: 535.309.01", "inferhost_driver_version: 535.309.01 takes the one that is there"),
+        ("", "playbooks/revert.yml gives it up, and site.yml then takes what they have"),
     ],
 )
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_packages_come_back_together_and_where_that_fails_each_by_itself():
 )
 def test_a_held_version_that_no_source_has_any_more_is_told_with_what_would_work(accepts, way_out, failed, said):
     told = task("moved.yml", "moved | What works where no package source has it any more is said")
-    driver = {"restore": ["libcuda1=535.261.03-1"], "accepts": accepts}
-    variables = {"__failed": failed, "__accepts": accepts, "__inferhost_installed": {"driver": driver}}
+    variables = {"__inferhost_driver_moved": ["libcuda1=535.261.03-1"], "__inferhost_driver_accepting": accepts}
+    variables["__failed"] = failed
     message = Templar(loader=DataLoader(), variables=variables).template(told["ansible.builtin.fail"]["msg"])
     assert message.startswith(said)
     assert "libcuda1=535.261.03-1: held by us and moved by somebody else" in message

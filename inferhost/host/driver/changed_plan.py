@@ -18,6 +18,7 @@ from inferhost.schema.plan import DriverPackages
 
 BEFORE = "packages:before"
 HELD = "packages:held"
+OPTION = "inferhost_driver_version"
 
 
 def recorded(baseline: Baseline) -> dict[str, str]:
@@ -82,7 +83,7 @@ def moves(machine: Machine, install: DriverPackages, there: Installed, baseline:
 
 
 def accepts(install: DriverPackages, held: Mapping[str, str], there: Installed) -> str:
-    """The `inferhost_driver_version` that takes what somebody else brought for all packages; empty where none does.
+    """The wish of a version that takes what somebody else brought for all packages; empty where none does.
 
     Only packages that have the driver's own version tell it, and dnf installs what its stream holds.
     """
@@ -93,7 +94,7 @@ def accepts(install: DriverPackages, held: Mapping[str, str], there: Installed) 
         return ""
     newest = max(branch, key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
     # Another packaging of the same driver is told from the held one by the whole version only.
-    return upstream(newest) if upstream(newest) != ours else newest.rpartition(":")[2]
+    return f"{OPTION}: {upstream(newest) if upstream(newest) != ours else newest.rpartition(':')[2]}"
 
 
 def left_over(

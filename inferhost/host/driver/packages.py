@@ -104,6 +104,12 @@ def removed_with(machine: Machine, family: str, names: Sequence[str]) -> set[str
     return {*names, *found}
 
 
+def lost_note(name: str, version: str) -> str:
+    """What is told of a version that was here before us and was `dropped`."""
+    said = f"{version} was here before us, and no package source of this host has it any more"
+    return f"{name}: {said}; apt-get install {name} brings what they have now"
+
+
 def automatic(machine: Machine, family: str) -> set[str]:
     """What goes again once nothing needs it: it came for another package, and nobody asked for it by name."""
     return set(_asked(machine, ["apt-mark", "showauto"]).split()) if family == "apt" else set()

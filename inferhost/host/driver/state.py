@@ -19,6 +19,7 @@ from inferhost.host.driver.packages import (
     automatic,
     dropped,
     installed,
+    lost_note,
     matching,
     missing,
     removed_with,
@@ -222,8 +223,7 @@ def restore_driver(machine: Machine, sections: Sequence[str], baseline: Baseline
         Verdict("driver.packages", "as before", "as before", "held", "none", "compared with the record")
     )
     for name, version in left["lost"].items():
-        said = f"{version} was here before us, and no package source of this host has it any more"
-        report.note(f"{name}: {said}; apt-get install {name} brings what they have now")
+        report.note(lost_note(name, version))
     trees = baseline.of("tree", [SECTION])
     if firmware_knows(machine, DKMS_KEY):
         report.note(
@@ -290,7 +290,7 @@ def _package(install: DriverPackages, there: Installed, name: str, held: dict[st
         return Verdict(setting, wanted, None, "overridden", "other_writer", f"not installed; {SITE} installs it")
     if held_at is not None and found != held_at:
         taken = accepts(install, held, there)
-        takes = f"inferhost_driver_version: {taken} takes the new one" if taken else "revert gives it up"
+        takes = f"{taken} takes the new one" if taken else "revert gives it up"
         evidence = f"held at {held_at} and changed by somebody else; {SITE} puts it back, {takes}"
         return Verdict(setting, wanted, found, "overridden", "other_writer", evidence)
     if name == install.packages[0] and not fits(install, found):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inferhost.host.driver.candidates import brings_source, not_offered
-from inferhost.host.driver.packages import installed, missing, removed_with, with_needs
+from inferhost.host.driver.packages import installed, lost_note, missing, removed_with, with_needs
 from inferhost.host.machine import Machine
 from inferhost.host.record import placed
 from inferhost.host.record.baseline import Baseline, Record, read_baseline
@@ -93,7 +93,7 @@ def runtime_facts(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str,
     """What the role has to know of this host: what has to be installed, and what `daemon.json` has to be."""
     runtime = plan.runtime
     if runtime is None or SECTION not in plan.manage:
-        return {"daemon": {}, "missing": [], "restore": [], "replace": []}
+        return {"daemon": {}, "missing": [], "restore": [], "accepts": "", "replace": []}
     there = installed(machine, runtime.family)
     return {
         "daemon": _daemon_file(machine, runtime),
@@ -160,7 +160,7 @@ def runtime_revert(machine: Machine, baseline: Baseline, report: Report) -> dict
         "family": before["family"],
         "remove": [] if foreign or busy else ours,
         "docker_group": group,
-        **toolkit_revert(baseline, there),
+        **toolkit_revert(machine, baseline, there),
     }
 
 
@@ -181,6 +181,8 @@ def restore_runtime(machine: Machine, sections: Sequence[str], baseline: Baselin
         return
     said = "compared with the record"
     report.verdicts.append(Verdict("runtime.packages", "as before", "as before", "held", "none", said))
+    for name, version in left["lost"].items():
+        report.note(lost_note(name, version))
     for folder in (path for path in IMAGES.values() if machine.exists(path)):
         report.note(f"{folder}: images and volumes are never deleted; left")
     baseline.drop([key for key in baseline if key.startswith((BEFORE, NAMES, HELD))], report.check)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inferhost.host.driver.packages import Installed, installed, matching, with_needs
+from inferhost.host.driver.packages import Installed, dropped, installed, matching, with_needs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
@@ -23,8 +23,12 @@ SITE = "ansible-playbook site.yml --tags runtime"
 OPTION = "inferhost_runtime_toolkit_version"
 
 
-def toolkit_moves(runtime: Runtime, there: Installed, baseline: Baseline) -> dict[str, list[str]]:
-    """`restore`: `NAME=VERSION` that somebody else moved. `replace`: packages that the wish gives another version."""
+def toolkit_moves(runtime: Runtime, there: Installed, baseline: Baseline) -> dict[str, Any]:
+    """What the role does to versions.
+
+    `restore`: `NAME=VERSION` that somebody else moved, and `accepts`: the wish that leaves it where it is.
+    `replace`: packages that the wish gives another version.
+    """
     held, anchor = _recorded(baseline), runtime.toolkit[0] if runtime.toolkit else ""
     restore: list[str] = []
     replace: list[str] = []
@@ -32,7 +36,8 @@ def toolkit_moves(runtime: Runtime, there: Installed, baseline: Baseline) -> dic
         restore = [f"{name}={v}" for name, v in held.items() if there.versions.get(name, v) != v]
     elif anchor in there.versions and not _fits(runtime, there.versions[anchor]):
         replace = sorted({*runtime.toolkit, *held} & set(there.versions))
-    return {"restore": restore, "replace": replace}
+    brought = there.versions[restore[0].partition("=")[0]] if restore and runtime.family == "apt" else ""
+    return {"restore": restore, "accepts": f"{OPTION}: {brought}" if brought else "", "replace": replace}
 
 
 def toolkit_problems(machine: Machine, runtime: Runtime, baseline: Baseline) -> list[Problem]:
@@ -77,12 +82,17 @@ def verify_toolkit(machine: Machine, runtime: Runtime, baseline: Baseline, repor
         report.verdicts += [_verdict(runtime, there, name, version) for name, version in held.items()]
 
 
-def toolkit_revert(baseline: Baseline, there: Installed) -> dict[str, Any]:
-    """Which of our holds go, and which packages of before us go back to their version."""
+def toolkit_revert(machine: Machine, baseline: Baseline, there: Installed) -> dict[str, Any]:
+    """Which of our holds go, and which packages of before us go back to their version, or cannot (`lost`)."""
     before, held = baseline[BEFORE].found, _recorded(baseline)
-    back = {name: before["versions"][name] for name in held if name in before["versions"]}
-    moved = [f"{name}={version}" for name, version in back.items() if there.versions.get(name) != version]
-    return {"release": sorted(set(held) & there.held - set(before.get("held", []))), "restore": moved}
+    were = {name: before["versions"][name] for name in held if name in before["versions"]}
+    back = {name: version for name, version in were.items() if there.versions.get(name) != version}
+    lost = dropped(machine, before["family"], back)
+    return {
+        "release": sorted(set(held) & there.held - set(before.get("held", []))),
+        "restore": [f"{name}={version}" for name, version in back.items() if name not in lost],
+        "lost": {name: back[name] for name in sorted(lost)},
+    }
 
 
 def _verdict(runtime: Runtime, there: Installed, name: str, wanted: str) -> Verdict:

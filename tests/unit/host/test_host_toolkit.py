@@ -86,7 +86,9 @@ def test_a_toolkit_that_somebody_moved_is_found_put_back_and_never_taken_for_our
     assert f"held at {OLD} and changed by somebody else" in said
     assert f"inferhost_runtime_toolkit_version: {NEW} takes the new one" in said
     host.run("apply")
-    assert facts(host, "install")["restore"] == [f"{LIBRARY}={OLD}", f"{BASE}={OLD}"]
+    found = facts(host, "install")
+    assert found["restore"] == [f"{LIBRARY}={OLD}", f"{BASE}={OLD}"]
+    assert found["accepts"] == f"inferhost_runtime_toolkit_version: {NEW}"
     wish(host, NEW)
     found = facts(host, "install")
     assert (found["restore"], found["replace"]) == ([], [])
@@ -173,3 +175,17 @@ def test_a_toolkit_that_was_there_before_us_goes_back_to_its_version(bare: Drive
     assert found["release"] == [LIBRARY, BASE]
     assert found["restore"] == [f"{LIBRARY}=1.17.8-1", f"{BASE}=1.17.8-1"]
     assert bare.run("revert", "--section", "runtime").verdict("runtime.packages") == ("ignored", "unexplained")
+
+
+def test_a_toolkit_of_before_us_that_no_source_has_any_more_ends_no_revert_early(bare: DriverHost):
+    bare.packages |= {BASE: Package("1.17.8-1", depends=LIBRARY), LIBRARY: Package("1.17.8-1")}
+    wish(bare, NEW)
+    bare.run("install")
+    arrive(bare, NEW)
+    bare.hold(facts(bare, "apply")["hold"])
+    bare.dropped |= {(BASE, "1.17.8-1")}
+    assert facts(bare, "status")["restore"] == [f"{LIBRARY}=1.17.8-1"]
+    bare.packages |= {LIBRARY: Package("1.17.8-1"), BASE: Package(NEW)}
+    answer = bare.run("revert", "--section", "runtime")
+    assert answer.verdict("runtime.packages") == ("held", "none")
+    assert f"{BASE}: 1.17.8-1 was here before us" in answer.prose
