@@ -62,6 +62,10 @@ class Knob:
         """What to know beside the original when it is put back."""
         return {}
 
+    def outlived(self, record: Record) -> str:
+        """Why this record is of something that is not here any more, so that it is no original; empty where it is."""
+        return ""
+
     def shown(self, value: Any) -> Any:
         """A value in the unit that people use."""
         return value
@@ -105,6 +109,14 @@ def originals(
                 if unread is not None:
                     unread(f"{knob.setting}: {error.verdict}, not recorded; {error.evidence}")
     return found
+
+
+def forget_outlived(knobs: Iterable[Knob], baseline: Baseline, report: Report) -> None:
+    """Makes room for new originals: what stands where the old ones are outlived was not written by us."""
+    gone = [knob for knob in knobs if knob.key in baseline and knob.outlived(baseline[knob.key])]
+    for knob in gone:
+        report.note(f"{knob.setting}: {knob.outlived(baseline[knob.key])}; what is there now is recorded instead")
+    baseline.drop([knob.key for knob in gone], report.check)
 
 
 def apply_knobs(knobs: Iterable[Knob], baseline: Baseline, report: Report) -> None:

@@ -21,7 +21,7 @@ from inferhost.host.gpu.natural import keep_natural
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.gpu.sample import Series, checked_period, take_samples
 from inferhost.host.guard.latch import forget_latches, read_latches
-from inferhost.host.knob import Knob, apply_knobs, originals, restore_knobs, tell, verify_knobs
+from inferhost.host.knob import Knob, apply_knobs, forget_outlived, originals, restore_knobs, tell, verify_knobs
 from inferhost.host.machine import CONFIG_DIRECTORY, PLAN, PROGRAM, Machine
 from inferhost.host.models import fetch as models_fetch
 from inferhost.host.models import state as models
@@ -332,6 +332,7 @@ def _chosen(plan: Plan, sections: Iterable[str], report: Report) -> list[str]:
 
 def _record(knobs: Sequence[Knob], baseline: Baseline, report: Report) -> None:
     """Originals that install could not read yet (no driver then) or that came with a new plan."""
+    forget_outlived(knobs, baseline, report)
     new = originals(knobs, baseline)
     if new:
         baseline.add(new, report.check)
@@ -375,8 +376,9 @@ def _knob_records(
     if "gpu" in sections:
         found.update(_gpu_records(machine, plan, baseline, report))
     if "cpu" in sections:
-        cpu = sysctl.knobs(machine, plan.sysctl) + cpufreq.touched(machine, plan.cpu)
-        found.update(originals(cpu + cpuidle.knobs(machine, plan.cpu), baseline))
+        cpu = [*cpufreq.touched(machine, plan.cpu), *cpuidle.knobs(machine, plan.cpu)]
+        forget_outlived(cpu, baseline, report)
+        found.update(originals([*sysctl.knobs(machine, plan.sysctl), *cpu], baseline))
     return found
 
 

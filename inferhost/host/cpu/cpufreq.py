@@ -22,6 +22,8 @@ from inferhost.schema.plan import FORCING_DRIVERS, PERFORMANCE, Cpu
 from inferhost.schema.result import Verdict
 
 ROOT = "/sys/devices/system/cpu"
+DRIVER = "scaling_driver"
+"""What a record's context calls the frequency driver that its word was recorded of."""
 
 
 class CpuFrequencyKnob(KernelKnob):
@@ -39,11 +41,23 @@ class CpuFrequencyKnob(KernelKnob):
         self.place = f"{ROOT}/cpu*/cpufreq/{self.attribute}"
         self.owner: Writer | None = None  # never written beside a daemon that does
 
+    def driver(self) -> str:
+        """Who gives the words their meaning: `powersave` is the lowest clock of one driver, any clock of another."""
+        return (self.machine.read_text(f"{self.folder}/scaling_driver") or "").strip()
+
+    def context(self) -> dict[str, str]:
+        return {**super().context(), DRIVER: self.driver()}
+
+    def outlived(self, record: Record) -> str:
+        before, now = record.context.get(DRIVER), self.driver()
+        another = before and now and now != before
+        return f"{record.found} was a word of {before}, and {now} governs now" if another else ""
+
     def observe(self) -> str:
         found = self.machine.read_text(self.path)
         if found is None:
-            driver = self.machine.read_text(f"{self.folder}/scaling_driver") or "this kernel"
-            raise Unusable("unsupported", "no_interface", f"{driver} has no {self.attribute}", False)
+            evidence = f"{self.driver() or 'this kernel'} has no {self.attribute}"
+            raise Unusable("unsupported", "no_interface", evidence, False)
         return found.strip()
 
     def obstacle(self) -> Unusable | None:
@@ -78,7 +92,7 @@ class Preference(CpuFrequencyKnob):
     def obstacle(self) -> Unusable | None:
         if self.owner is not None:
             return super().obstacle()
-        driver = (self.machine.read_text(f"{self.folder}/scaling_driver") or "").strip()
+        driver = self.driver()
         governor = self.governor or (self.machine.read_text(f"{self.folder}/{Governor.attribute}") or "").strip()
         if driver in FORCING_DRIVERS and governor == PERFORMANCE and self.wanted not in (PERFORMANCE, "0"):
             evidence = f"{driver} forces {PERFORMANCE} under the governor {PERFORMANCE}, and refuses {self.wanted}"

@@ -21,6 +21,8 @@ from inferhost.schema.plan import Cpu
 from inferhost.schema.result import Verdict
 
 KIND = "cpuidle"
+NAME = "state"
+"""What a record's context calls the idle state: another driver has other states under the same numbers."""
 ON, OFF = "0", "1"
 """What `disable` of a state says. Source: Documentation/ABI/testing/sysfs-devices-system-cpu of the kernel."""
 
@@ -30,8 +32,9 @@ class IdleState(KernelKnob):
 
     def __init__(self, machine: Machine, cpu: int, state: int, wanted: str) -> None:
         self.folder = f"{ROOT}/cpu{cpu}/cpuidle/state{state}"
-        name = machine.read_text(f"{self.folder}/name") or f"state{state}"
-        super().__init__(machine, f"{self.folder}/disable", f"{IDLE_STATE}{name}", f"{KIND}:{cpu}:{state}", wanted)
+        self.name = machine.read_text(f"{self.folder}/name") or f"state{state}"
+        setting, key = f"{IDLE_STATE}{self.name}", f"{KIND}:{cpu}:{state}"
+        super().__init__(machine, f"{self.folder}/disable", setting, key, wanted)
         self.place = f"{ROOT}/cpu*/cpuidle/state{state}/disable"
         self.owner: Writer | None = None
 
@@ -40,6 +43,13 @@ class IdleState(KernelKnob):
         if found is None:
             raise Unusable("unsupported", "no_interface", f"{self.place} cannot be read", False)
         return found.strip()
+
+    def context(self) -> dict[str, str]:
+        return {**super().context(), NAME: self.name}
+
+    def outlived(self, record: Record) -> str:
+        before = record.context.get(NAME, self.name)
+        return "" if before == self.name else f"the switch on record was of {before}, which had this number then"
 
     def obstacle(self) -> Unusable | None:
         if self.owner is not None:

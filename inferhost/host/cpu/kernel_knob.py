@@ -50,12 +50,18 @@ class KernelKnob(Knob):
 def restore_kernel_knobs(
     originals: Sequence[tuple[KernelKnob, Record]], baseline: Baseline, report: Report
 ) -> list[str]:
-    """Puts recorded values back, and returns remarks. What was read-only when recorded is only forgotten."""
+    """Puts recorded values back, and returns remarks. What was read-only when recorded is only forgotten.
+
+    So is what was recorded of something else: after it nothing was written, and what the boot gave stays.
+    """
     ours: list[Knob] = []
     remarks = []
     for knob, record in originals:
         if record.context.get("writable") == "no" and not knob.machine.writable(knob.path):
             remarks.append(f"{knob.setting}: not writable here, so never changed by us")
+            baseline.drop([knob.key], report.check)
+        elif knob.outlived(record):
+            remarks.append(f"{knob.setting}: {knob.outlived(record)}; what is there now stays")
             baseline.drop([knob.key], report.check)
         else:
             ours.append(knob)

@@ -38,7 +38,7 @@ class Processor:
 
         def write_kernel(machine: Machine, path: str, value: str) -> None:
             name = path.rpartition("/")[2]
-            if "/cpufreq/" in path and driver in ACTIVE:
+            if "/cpufreq/" in path and self.driver in ACTIVE:
                 self.ask(int(path.partition("/cpu/cpu")[2].partition("/")[0]), name, value)
             direct(machine, path, value)
 
@@ -189,6 +189,64 @@ def test_a_preference_that_is_gone_with_its_driver_does_not_keep_revert_from_end
     assert answer.code == 0
     assert f"cpu 1: has no {EPP} now; it was balance_performance" in answer.document["notes"]
     assert [key for key in host.baseline() if key.startswith("cpu:")] == []
+
+
+def restarted(host: FakeHost, kernel: Processor, driver: str, governor: str, preference: str | None) -> None:
+    """The next boot has another frequency driver, with the words that it begins with."""
+    host.write("/proc/sys/kernel/random/boot_id", "boot-2\n")
+    kernel.driver = driver
+    for cpu in CPUS:
+        kernel.put(cpu, "scaling_driver", driver)
+        kernel.put(cpu, "scaling_available_governors", GOVERNORS.get(driver, "powersave performance schedutil"))
+        kernel.put(cpu, "scaling_governor", governor)
+        host.at(f"{FOLDER.format(cpu)}/{EPP}").unlink(missing_ok=True)
+        if preference is not None:
+            kernel.put(cpu, EPP, preference)
+            kernel.put(cpu, "energy_performance_available_preferences", PREFERENCES)
+
+
+OTHERS = {
+    "intel_pstate": ("intel_cpufreq", "schedutil", None),  # where `powersave` is the lowest clock
+    "acpi-cpufreq": ("amd-pstate-epp", "powersave", "balance_performance"),  # which has no `schedutil`
+}
+"""By the driver before: the one of the next boot, and what that begins with."""
+
+
+@pytest.mark.parametrize("applied", [True, False], ids=["applied since", "not applied"])
+@pytest.mark.parametrize("first", OTHERS)
+def test_a_word_of_another_driver_is_not_put_back(host: FakeHost, processor, first: str, applied: bool):
+    then, governor, preference = OTHERS[first]
+    kernel = processor(first)
+    if first == "acpi-cpufreq":
+        for cpu in CPUS:
+            kernel.put(cpu, "scaling_governor", "schedutil")
+    wanted(host, "performance", None)
+    assert host.run("apply", "--section", "cpu").code == 0
+    restarted(host, kernel, then, governor, preference)
+    if applied:
+        assert host.run("apply", "--section", "cpu", "--check").verdict("cpu.governor") == ("unverified", "none")
+        answer = host.run("apply", "--section", "cpu")
+        assert kernel.all("scaling_governor") == ["performance", "performance"]
+        assert f"was a word of {first}, and {then} governs now; what is there now is recorded" in answer.prose
+    answer = host.run("revert", "--section", "cpu")
+    assert answer.code == 0
+    assert (f"{then} governs now; what is there now stays" in answer.prose) is not applied
+    assert kernel.all("scaling_governor") == [governor, governor]
+    if preference is not None:
+        assert kernel.all(EPP) == [preference, preference]
+    assert [key for key in host.baseline() if key.startswith("cpu:")] == []
+
+
+def test_a_record_that_names_no_driver_is_put_back_under_any(host: FakeHost, processor):
+    """As an earlier version of the program wrote it."""
+    kernel = processor("acpi-cpufreq")
+    wanted(host, "performance", None)
+    host.run("apply", "--section", "cpu")
+    path = "/var/lib/inferhost/baseline.json"
+    host.write(path, host.read(path).replace('"scaling_driver": "acpi-cpufreq"', '"other": ""'), 0o600)
+    restarted(host, kernel, "intel_cpufreq", "schedutil", None)
+    assert host.run("revert", "--section", "cpu").code == 0
+    assert kernel.all("scaling_governor") == ["powersave", "powersave"]
 
 
 def test_an_offline_cpu_keeps_its_originals_on_record_until_it_is_back(host: FakeHost):

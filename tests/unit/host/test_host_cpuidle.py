@@ -144,6 +144,24 @@ def test_an_idle_state_that_is_gone_is_told_and_forgotten(idle: FakeHost):
     assert not idle.at("/var/lib/inferhost/baseline.json").exists()
 
 
+@pytest.mark.parametrize("applied", [True, False], ids=["applied at boot", "not applied"])
+def test_a_switch_of_another_state_with_the_same_number_is_not_put_back(idle: FakeHost, applied: bool):
+    assert idle.run("install").code == idle.run("apply", *CPU).code == 0
+    for cpu in range(2):  # the next boot has another driver, with a quick third state and all of them on
+        for number, latency in enumerate((0, 2, 5, 200)):
+            idle.write(f"{ROOT}/cpu{cpu}/cpuidle/state{number}/latency", f"{latency}\n")
+            idle.write(f"{ROOT}/cpu{cpu}/cpuidle/state{number}/disable", "0\n")
+        idle.write(f"{ROOT}/cpu{cpu}/cpuidle/state2/name", "C2_ACPI\n")
+    if applied:
+        assert idle.run("boot").code == 0
+        assert switches(idle) == ["0001", "0001"]
+    answer = idle.run("revert", *CPU)
+    assert answer.code == 0
+    assert ("the switch on record was of C1E, which had this number then" in answer.prose) is not applied
+    assert switches(idle) == ["0000", "0000"]
+    assert [key for key in idle.baseline() if key.startswith("cpuidle:")] == []
+
+
 def test_a_plan_that_came_since_is_recorded_before_it_is_written(idle: FakeHost):
     idle.plan = limited(None)
     assert idle.run("install").code == 0
