@@ -17,7 +17,7 @@ from inferhost.host.machine import Machine
 from inferhost.host.record import placed
 from inferhost.host.record.baseline import Baseline, Record, read_baseline
 from inferhost.host.report import Report
-from inferhost.host.runtime import cdi, containers, daemon_json
+from inferhost.host.runtime import cdi, cdi_folders, containers, daemon_json
 from inferhost.host.runtime.toolkit import (
     BEFORE,
     HELD,
@@ -86,6 +86,7 @@ def runtime_problems(machine: Machine, plan: Plan, baseline: Baseline) -> list[P
             problems.append(Problem("inferhost_hardware.container_engines", message, hint, "foreign-engine"))
     problems += _source_problems(machine, plan, runtime)
     problems += toolkit_problems(machine, runtime, baseline)
+    problems += cdi_folders.folder_problems(machine, runtime)
     return problems + daemon_json.daemon_problems(machine, plan)
 
 
