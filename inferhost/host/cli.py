@@ -25,7 +25,7 @@ from inferhost.host.gpu import sample as sampling
 from inferhost.host.guard import daemon
 from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.models import fetch
-from inferhost.host.record import revert
+from inferhost.host.record import left, revert
 from inferhost.host.report import HostError, NothingTouched, Report, reason
 from inferhost.host.service import drain, engine, gate, measure, rollback
 from inferhost.host.service import install as engine_install
@@ -208,6 +208,12 @@ def _record(options: argparse.Namespace, machine: Machine, plan: Plan, _content:
 def _apply(options: argparse.Namespace, machine: Machine, plan: Plan, content: bytes, report: Report) -> None:
     whole = not _is_installed(machine, content)
     verbs.apply(machine, plan, options.section or SECTIONS, report, whole=whole)
+    if _is_about_cards(options, plan):
+        left.give_back(machine, plan, report)
+
+
+def _is_about_cards(options: argparse.Namespace, plan: Plan) -> bool:
+    return "gpu" in plan.manage and "gpu" in (options.section or SECTIONS)
 
 
 def _is_installed(machine: Machine, content: bytes) -> bool:
@@ -237,6 +243,8 @@ def _verify(options: argparse.Namespace, machine: Machine, plan: Plan, _content:
     asked = challenge.Asked(options.load_pid) if options.challenge else None
     sections, load_s = options.section or SECTIONS, _load_s(options)
     verbs.verify(machine, plan, sections, report, load_s, challenged=asked, exercised=options.load)
+    if _is_about_cards(options, plan):
+        left.tell(machine, plan, report)
 
 
 def _gate(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:

@@ -20,7 +20,7 @@ from inferhost.host.gpu.clock_lock import GraphicsClockLock
 from inferhost.host.gpu.natural import keep_natural
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.gpu.sample import Series, checked_period, take_samples
-from inferhost.host.guard.latch import forget_latches, read_latches
+from inferhost.host.guard.latch import forget_latches, held_problems, read_latches
 from inferhost.host.knob import Knob, apply_knobs, forget_outlived, originals, restore_knobs, tell, verify_knobs
 from inferhost.host.machine import CONFIG_DIRECTORY, PLAN, PROGRAM, Machine
 from inferhost.host.models import fetch as models_fetch
@@ -83,7 +83,7 @@ def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report)
     problems += engine_install.install_problems(machine, plan)
     problems += container.container_problems(machine, plan)
     problems += readable.reading_problems(machine, plan)
-    problems += base_units.mps_problems(machine, plan)
+    problems += base_units.mps_problems(machine, plan) + held_problems(machine, plan)
     problems += key.key_problems(machine, plan) if "service" in plan.manage else ()
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
     packages = [*state.to_move(machine, plan, baseline), *runtime.to_move(machine, plan, baseline)]

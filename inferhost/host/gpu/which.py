@@ -33,6 +33,17 @@ def selected_cards(plan: Plan, nvml: Nvml, machine: Machine) -> list[Card]:
     return [card for card in chosen_cards(plan, nvml, machine, nvml.cards()) if card is not None]
 
 
+def meant_cards(plan: Plan, nvml: Nvml, machine: Machine) -> set[str] | None:
+    """The UUIDs of all cards that the plan means, here or not; None while nobody knows one of them."""
+    here, recorded = chosen_cards(plan, nvml, machine, nvml.cards()), _recorded(machine)
+    numbers = [_number(pci_device_id(entry.select.pci_device_id), entry.select.ordinal) for entry in plan.gpus]
+    found = {
+        card.uuid if card is not None else entry.select.uuid or recorded.get(number)
+        for entry, card, number in zip(plan.gpus, here, numbers)
+    }
+    return None if None in found else {uuid for uuid in found if uuid is not None}
+
+
 def missing_cards(plan: Plan, nvml: Nvml, machine: Machine) -> dict[int, Problem]:
     """The plan's cards that this host does not have now, by their number in the plan."""
     cards = nvml.cards()

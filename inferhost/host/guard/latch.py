@@ -20,7 +20,8 @@ from inferhost.host.record import base_units
 from inferhost.host.record.baseline import boot_id
 from inferhost.host.report import Report, WriteFailed
 from inferhost.schema import document
-from inferhost.schema.problems import InputError
+from inferhost.schema.plan import Plan
+from inferhost.schema.problems import InputError, Problem
 
 SCHEMA = 1
 LATCH = f"{RUN_DIRECTORY}/guard.json"
@@ -108,6 +109,17 @@ def forget_latches(machine: Machine, uuids: Iterable[str], report: Report) -> No
         write_latches(machine, {**latches, **freed})
     except WriteFailed as error:
         report.note(f"{error.problem.path}: {error.problem.message}")
+
+
+def held_problems(machine: Machine, plan: Plan) -> list[Problem]:
+    """Cards that the guard holds, where the plan would end it: nobody would give them back."""
+    held = {uuid: hold for uuid, hold in read_latches(machine).items() if hold.state in (LATCHED, RESTORING)}
+    hint = "wait until it lets go, or give the cards back first with: inferhost revert --section gpu"
+    return [
+        Problem("inferhost_manage", f"found no gpu, and the guard holds {uuid}: {hold.why}", hint, "guard-holds")
+        for uuid, hold in held.items()
+        if "gpu" not in plan.manage
+    ]
 
 
 def taken_back_s(machine: Machine, uuid: str) -> float | None:

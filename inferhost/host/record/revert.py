@@ -120,7 +120,7 @@ def _restore_gpus(
         return
     try:
         with open_nvml(machine.before_write) as nvml:
-            knobs = _gpu_knobs(machine, nvml, records, report)
+            knobs = original_knobs(machine, nvml, records, report)
             _say_what_to_know(knobs, records, boot_id(machine), report)
             for knob in knobs:
                 if isinstance(knob, selection.PowerLimit):
@@ -133,8 +133,8 @@ def _restore_gpus(
             _keep(name, record, error, report)
 
 
-def _gpu_knobs(machine: Machine, nvml: Nvml, records: Mapping[str, Record], report: Report) -> list[Knob]:
-    """The knobs to restore, in order; a card that is not there is said, and its keys stay."""
+def original_knobs(machine: Machine, nvml: Nvml, records: Mapping[str, Record], report: Report) -> list[Knob]:
+    """The originals of cards as knobs to restore, in order; a card that is not there is said, and its keys stay."""
     cards = {card.uuid: card for card in nvml.cards()}
     found = []
     for name in sorted(records, key=lambda n: (_rank(n), n)):

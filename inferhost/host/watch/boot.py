@@ -6,14 +6,15 @@ the same: nobody is there to put it back. The same unit runs after a suspend.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from inferhost.host import verbs
 from inferhost.host.gpu import which
 from inferhost.host.gpu.nvml import NvmlError, open_nvml
 from inferhost.host.machine import Machine
-from inferhost.host.record import base_units
+from inferhost.host.record import base_units, left
 from inferhost.host.record.baseline import read_baseline
 from inferhost.host.report import HostError, Report
 from inferhost.schema.plan import Plan
@@ -35,20 +36,24 @@ def boot(machine: Machine, plan: Plan, asked: Sequence[str] | None, wait_s: floa
     chosen = [s for s in SECTIONS if s in (asked or standing) and s in plan.manage]
     for section in (s for s in SECTIONS if s in plan.manage and s not in chosen):
         report.note(f"section {section} was taken back: not applied")
+    here = with_cards_that_are_here(machine, plan, wait_s, report)[0] if "gpu" in chosen else plan
+    for section in chosen:  # what stops one leaves the next its turn
+        with _told(report):
+            verbs.apply(machine, here, [section], report)
     if "gpu" in chosen:
-        plan, _ = with_cards_that_are_here(machine, plan, wait_s, report)
-    apply_sections(machine, plan, chosen, report)
+        with _told(report):
+            left.give_back(machine, plan, report)
 
 
-def apply_sections(machine: Machine, plan: Plan, sections: Sequence[str], report: Report) -> None:
-    """`apply`, one section after the other: what stops one leaves the next its turn."""
-    for section in sections:
-        try:
-            verbs.apply(machine, plan, [section], report)
-        except InputError as error:
-            report.stopped(error.problems)
-        except HostError as error:
-            report.stopped([error.problem])
+@contextlib.contextmanager
+def _told(report: Report) -> Iterator[None]:
+    """What ends a step early is told, and the next one follows."""
+    try:
+        yield
+    except InputError as error:
+        report.stopped(error.problems)
+    except HostError as error:
+        report.stopped([error.problem])
 
 
 def with_cards_that_are_here(

@@ -24,7 +24,7 @@ from inferhost.host.gpu.nvml import NvmlError, open_nvml
 from inferhost.host.gpu.occupants import card_places, held_open
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
-from inferhost.host.record import base_units
+from inferhost.host.record import base_units, left
 from inferhost.host.record.baseline import read_baseline
 from inferhost.host.report import HostError, Report
 from inferhost.host.watch import boot
@@ -86,6 +86,8 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
         report.verdicts += unseen.values()
         if unseen:
             machine, plan = _beside(machine, plan, names, unseen)
+        else:
+            left.tell(machine, plan, report)
         if unseen and not plan.gpus:
             sections.remove("gpu")
         else:

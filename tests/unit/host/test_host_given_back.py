@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
-from tests.unit.host.fake_host import UUID, FakeHost, plan, with_gpu
+from inferhost.schema.plan import GpuSelector
+from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 from tests.unit.host.test_host_clock_lock import CLOCKS, LOCK, applied
+from tests.unit.host.test_host_guard import ROOM, RULE, SAFE_MW, Run
 
 
 @pytest.mark.parametrize("name", [LOCK, "memory_clock_lock_mhz"])
@@ -46,3 +51,136 @@ def test_a_lock_that_could_not_be_taken_back_is_tried_again(host: FakeHost, code
     assert host.card()[LOCK] == [2100, 2100]
     assert host.run("apply", "--section", "gpu").code == 0
     assert host.card()[LOCK] is None
+
+
+def locked_pair(pair: FakeHost, **changes: Any) -> None:
+    """Two cards with a limit and a lock, managed by number."""
+    first = dataclasses.replace(plan().gpus[0], graphics_clock_lock_mhz=(1200, 1200), **changes)
+    second = dataclasses.replace(first, select=GpuSelector(None, "2BB1", 1))
+    pair.plan = plan(gpus=(first, second), manage=("gpu", "cpu"), files=(), dropins=(), service=(), env={})
+    pair.converge()
+
+
+def as_found(pair: FakeHost, number: int) -> bool:
+    """Whether the card is what it was before us, as far as it can be."""
+    card = pair.card(number)
+    return (card["power_limit_mw"], card["persistence"], card[LOCK]) == (480000, 1, None)
+
+
+def without_second(pair: FakeHost) -> None:
+    """The wish of one card less, as Ansible places it."""
+    pair.plan = plan(gpus=pair.plan.gpus[:1], manage=("gpu", "cpu"), files=(), dropins=(), service=(), env={})
+    assert pair.run("install").code == 0
+
+
+@pytest.mark.parametrize("verb", ["apply", "boot"])
+def test_a_card_that_leaves_the_plan_is_told_until_it_is_given_back(pair: FakeHost, verb: str):
+    locked_pair(pair)
+    without_second(pair)
+    for look in ("verify", "watch"):
+        answer = pair.run(look)
+        assert answer.code == 3
+        assert answer.verdict(f"{SECOND_UUID}.power_limit_w") == ("overridden", "none")
+        assert "is in no plan any more" in answer.evidence(f"{SECOND_UUID}.{LOCK}")
+    foretold = pair.run(verb, "--check")
+    assert not as_found(pair, 1)
+    answer = pair.run(verb)
+    assert (answer.code, answer.said) == (0, foretold.said)
+    assert as_found(pair, 1)
+    assert not [key for key in pair.baseline() if SECOND_UUID in key]
+    card = pair.card(0)
+    assert (card["power_limit_mw"], card[LOCK]) == (450000, [1200, 1200])
+    for again in ("verify", "watch", "apply", "boot"):
+        assert (answer := pair.run(again)).said == (False, [])
+        assert answer.code == 0
+        assert SECOND_UUID not in answer.prose
+
+
+def test_no_part_of_a_plan_gives_a_card_of_the_rest_back(pair: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    """A lost card, a repair and a guard each work on fewer cards than are meant."""
+    locked_pair(pair, guard=RULE)
+    pair.sim("set", "ambient_celsius", 110, "--gpu", 1)
+    pair.sim("load", "on", "--gpu", 1)
+    run = Run(pair, monkeypatch)
+    run.until(lambda: run.state(SECOND_UUID) == "latched")
+    pair.sim("set", "ambient_celsius", ROOM, "--gpu", 1)
+    run.until(lambda: run.state(SECOND_UUID) == "free")
+    pair.wait(60)
+    pair.run("watch")
+    pair.sim("reload")
+    pair.sim("lost", 0)
+    for verb in ("watch", "apply", "boot"):
+        answer = pair.run(verb)
+        assert "in no plan any more" not in answer.prose
+        assert (pair.card(1)["power_limit_mw"], pair.card(1)[LOCK]) == (450000, [1200, 1200])
+    assert {key.split(":")[1] for key in pair.baseline() if key.startswith("gpu:")} == {UUID, SECOND_UUID}
+
+
+def test_a_card_that_is_gone_from_host_and_plan_is_named_and_stays_on_record(pair: FakeHost):
+    locked_pair(pair)
+    without_second(pair)
+    pair.sim("lost", 1)
+    for verb in ("apply", "verify", "boot", "watch"):
+        answer = pair.run(verb)
+        assert answer.code == 0
+        assert f"{SECOND_UUID}: in no plan any more, and not on this host" in answer.prose
+    assert [key for key in pair.baseline() if SECOND_UUID in key]
+
+
+def test_a_card_that_cannot_be_given_back_yet_is_tried_again(pair: FakeHost):
+    locked_pair(pair)
+    without_second(pair)
+    pair.sim("fail", "nvmlDeviceSetPowerManagementLimit", 999, 1)
+    assert pair.run("apply").code == 3
+    assert [key for key in pair.baseline() if SECOND_UUID in key] == [f"gpu:{SECOND_UUID}:power_limit_mw"]
+    assert pair.run("apply").code == 0
+    assert as_found(pair, 1)
+
+
+def latched(pair: FakeHost, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The second card is held by its guard."""
+    locked_pair(pair, guard=RULE)
+    pair.sim("load", "on", "--gpu", 1)
+    pair.sim("set", "ambient_celsius", 110, "--gpu", 1)
+    run = Run(pair, monkeypatch)
+    run.until(lambda: run.state(SECOND_UUID) == "latched")
+    assert pair.card(1)["power_limit_mw"] == SAFE_MW
+    return run
+
+
+def test_a_card_that_leaves_the_plan_while_the_guard_holds_it_is_given_back(
+    pair: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    run = latched(pair, monkeypatch)
+    without_second(pair)
+    assert pair.run("apply").code == 0
+    assert (run.state(SECOND_UUID), as_found(pair, 1)) == ("free", True)
+
+
+def test_the_section_does_not_leave_the_plan_while_the_guard_holds_a_card(
+    pair: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    run = latched(pair, monkeypatch)
+    pair.plan = plan(gpus=pair.plan.gpus, manage=("cpu",), files=(), dropins=(), service=(), env={})
+    before = pair.snapshot()
+    answer = pair.run("install")
+    assert (answer.code, answer.problems[0]["id"]) == (2, "guard-holds")
+    assert f"the guard holds {SECOND_UUID}: " in answer.problems[0]["message"]
+    assert pair.snapshot() == before
+    assert pair.run("revert", "--section", "gpu").code == 0
+    assert (run.state(SECOND_UUID), as_found(pair, 1)) == ("free", True)
+    assert pair.run("install").code == 0
+
+
+def test_nothing_is_given_back_while_nobody_knows_which_cards_are_meant(pair: FakeHost):
+    locked_pair(pair)
+    numbered = pair.plan.gpus
+    named = [dataclasses.replace(numbered[0], select=GpuSelector(uuid, "2BB1", 0)) for uuid in (UUID, SECOND_UUID)]
+    assert pair.run("revert", "--section", "gpu").code == 0
+    pair.plan = plan(gpus=tuple(named), manage=("gpu", "cpu"), files=(), dropins=(), service=(), env={})
+    pair.converge()
+    pair.plan = plan(gpus=numbered, manage=("gpu", "cpu"), files=(), dropins=(), service=(), env={})
+    pair.sim("lost", 1)
+    for verb in ("boot", "verify", "watch"):
+        assert "in no plan any more" not in pair.run(verb).prose
+    assert (pair.card(0)["power_limit_mw"], pair.card(0)[LOCK]) == (450000, [1200, 1200])

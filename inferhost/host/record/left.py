@@ -1,0 +1,82 @@
+"""Cards on record that the plan means no more: `apply` gives them back, as a revert would, and verify names them.
+
+Nobody gives a card back while it is not clear which cards the plan means, so these verbs are told the whole plan: a
+part of one, as a repair has, means fewer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+from inferhost.host.gpu import which
+from inferhost.host.gpu.nvml import Nvml, NvmlError, open_nvml
+from inferhost.host.guard.latch import forget_latches
+from inferhost.host.knob import restore_knobs, verify_knobs
+from inferhost.host.machine import Machine
+from inferhost.host.record.baseline import Record, read_baseline
+from inferhost.host.record.revert import original_knobs
+from inferhost.host.report import Report
+from inferhost.host.verbs import lock_unless_check
+from inferhost.schema.plan import Plan
+from inferhost.schema.result import DRIFT
+
+IN_NO_PLAN = "its card is in no plan any more, and inferhost apply gives it back"
+
+
+def give_back(machine: Machine, plan: Plan, report: Report) -> None:
+    """Puts back what was here before us on the cards that the plan means no more, and lets their latches go."""
+    if not _any_left(machine, plan):
+        return
+    with (
+        lock_unless_check(machine, report),
+        contextlib.suppress(NvmlError),
+        _opened(machine) as nvml,
+    ):  # apply told why
+        found = _left(machine, nvml, plan, report)
+        uuids = dict.fromkeys(_uuid(name) for name in found)
+        for uuid in uuids:
+            report.note(f"{uuid}: in no plan any more: it goes back to what it was before inferhost")
+        restore_knobs(original_knobs(machine, nvml, found, report), read_baseline(machine), report)
+        if not report.check:
+            forget_latches(machine, uuids, report)
+
+
+def tell(machine: Machine, plan: Plan, report: Report) -> None:
+    """What of such a card is not as it was before us, as drift."""
+    if not _any_left(machine, plan):
+        return
+    with contextlib.suppress(NvmlError), _opened(machine) as nvml:
+        own = Report(check=True)
+        verify_knobs(original_knobs(machine, nvml, _left(machine, nvml, plan, report), own), own)
+        for verdict in own.verdicts:
+            if verdict.verdict in DRIFT:
+                evidence = f"{IN_NO_PLAN}; {verdict.evidence}"
+                report.verdicts.append(dataclasses.replace(verdict, cause="none", evidence=evidence))
+
+
+def _opened(machine: Machine) -> contextlib.AbstractContextManager[Nvml]:
+    return open_nvml(machine.before_write, machine.cards)
+
+
+def _any_left(machine: Machine, plan: Plan) -> bool:
+    """Whether it is worth to open NVML: not where every card on record is one that the plan is known to mean."""
+    names = which.known_names(plan, machine)
+    return any(_uuid(key.partition(":")[2]) not in names for key in which.recorded_keys(machine))
+
+
+def _left(machine: Machine, nvml: Nvml, plan: Plan, report: Report) -> dict[str, Record]:
+    """The originals of these cards that are here, by what follows `gpu:`; those of the others are told."""
+    meant, here = which.meant_cards(plan, nvml, machine), {card.uuid for card in nvml.cards()}
+    if meant is None:
+        return {}
+    recorded = {key.partition(":")[2]: record for key, record in which.recorded_keys(machine).items()}
+    left = {name: record for name, record in recorded.items() if _uuid(name) not in meant}
+    for uuid in dict.fromkeys(_uuid(name) for name in left):
+        if uuid not in here:
+            report.note(f"{uuid}: in no plan any more, and not on this host; what it was before stays on record")
+    return {name: record for name, record in left.items() if _uuid(name) in here}
+
+
+def _uuid(name: str) -> str:
+    return name.rpartition(":")[0]
