@@ -180,8 +180,6 @@ def _apply_again(machine: Machine, plan: Plan, again: dict[str, str], report: Re
         verbs.apply(machine, plan, ["gpu"], own, again=again)
         failed = [problem.path for problem in own.problems]
         failed += [verdict.setting for verdict in own.verdicts if verdict.verdict == "pending"]
-    except InputError as error:
-        own.stopped(error.problems)
     except HostError as error:
         own.stopped([error.problem])
     for verdict in own.verdicts:

@@ -181,6 +181,13 @@ def test_a_number_found_before_us_comes_back_as_that_number(host: FakeHost, proc
     assert kernel.all(EPP) == ["112", "balance_performance"]
 
 
+def test_a_zero_is_no_other_preference_than_the_governor_performance_forces(host: FakeHost):
+    for cpu in CPUS:
+        host.write(f"{FOLDER.format(cpu)}/scaling_driver", "intel_pstate\n")
+    wanted(host, "performance", "0")
+    assert host.run("apply", "--section", "cpu").verdict(SETTING) == ("held", "none")
+
+
 def test_a_preference_that_is_gone_with_its_driver_does_not_keep_revert_from_ending(host: FakeHost):
     wanted(host, "performance", "power")
     host.run("apply", "--section", "cpu")
@@ -304,4 +311,5 @@ def test_what_we_wrote_and_cannot_write_back_stays_on_record(host: FakeHost, mon
     monkeypatch.setattr(Machine, "writable", lambda self, path: "/sys/" not in path)
     answer = host.run("revert", "--section", "cpu")
     assert answer.verdict(SETTING) == ("unsupported", "read_only")
+    assert (answer.code, {problem["id"] for problem in answer.problems}) == (8, {"not-restored"})
     assert f"cpu:0:{EPP}" in host.baseline()

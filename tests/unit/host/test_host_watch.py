@@ -237,6 +237,20 @@ def test_a_known_writer_of_what_is_gone_is_not_fought_over(p4: FakeHost):
     assert (answer.code, answer.changed) == (3, False)
 
 
+def test_a_setting_of_which_nobody_knows_what_the_card_boots_with_may_stand(p4: FakeHost):
+    p4.sim("set", "compute_mode", 0)
+    p4.sim("fail", "nvmlDeviceGetDefaultApplicationsClock", 999)
+    answer = p4.run("watch")
+    assert (answer.code, answer.changed) == (3, False)
+    assert "nobody can tell whether it was lost with the driver" in answer.prose
+
+
+def test_a_setting_at_what_the_card_boots_with_by_plan_is_no_sign(p4: FakeHost):
+    p4.plan = p4_plan(compute_mode="default")
+    assert p4.run("install").code == p4.run("apply").code == 0
+    assert p4.run("watch").document["notes"] == []
+
+
 def test_check_mode_says_what_of_them_would_be_applied(p4: FakeHost):
     reloaded(p4)
     before = p4.snapshot()
@@ -266,10 +280,11 @@ def test_a_look_that_another_version_wrote_down_is_none(placed: FakeHost):
     assert placed.run("watch").code == 0
 
 
-def test_an_apply_that_changes_nothing_writes_down_nothing(placed: FakeHost):
+@pytest.mark.parametrize("verb", ["apply", "verify"])
+def test_a_run_that_changes_nothing_writes_down_nothing(placed: FakeHost, verb: str):
     placed.run("watch")
     order: list[str] = []
-    placed.run("apply", "--section", "gpu", before_write=order.append)
+    placed.run(verb, "--section", "gpu", before_write=order.append)
     assert not [step for step in order if "watched.json" in step]
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from inferhost.host.gpu.clock_lock import NOT_REPAIRED
-from inferhost.host.gpu.clock_record import MODULE
+from inferhost.host.gpu.clock_record import CLOCKS, MODULE
+from inferhost.host.record import lock
 from inferhost.host.watch import drift
 from inferhost.schema.plan import GpuSelector
-from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import SECOND_UUID, UUID, Answer, FakeHost, plan, with_gpu
 from tests.unit.host.test_host_watch import WATCHED
 
 
@@ -34,6 +35,22 @@ def test_a_repair_that_failed_is_tried_again_alone(placed: FakeHost):
     assert not [step for step in order if step.startswith("nvml")]
 
 
+def reloaded_after_a_look(host: FakeHost) -> None:
+    host.wait(60)
+    assert host.run("watch").code == 0
+    host.sim("reload")
+    host.sim("set", "persistence", 1)
+
+
+def test_what_no_repair_was_for_is_not_tried_again(placed: FakeHost):
+    reloaded_after_a_look(placed)
+    placed.plan = with_gpu(power_limit_w=700, graphics_clock_lock_mhz=(2100, 2100))  # more than the card takes
+    for repaired in (True, False):
+        answer = placed.run("watch")
+        assert (answer.code, answer.changed) == (3, repaired)
+        assert json.loads(placed.read(WATCHED))["again"] == []
+
+
 def no_room_for(name: str) -> Callable[[str], None]:
     """A disk that is full when this file is written."""
 
@@ -51,10 +68,7 @@ def test_after_a_repair_that_could_not_begin_a_lock_is_not_believed_by_whoever_c
     """Not even when the counter has passed what it was when the lock was asked for."""
     host.plan = with_gpu(power_limit_w=None, graphics_clock_lock_mhz=(2100, 2100))  # no limit tells of the reload
     host.converge()
-    host.wait(60)
-    assert host.run("watch").code == 0
-    host.sim("reload")
-    host.sim("set", "persistence", 1)
+    reloaded_after_a_look(host)
     assert host.run("watch", before_write=no_room_for("clocks.json")).code == 3
     host.wait(600)
     answer = host.run("verify", "--section", "gpu")
@@ -66,10 +80,7 @@ def test_after_a_repair_that_could_not_begin_a_lock_is_not_believed_by_whoever_c
 
 
 def test_a_repair_that_met_no_driver_is_made_at_the_next_look(placed: FakeHost, monkeypatch: pytest.MonkeyPatch):
-    assert placed.run("watch").code == 0
-    placed.wait(60)
-    placed.sim("reload")
-    placed.sim("set", "persistence", 1)
+    reloaded_after_a_look(placed)
     real = drift.verbs.apply
 
     def unloaded(*arguments: Any, **options: Any) -> None:
@@ -80,6 +91,18 @@ def test_a_repair_that_met_no_driver_is_made_at_the_next_look(placed: FakeHost, 
 
     with monkeypatch.context() as patched:
         patched.setattr(drift.verbs, "apply", unloaded)
+        assert placed.run("watch").code == 3
+    assert placed.card()["power_limit_mw"] == 600000
+    assert placed.run("watch").code == 0
+    assert placed.card()["power_limit_mw"] == 450000
+
+
+def test_a_repair_that_another_run_kept_from_beginning_is_made_at_the_next_look(
+    placed: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    reloaded_after_a_look(placed)
+    monkeypatch.setattr(lock, "WAIT_S", 0.0)
+    with lock.locked(placed.machine(str(placed.root))):
         assert placed.run("watch").code == 3
     assert placed.card()["power_limit_mw"] == 600000
     assert placed.run("watch").code == 0
@@ -235,6 +258,9 @@ def test_beside_a_card_that_sleeps_the_other_is_looked_at_and_repaired(pair: Fak
     pair.sim("load", "on")
     pair.sim("set", "persistence", 0, "--gpu", 1)
     assert pair.run("watch").code == 3
+    assert [*verdicts(pair.run("watch"))] == [
+        f"gpu.{SECOND_UUID}.persistence_mode"
+    ]  # where the other is is not known
     for place, uuid, minor in (("0000:03:00.0", UUID, 0), ("0000:0b:00.0", SECOND_UUID, 1)):
         known(pair, place, uuid, minor)
     pair.sim("set", "power_limit_mw", 300000)
@@ -250,6 +276,22 @@ def test_beside_a_card_that_sleeps_the_other_is_looked_at_and_repaired(pair: Fak
     assert answer.verdict(f"{SECOND_UUID}.persistence_mode") == ("overridden", "other_writer")
     assert [pair.card(number)["power_limit_mw"] for number in (0, 1)] == [450000, 600000]
     assert json.loads(pair.read(WATCHED))["asleep"] == [SECOND_UUID]
+
+
+def verdicts(answer: Answer) -> dict[str, str]:
+    """Of the cards, by setting."""
+    return {v["setting"]: v["verdict"] for v in answer.document["verdicts"] if v["setting"].startswith("gpu.")}
+
+
+def test_what_is_written_down_of_a_card_that_the_plan_does_not_have_is_no_work(placed: FakeHost):
+    assert placed.run("watch").code == 0
+    look, clocks = json.loads(placed.read(WATCHED)), json.loads(placed.read(CLOCKS))
+    clocks["asked"][SECOND_UUID] = {**clocks["asked"][UUID], "confirmed": False}
+    placed.write(CLOCKS, json.dumps(clocks))
+    placed.write(WATCHED, json.dumps({**look, "asleep": [SECOND_UUID]}))
+    answer = placed.run("watch")
+    assert (answer.code, answer.changed, answer.document["notes"]) == (0, False, [])
+    assert json.loads(placed.read(WATCHED))["asleep"] == []
 
 
 def test_a_card_whose_persistence_a_verify_found_on_again_is_looked_at(pair: FakeHost):
