@@ -54,4 +54,4 @@ ASKED: dict[str, Callable[[Machine], tuple[str, str, list[str]]]] = {"docker": _
 
 def _plain(folder: str) -> str:
     """A folder as it is written once: /var/run is /run."""
-    return re.sub(r"^/var/run(?=/|$)", "/run", os.path.normpath(folder))
+    return re.sub("^/var/run/", "/run/", os.path.normpath(folder))

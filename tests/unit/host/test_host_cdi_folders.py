@@ -59,6 +59,7 @@ def test_docker_that_looks_there_or_was_told_nothing_is_not(docked: FakeHost, fo
         ({CONF: 'cdi_spec_dirs=["/run/cdi"]\n', OWN: 'cdi_spec_dirs=["/opt/cdi"]\n'}, OWN),
         ({CONF: 'cdi_spec_dirs=["/opt/cdi"]\n', OWN: 'cdi_spec_dirs=["/etc/cdi", "/var/run/cdi"]\n'}, ""),
         ({SHIPPED: 'cdi_spec_dirs=["/opt/cdi"]\n', CONF: 'cdi_spec_dirs=["/run/cdi"]\n'}, ""),
+        ({SHIPPED: 'cdi_spec_dirs=["/opt/cdi"]\n'}, SHIPPED),
         ({SHIPPED: '#cdi_spec_dirs = [\n#  "/etc/cdi",\n#]\n'}, ""),
         ({f"{OWN}.bak": 'cdi_spec_dirs=["/opt/cdi"]\n'}, ""),
         ({}, ""),
