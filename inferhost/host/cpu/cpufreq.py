@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from inferhost.host.cpu.kernel_knob import KernelKnob, keep_offline, merge_alike, restore_kernel_knobs
+from inferhost.host.cpu.kernel_knob import KernelKnob, keep_offline, merge_alike, owned, restore_kernel_knobs
 from inferhost.host.knob import Knob, Unusable, apply_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
-from inferhost.host.watch.writers import Writer, frequency_owner
 from inferhost.schema.plan import FORCING_DRIVERS, PERFORMANCE, Cpu
 from inferhost.schema.result import Verdict
 
@@ -39,7 +38,6 @@ class CpuFrequencyKnob(KernelKnob):
         path, setting = f"{self.folder}/{self.attribute}", f"cpu.{self.key_name}"
         super().__init__(machine, path, setting, f"cpu:{cpu}:{self.key_name}", wanted)
         self.place = f"{ROOT}/cpu*/cpufreq/{self.attribute}"
-        self.owner: Writer | None = None  # never written beside a daemon that does
 
     def driver(self) -> str:
         """Who gives the words their meaning: `powersave` is the lowest clock of one driver, any clock of another."""
@@ -61,10 +59,7 @@ class CpuFrequencyKnob(KernelKnob):
         return found.strip()
 
     def obstacle(self) -> Unusable | None:
-        if self.owner is not None:
-            evidence = f"{self.owner.shown()} runs and writes it: stop and disable it, or leave this setting to it"
-            return Unusable("refused", "other_writer", evidence, True)
-        known = self.machine.read_text(f"{self.folder}/{self.offered}")
+        known = self.machine.read_text(f"{self.folder}/{self.offered}") if self.owner is None else None
         if known is not None and self.wanted not in known.split() and not self.wanted.isdigit():
             return Unusable("unsupported", "no_interface", f"this kernel offers {known.strip()}", False)
         return super().obstacle()
@@ -115,10 +110,7 @@ def knobs(machine: Machine, wanted: Cpu) -> list[Knob]:
     governor, preference, found = wanted.governor, wanted.energy_performance_preference, cpus(machine)
     planned: list[CpuFrequencyKnob] = [Governor(machine, cpu, governor) for cpu in found if governor is not None]
     planned += [Preference(machine, cpu, preference, governor) for cpu in found if preference is not None]
-    owner = frequency_owner(machine) if planned else None
-    for knob in planned:
-        knob.owner = owner
-    return list(planned)
+    return owned(machine, planned)
 
 
 def touched(machine: Machine, wanted: Cpu) -> list[Knob]:

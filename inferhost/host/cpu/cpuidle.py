@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from inferhost.host.cpu.cpufreq import ROOT, is_virtual
-from inferhost.host.cpu.kernel_knob import KernelKnob, keep_offline, merge_alike, restore_kernel_knobs
+from inferhost.host.cpu.kernel_knob import KernelKnob, keep_offline, merge_alike, owned, restore_kernel_knobs
 from inferhost.host.knob import Knob, Unusable, apply_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
-from inferhost.host.watch.writers import IDLE, IDLE_STATE, Writer, idle_owner
+from inferhost.host.watch.writers import IDLE, IDLE_STATE
 from inferhost.schema.plan import Cpu
 from inferhost.schema.result import Verdict
 
@@ -36,7 +36,6 @@ class IdleState(KernelKnob):
         setting, key = f"{IDLE_STATE}{self.name}", f"{KIND}:{cpu}:{state}"
         super().__init__(machine, f"{self.folder}/disable", setting, key, wanted)
         self.place = f"{ROOT}/cpu*/cpuidle/state{state}/disable"
-        self.owner: Writer | None = None
 
     def observe(self) -> str:
         found = self.machine.read_text(self.path)
@@ -51,12 +50,6 @@ class IdleState(KernelKnob):
         before = record.context.get(NAME, self.name)
         return "" if before == self.name else f"the switch on record was of {before}, which had this number then"
 
-    def obstacle(self) -> Unusable | None:
-        if self.owner is not None:
-            evidence = f"{self.owner.shown()} runs and decides it: stop and disable it, or leave this setting to it"
-            return Unusable("refused", "other_writer", evidence, True)
-        return super().obstacle()
-
     def shown(self, value: Any) -> Any:
         return {ON: "on", OFF: "off"}.get(value, value)
 
@@ -66,14 +59,11 @@ def knobs(machine: Machine, wanted: Cpu) -> list[Knob]:
     if wanted.idle_latency_us is None:
         return []
     found = []
-    owner = idle_owner(machine)
     for cpu, state in _states(machine):
         latency = (machine.read_text(f"{ROOT}/cpu{cpu}/cpuidle/state{state}/latency") or "").strip()
         if latency.isdigit():
-            knob = IdleState(machine, cpu, state, OFF if int(latency) > wanted.idle_latency_us else ON)
-            knob.owner = owner
-            found.append(knob)
-    return list(found)
+            found.append(IdleState(machine, cpu, state, OFF if int(latency) > wanted.idle_latency_us else ON))
+    return owned(machine, found)
 
 
 def apply_idle(machine: Machine, wanted: Cpu, baseline: Baseline, report: Report) -> None:

@@ -14,6 +14,7 @@ from inferhost.host.knob import Knob, Unusable, restore_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report, reason
+from inferhost.host.watch.writers import Writer, daemons, owner_of
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
@@ -27,8 +28,12 @@ class KernelKnob(Knob):
         super().__init__(setting, key, wanted)
         self.machine = machine
         self.path = self.place = path
+        self.owner: Writer | None = None  # never written beside a daemon that does
 
     def obstacle(self) -> Unusable | None:
+        if self.owner is not None:
+            evidence = f"{self.owner.shown()} writes it: stop and disable it, or leave this setting to it"
+            return Unusable("refused", "other_writer", evidence, True)
         if self.machine.writable(self.path):
             return None
         return Unusable("unsupported", "read_only", f"{self.place} is not writable here", False)
@@ -47,6 +52,14 @@ class KernelKnob(Knob):
             raise Unusable("refused", "unexplained", evidence, True) from error
 
 
+def owned(machine: Machine, knobs: Sequence[KernelKnob]) -> list[Knob]:
+    """The knobs of a plan, each with the daemon that owns it here."""
+    known = daemons(machine) if knobs else []
+    for knob in knobs:
+        knob.owner = owner_of(knob.setting, known)
+    return list(knobs)
+
+
 def restore_kernel_knobs(
     originals: Sequence[tuple[KernelKnob, Record]], baseline: Baseline, report: Report
 ) -> list[str]:
@@ -54,7 +67,7 @@ def restore_kernel_knobs(
 
     So is what was recorded of something else: after it nothing was written, and what the boot gave stays.
     """
-    ours: list[Knob] = []
+    ours: list[KernelKnob] = []
     remarks = []
     for knob, record in originals:
         if record.context.get("writable") == "no" and not knob.machine.writable(knob.path):
@@ -65,6 +78,11 @@ def restore_kernel_knobs(
             baseline.drop([knob.key], report.check)
         else:
             ours.append(knob)
+    known = daemons(ours[0].machine) if ours else []
+    for knob in ours:
+        owner = owner_of(knob.setting, known)
+        if owner is not None:
+            remarks.append(f"{knob.setting}: put back beside {owner.shown()}, whose own value comes with its restart")
     restore_knobs(ours, baseline, report)
     return remarks
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from inferhost.host.cpu.kernel_knob import KernelKnob, restore_kernel_knobs
+from inferhost.host.cpu.kernel_knob import KernelKnob, owned, restore_kernel_knobs
 from inferhost.host.knob import Knob, Unusable
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
@@ -43,7 +43,7 @@ def sysctl_path(name: str) -> str:
 
 def knobs(machine: Machine, wanted: Mapping[str, str]) -> list[Knob]:
     """The plan's kernel parameters, in the order of their names."""
-    return [Sysctl(machine, name, value) for name, value in sorted(wanted.items())]
+    return owned(machine, [Sysctl(machine, name, value) for name, value in sorted(wanted.items())])
 
 
 def restore_sysctl(machine: Machine, records: Mapping[str, Record], baseline: Baseline, report: Report) -> None:

@@ -1,6 +1,7 @@
 """Other programs that write what the plan sets: daemons, and commands in units, cron jobs, boot and Slurm scripts.
 
-Read-only, and from tables. A daemon counts while it runs, a script wherever it stands: nobody can tell when it runs.
+Read-only, and from tables. A daemon counts while it runs, and where the next boot starts it: one that starts after us
+takes ours for its original. A script counts wherever it stands: nobody can tell when it runs.
 What is found names the writer where a setting is not as planned, and warns before anything is placed. Beside a
 daemon that owns the processor's frequency nothing of it is written at all.
 """
@@ -26,7 +27,7 @@ APPLICATION = "application_clocks_mhz"
 DAEMONS = {
     "lactd.service": ("LACT", (POWER, GRAPHICS, MEMORY)),
     "nvidia-powerd.service": ("NVIDIA Dynamic Boost", (POWER,)),
-    "tuned.service": ("TuneD", (GOVERNOR, PREFERENCE, IDLE, "sysctl.vm.swappiness")),
+    "tuned.service": ("TuneD", (GOVERNOR, PREFERENCE, IDLE, "sysctl.vm.swappiness", "sysctl.kernel.numa_balancing")),
     "power-profiles-daemon.service": ("power-profiles-daemon", (GOVERNOR, PREFERENCE)),
     "tlp.service": ("TLP", (GOVERNOR, PREFERENCE)),
     "auto-cpufreq.service": ("auto-cpufreq", (GOVERNOR, PREFERENCE)),
@@ -35,6 +36,12 @@ DAEMONS = {
 ONCE = ("cpupower.service",)
 """Units that write when they start and never again: told like the others, and no reason to write nothing."""
 """Units and what they write. Source: anchors-ansible.md 2 and 3; facts-nvml.md E.1."""
+COUNTING = {"is-active": ("active", "activating", "reloading"), "is-enabled": ("enabled", "enabled-runtime")}
+"""What systemctl says of a unit that writes now or will. Source: systemctl(1) of systemd 252."""
+TUNED, TUNED_MAIN = "tuned.service", "/etc/tuned/tuned-main.conf"
+KEEPS_ITS_OWN = re.compile(r"^\s*reapply_sysctl\s*=\s*(?:n|no|f|false|0)\s*$", re.IGNORECASE | re.MULTILINE)
+"""Where TuneD no longer applies the files of sysctl.d after its own parameters; by default it does, and ours stands.
+Source: redhat-performance/tuned, tuned-main.conf and plugin_sysctl.py."""
 
 NVIDIA_SMI = {
     POWER: ("-pl", "--power-limit"),
@@ -122,14 +129,19 @@ class Writer:
 
 
 def daemons(machine: Machine) -> list[Writer]:
-    """The known daemons that run now."""
+    """The known daemons that run now, or that the next boot starts."""
     found = []
     for unit, (name, settings) in DAEMONS.items():
-        if any(machine.exists(f"{folder}/{unit}") for folder in (*UNIT_FOLDERS, *PACKAGED)):
-            active = machine.command(["systemctl", "is-active", "--", unit]).stdout.strip()
-            if active == "active":
-                found.append(Writer(name, unit, settings))
+        there = any(machine.exists(f"{folder}/{unit}") for folder in (*UNIT_FOLDERS, *PACKAGED))
+        if there and any(_says(machine, verb, unit) in states for verb, states in COUNTING.items()):
+            yields = unit == TUNED and not KEEPS_ITS_OWN.search(machine.read_text(TUNED_MAIN) or "")
+            kept = (setting for setting in settings if not (yields and setting.startswith("sysctl.")))
+            found.append(Writer(name, unit, tuple(kept)))
     return found
+
+
+def _says(machine: Machine, verb: str, unit: str) -> str:
+    return machine.command(["systemctl", verb, "--", unit]).stdout.strip()
 
 
 def other_writers(machine: Machine) -> list[Writer]:
@@ -143,15 +155,10 @@ def other_writers(machine: Machine) -> list[Writer]:
     return found
 
 
-def frequency_owner(machine: Machine) -> Writer | None:
-    """The daemon that owns the governor and its preference here, if one runs."""
-    found = (writer for writer in daemons(machine) if GOVERNOR in writer.settings)
-    return next((writer for writer in found if writer.where not in ONCE), None)
-
-
-def idle_owner(machine: Machine) -> Writer | None:
-    """The daemon that decides here how deep the processor sleeps, if one runs."""
-    return next((writer for writer in daemons(machine) if IDLE in writer.settings), None)
+def owner_of(setting: str, known: Iterable[Writer]) -> Writer | None:
+    """The daemon that owns this setting here, where one does: beside it nothing of ours is written."""
+    name = setting_name(setting)
+    return next((one for one in known if name in one.settings and one.where not in ONCE), None)
 
 
 def warn(machine: Machine, plan: Plan, report: Report) -> None:

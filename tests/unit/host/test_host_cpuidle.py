@@ -99,7 +99,7 @@ def test_beside_tuned_nothing_is_written(idle: FakeHost):
     answer = idle.run("apply", *CPU)
     assert (answer.code, switches(idle)) == (3, ["0000", "0010"])
     assert answer.verdict("idle_state.C6") == ("refused", "other_writer")
-    assert "TuneD (tuned.service) runs and decides it" in answer.evidence("idle_state.C6")
+    assert "TuneD (tuned.service) writes it: stop and disable it" in answer.evidence("idle_state.C6")
     assert any("TuneD" in note and "idle_latency_us" in note for note in idle.run("install").document["notes"])
 
 

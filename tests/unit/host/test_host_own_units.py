@@ -45,6 +45,9 @@ def test_what_brings_settings_back_runs_once_per_boot_and_once_after_each_kind_o
     assert set(words["WantedBy"]) == {"multi-user.target", *sleeps}
     assert sleeps <= set(words["After"])
     assert {"nvidia-persistenced.service", "nvidia-resume.service"} <= set(words["After"])
+    assert {"tuned.service", "cpupower.service", "nvidia-powerd.service"} <= set(words["After"])
+    waiting = {"lactd.service", "tlp.service", "power-profiles-daemon.service", "auto-cpufreq.service"}
+    assert not waiting & set(words["After"]), "they wait for multi-user.target, which waits for this unit"
     assert not any(line.startswith("RemainAfterExit") for line in lines), "a unit that stays active is not run again"
 
 

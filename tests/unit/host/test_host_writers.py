@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
+from inferhost.host.machine import Finished
 from inferhost.schema.plan import Cpu
 from tests.unit.host.fake_host import UUID, FakeHost, plan, with_gpu
 
@@ -189,6 +192,56 @@ def test_nothing_of_the_frequency_is_written_beside_a_daemon_that_owns_it(host: 
     assert host.read(GOVERNOR).strip() == "powersave"
 
 
+@pytest.mark.parametrize(
+    ("active", "enabled", "owns"),
+    [
+        ("inactive", "enabled", True),
+        ("failed", "enabled-runtime", True),
+        ("activating", "static", True),
+        ("reloading", "disabled", True),
+        ("deactivating", "disabled", False),
+        ("inactive", "masked", False),
+        ("inactive", "static", False),
+    ],
+)
+def test_a_daemon_that_starts_later_owns_it_already(host: FakeHost, active: str, enabled: str, owns: bool):
+    """At a boot it may come after us, and would take ours for its original."""
+    host.run("install")
+    host.place()
+    host.write("/usr/lib/systemd/system/tuned.service", "[Service]\n")
+    said, others = {"is-active": active, "is-enabled": enabled}, host.command
+
+    def command(argv: Sequence[str]) -> Finished:
+        return Finished(0, f"{said[argv[1]]}\n", "") if argv[-1] == "tuned.service" else others(argv)
+
+    host.command = command  # type: ignore[method-assign]
+    answer = host.run("apply", "--section", "cpu")
+    assert (answer.verdict("cpu.governor") == ("refused", "other_writer")) is owns
+    assert (host.read(GOVERNOR).strip() == "powersave") is owns
+
+
+@pytest.mark.parametrize(
+    ("configured", "writes"), [("", True), ("reapply_sysctl = 1\n", True), ("#x\nreapply_sysctl=0 \n", False)]
+)
+def test_of_the_kernel_parameters_tuned_owns_those_that_it_does_not_leave_to_the_files(
+    host: FakeHost, configured: str, writes: bool
+):
+    """By default it applies the files of sysctl.d after its own, and so does ours stand."""
+    host.plan = plan(sysctl={"kernel.numa_balancing": "0", "vm.dirty_ratio": "40", "vm.swappiness": "10"})
+    host.write("/proc/sys/kernel/numa_balancing", "1\n")
+    host.write("/proc/sys/vm/dirty_ratio", "20\n")
+    host.write("/etc/tuned/tuned-main.conf", configured)
+    runs(host, "tuned.service")
+    notes = host.run("install").document["notes"]
+    assert any("TuneD" in note and "vm.swappiness" in note for note in notes) is not writes
+    host.place()
+    answer = host.run("apply", "--section", "cpu")
+    verdict = ("held", "none") if writes else ("refused", "other_writer")
+    assert answer.verdict("vm.swappiness") == answer.verdict("kernel.numa_balancing") == verdict
+    assert answer.verdict("vm.dirty_ratio") == ("held", "none")
+    assert host.read("/proc/sys/vm/swappiness").strip() == ("10" if writes else "60")
+
+
 def test_what_the_daemon_set_as_planned_is_held_and_what_the_plan_leaves_alone_is_not_asked(host: FakeHost):
     host.converge()
     runs(host, "tuned.service")
@@ -197,11 +250,16 @@ def test_what_the_daemon_set_as_planned_is_held_and_what_the_plan_leaves_alone_i
     assert host.run("apply", "--section", "cpu").code == 0
 
 
-def test_revert_gives_the_governor_back_even_beside_such_a_daemon(host: FakeHost):
+def test_revert_gives_the_governor_back_even_beside_such_a_daemon_and_says_so(host: FakeHost):
     host.converge()
     runs(host, "tuned.service")
-    assert host.run("revert", "--section", "cpu").code == 0
+    answer = host.run("revert", "--section", "cpu")
+    assert answer.code == 0
     assert host.read(GOVERNOR).strip() == "powersave"
+    told = [note for note in answer.document["notes"] if "TuneD" in note]
+    settings = ("cpu.governor", "cpu.energy_performance_preference")
+    said = "put back beside TuneD (tuned.service), whose own value comes with its restart"
+    assert told == [f"{setting}: {said}" for setting in settings]
 
 
 def test_what_a_lock_drifted_to_is_blamed_on_no_writer_of_something_else(host: FakeHost):
