@@ -15,6 +15,7 @@ from typing import Any
 from inferhost.host.gpu import load
 from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.clock_record import (
+    UNDER_WAY,
     Asked,
     LoadVerdict,
     later,
@@ -22,6 +23,7 @@ from inferhost.host.gpu.clock_record import (
     read_clocks,
     remember_asked,
     remember_or_refuse,
+    under_way,
 )
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample
@@ -60,6 +62,8 @@ class ApplicationClocks(CardKnob):
         record = self.record
         if found != self.wanted:
             verdict = super().judge(before, found)
+            if before is None and record is not None and under_way(self.machine, record):
+                return self.verdict(found, "unverified", "needs_load", UNDER_WAY)
             moved = record is not None and record.challenged and found == [record.low_mhz, record.high_mhz]
             said = "a challenge moved it there and did not come to its end"
             return self.verdict(found, "overridden", "unexplained", said) if moved else verdict

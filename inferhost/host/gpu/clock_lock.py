@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from inferhost.host.gpu import load
 from inferhost.host.gpu.card_knob import CardKnob, is_among
 from inferhost.host.gpu.clock_record import (
+    UNDER_WAY,
     Asked,
     Loaded,
     LoadVerdict,
@@ -24,6 +25,7 @@ from inferhost.host.gpu.clock_record import (
     read_clocks,
     remember_asked,
     remember_or_refuse,
+    under_way,
 )
 from inferhost.host.gpu.nvml import AMPERE, VOLTA, Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample, look
@@ -163,6 +165,8 @@ class ClockLock(CardKnob):
         if record is None or self.gone:
             cause = "thermal" if self.gone == TAKEN_BACK else "driver_reload"
             return self.verdict(None, "overridden", cause, self.gone)
+        if under_way(self.machine, record):
+            return self.verdict(None, "unverified", "needs_load", UNDER_WAY)
         if not self._is_asked():
             on_record = shown(record.low_mhz, record.high_mhz)
             evidence = f"the request on record is for {on_record}" if record.confirmed else self.doubt

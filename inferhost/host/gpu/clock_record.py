@@ -20,6 +20,7 @@ from inferhost.host.gpu.load import PASSING
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import RUN_DIRECTORY, Machine
 from inferhost.host.record.baseline import boot_id
+from inferhost.host.record.lock import is_held
 from inferhost.host.report import WriteFailed
 from inferhost.schema import document
 from inferhost.schema.problems import InputError
@@ -30,6 +31,7 @@ CLOCKS = f"{RUN_DIRECTORY}/clocks.json"
 SETTINGS = {"": "graphics_clock_lock_mhz", "memory": "memory_clock_lock_mhz", "application": "application_clocks_mhz"}
 """Whose request a key of the file means, by what follows the UUID."""
 MODULE = "/sys/module/nvidia"
+UNDER_WAY = "another inferhost is at it at this moment: apply, or a challenge that moves it and puts it back"
 SLEPT_S_LEAST = 0.5
 """The two clocks are not read at once; no suspend is as short as that."""
 
@@ -168,8 +170,15 @@ def _aged(last: LoadVerdict, now_s: float) -> str:
     return f"{last.evidence}; under load {age if seconds < 7200 else f'{seconds / 3600:.0f} h'} ago"
 
 
+def under_way(machine: Machine, asked: Asked) -> bool:
+    """Whether a request that did not come to its end yet may still: whoever holds the lock is at it."""
+    return not asked.confirmed and not asked.refused and is_held(machine)
+
+
 def unfinished(machine: Machine) -> list[str]:
     """The settings whose request may have stopped half way: a kill in apply or a challenge. A refusal is an end."""
+    if is_held(machine):
+        return []
     half = [key.partition(":") for key, a in read_clocks(machine).asked.items() if not a.confirmed and not a.refused]
     return sorted(f"gpu.{uuid}.{SETTINGS[kind]}" for uuid, _, kind in half if kind in SETTINGS)
 

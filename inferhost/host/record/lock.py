@@ -50,6 +50,21 @@ def locked(machine: Machine, wait_s: float | None = None, lock: str = LOCK) -> I
             os.close(descriptor)
 
 
+def is_held(machine: Machine) -> bool:
+    """Whether somebody holds the lock at this moment, this process included."""
+    try:
+        descriptor = os.open(machine.at(LOCK), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _remove_lock(machine: Machine, lock: str) -> None:
     """The lock file and its folder, removed by their holder; who waits notices that the file is another one."""
     machine.remove_file(lock)
