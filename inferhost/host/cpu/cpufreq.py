@@ -118,8 +118,7 @@ def touched(machine: Machine, wanted: Cpu) -> list[Knob]:
     planned = knobs(machine, wanted)
     if wanted.governor is None or wanted.energy_performance_preference is not None:
         return planned
-    present = [cpu for cpu in cpus(machine) if machine.exists(Preference(machine, cpu, "", None).path)]
-    return [*planned, *(Preference(machine, cpu, "", None) for cpu in present)]
+    return [*planned, *(Preference(machine, cpu, "", None) for cpu in cpus(machine))]
 
 
 def apply_frequency(machine: Machine, wanted: Cpu, baseline: Baseline, report: Report) -> None:

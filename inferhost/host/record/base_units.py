@@ -153,8 +153,6 @@ def _now(unit: str) -> Sequence[str]:
 
 
 def _retire(machine: Machine, paths: set[str], baseline: Baseline, report: Report) -> None:
-    if not paths:
-        return
     _switch_off(machine, switched(paths), report)
     restore_files(machine, {p: r for p, r in baseline.of("file", [BASE]).items() if p in paths}, baseline, report)
     reload(machine, baseline, report)

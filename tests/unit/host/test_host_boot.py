@@ -64,6 +64,7 @@ def test_a_card_that_is_missing_is_waited_for_no_longer_than_asked_and_keeps_not
     answer = host.run("boot", "--wait", "3")
     assert answer.code == 3
     assert host.passed_s == 3.0
+    assert [problem["id"] for problem in answer.problems] == ["gpu-missing"]
     assert "GPU-gone" in answer.prose
     assert host.card()["power_limit_mw"] == 450000
     assert host.read(GOVERNOR).strip() == "performance"
@@ -72,6 +73,14 @@ def test_a_card_that_is_missing_is_waited_for_no_longer_than_asked_and_keeps_not
 def test_cards_that_are_there_are_not_waited_for(host: FakeHost):
     host.converge()
     assert host.run("boot", "--wait", "60").code == 0
+    assert host.passed_s == 0
+
+
+def test_a_section_that_the_plan_does_not_manage_is_not_waited_for(host: FakeHost):
+    host.plan = plan(manage=("cpu",))
+    host.converge()
+    host.sim("fail", "nvmlInitWithFlags", 9)
+    assert host.run("boot", "--section", "gpu", "--wait", "60").code == 0
     assert host.passed_s == 0
 
 

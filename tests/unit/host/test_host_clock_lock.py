@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from inferhost.host.gpu.clock_record import Asked, Loaded, read_clocks, remember_asked
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 
 LOCK = "graphics_clock_lock_mhz"
@@ -176,6 +177,26 @@ def test_a_clock_that_was_sampled_on_another_driver_than_the_reset_is_not_the_ca
     host.wait(30)
     assert under_load(host).verdict("power_limit_w") == ("held", "none")
     assert not json.loads(host.read(CLOCKS))["natural"]
+
+
+def test_a_clock_of_which_the_driver_is_not_known_is_not_kept(host: FakeHost):
+    applied(host, 2500)
+    host.plan = with_gpu(power_limit_w=600)
+    host.run("apply", "--section", "gpu")
+    host.sim("load", "on")
+    host.wait(30)
+    host.sim("fail", "nvmlDeviceGetTotalEnergyConsumption", 999)
+    answer = under_load(host)
+    assert (answer.code, "its clock without a lock is not kept" in answer.prose) == (0, True)
+    assert not json.loads(host.read(CLOCKS))["natural"]
+
+
+def test_which_locks_were_reset_stays_known_whatever_is_asked_for_next(host: FakeHost):
+    machine, loaded = host.machine(str(host.root)), Loaded("boot-1", "580.95.05", None)
+    for uuid in (UUID, SECOND_UUID):
+        remember_asked(machine, uuid, None, loaded)
+    remember_asked(machine, UUID, Asked(2100, 2100, True, loaded, 0.0, None))
+    assert set(read_clocks(machine).unlocked or ()) == {UUID, SECOND_UUID}
 
 
 def test_a_clock_while_another_run_asked_for_a_lock_is_not_the_cards_own(host: FakeHost):

@@ -45,10 +45,12 @@ def test_tabs_of_the_kernel_and_blanks_of_the_wish_make_no_difference(host: Fake
     assert host.run("verify", "--section", "cpu").verdict("tcp_rmem") == ("held", "none")
 
 
-def test_an_unknown_parameter_is_unsupported(host: FakeHost):
-    host.plan = plan(sysctl={"vm.no_such_thing": "1"})
+@pytest.mark.parametrize("name", ["vm.no_such_thing", "net.ipv4"], ids=["unknown", "a folder"])
+def test_what_is_no_parameter_of_this_kernel_is_unsupported(host: FakeHost, name: str):
+    host.at("/proc/sys/net/ipv4").mkdir(parents=True)
+    host.plan = plan(sysctl={name: "1"})
     answer = host.run("apply", "--section", "cpu")
-    assert (answer.code, answer.verdict("vm.no_such_thing")) == (0, ("unsupported", "no_interface"))
+    assert (answer.code, answer.verdict(name)) == (0, ("unsupported", "no_interface"))
 
 
 def read_only(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +107,7 @@ def refusing(number: int):
         (errno.EINVAL, ("refused", "unexplained"), 3),
         (errno.EROFS, ("unsupported", "read_only"), 0),
         (errno.EACCES, ("unsupported", "read_only"), 0),
+        (errno.EPERM, ("unsupported", "read_only"), 0),
     ],
 )
 def test_a_refused_write_is_told_by_its_cause(host: FakeHost, monkeypatch: pytest.MonkeyPatch, number, verdict, code):

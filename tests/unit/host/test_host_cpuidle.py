@@ -66,6 +66,15 @@ def test_a_switch_that_somebody_moved_names_who_moves_such_switches(idle: FakeHo
     assert "rc.local" not in answer.evidence("idle_state.C1")
 
 
+def test_a_state_that_tells_no_latency_or_has_no_switch_is_left_alone(idle: FakeHost):
+    idle.at(f"{ROOT}/cpu0/cpuidle/state3/latency").unlink()
+    idle.at(f"{ROOT}/cpu1/cpuidle/state3/disable").unlink()
+    assert idle.run("install").code == 0
+    answer = idle.run("apply", *CPU)
+    assert (answer.code, answer.verdict("idle_state.C6")) == (0, ("unsupported", "no_interface"))
+    assert idle.read(f"{ROOT}/cpu0/cpuidle/state3/disable").strip() == "0"
+
+
 def test_a_wider_limit_switches_states_on_again(idle: FakeHost):
     assert idle.run("install").code == idle.run("apply", *CPU).code == 0
     idle.plan = limited(200)

@@ -212,6 +212,8 @@ def test_the_plan_names_the_folder_or_none(exported: FakeHost):
     exported.plan = plan(metrics_folder="none")
     exported.run("watch")
     assert not exported.at(FILE).exists()
+    exported.run("watch", "--metrics", "/var/lib/textfile")
+    assert exported.at("/var/lib/textfile/inferhost.prom").exists()
     exported.plan = plan(metrics_folder="/srv/textfile")
     exported.run("watch")
     assert exported.at("/srv/textfile/inferhost.prom").exists()

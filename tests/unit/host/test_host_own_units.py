@@ -8,6 +8,7 @@ import pytest
 
 import inferhost.host
 from inferhost.host.machine import Finished
+from inferhost.host.record.base_units import shown
 from inferhost.schema.plan import File
 from tests.unit.host.fake_host import FakeHost, own_units, plan
 
@@ -100,6 +101,11 @@ def test_a_unit_that_somebody_switched_off_is_drift_and_the_next_install_repairs
     assert (answer.verdict(f"unit.{TIMER}"), answer.verdict(f"unit.{APPLY}")) == (("overridden", "other_writer"),) * 2
     assert booted.run("install").changed
     assert booted.run("verify").code == 0
+
+
+@pytest.mark.parametrize("enabled", ["disabled", "masked", "masked-runtime"])
+def test_a_unit_that_does_not_start_at_boot_is_not_called_enabled(enabled: str):
+    assert shown(APPLY, (enabled, "inactive")) == "disabled"
 
 
 def test_a_unit_of_ours_that_was_edited_is_drift(booted: FakeHost):

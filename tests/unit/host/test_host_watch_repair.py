@@ -51,6 +51,24 @@ def test_what_no_repair_was_for_is_not_tried_again(placed: FakeHost):
         assert json.loads(placed.read(WATCHED))["again"] == []
 
 
+def test_a_reload_that_an_apply_met_first_is_repaired(placed: FakeHost):
+    reloaded_after_a_look(placed)
+    assert placed.run("apply", "--section", "gpu").changed
+    answer = placed.run("watch")
+    assert (answer.code, answer.changed, answer.document["notes"]) == (0, False, [])
+
+
+def test_an_apply_ends_the_repairs_of_its_own_cards(placed: FakeHost):
+    placed.run("watch")
+    look = json.loads(placed.read(WATCHED))
+    failed = [f"gpu.{SECOND_UUID}", f"gpu.{UUID}.power_limit_w"]
+    loaded = {**look["loaded"], SECOND_UUID: look["loaded"][UUID]}
+    placed.write(WATCHED, json.dumps({**look, "again": failed, "loaded": loaded}))
+    placed.run("apply", "--section", "gpu")
+    look = json.loads(placed.read(WATCHED))
+    assert (look["again"], set(look["loaded"])) == (failed[:1], set(loaded))
+
+
 def no_room_for(name: str) -> Callable[[str], None]:
     """A disk that is full when this file is written."""
 
@@ -283,10 +301,11 @@ def verdicts(answer: Answer) -> dict[str, str]:
     return {v["setting"]: v["verdict"] for v in answer.document["verdicts"] if v["setting"].startswith("gpu.")}
 
 
-def test_what_is_written_down_of_a_card_that_the_plan_does_not_have_is_no_work(placed: FakeHost):
+def test_what_is_written_down_of_what_the_plan_does_not_have_is_no_work(placed: FakeHost):
     assert placed.run("watch").code == 0
     look, clocks = json.loads(placed.read(WATCHED)), json.loads(placed.read(CLOCKS))
-    clocks["asked"][SECOND_UUID] = {**clocks["asked"][UUID], "confirmed": False}
+    for other in (SECOND_UUID, f"{UUID}:of another version"):
+        clocks["asked"][other] = {**clocks["asked"][UUID], "confirmed": False}
     placed.write(CLOCKS, json.dumps(clocks))
     placed.write(WATCHED, json.dumps({**look, "asleep": [SECOND_UUID]}))
     answer = placed.run("watch")

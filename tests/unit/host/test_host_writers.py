@@ -181,6 +181,8 @@ def test_install_warns_of_those_who_write_what_the_plan_sets_and_of_no_others(ho
 
 @pytest.mark.parametrize("unit", ["tuned.service", "power-profiles-daemon.service", "tlp.service"])
 def test_nothing_of_the_frequency_is_written_beside_a_daemon_that_owns_it(host: FakeHost, unit: str):
+    host.plan = plan(cpu=Cpu("performance", "power"))
+    host.write("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver", "intel_pstate\n")  # which refuses the pair
     host.run("install")
     host.place()
     runs(host, unit)
@@ -189,6 +191,7 @@ def test_nothing_of_the_frequency_is_written_beside_a_daemon_that_owns_it(host: 
     assert answer.verdict("cpu.governor") == ("refused", "other_writer")
     assert answer.verdict("energy_performance_preference") == ("refused", "other_writer")
     assert unit in answer.evidence("cpu.governor")
+    assert unit in answer.evidence("energy_performance_preference")
     assert host.read(GOVERNOR).strip() == "powersave"
 
 
