@@ -151,6 +151,11 @@ def apply_driver(machine: Machine, plan: Plan, baseline: Baseline, report: Repor
         "hold": sorted(set(names) - there.held),
         **gone,
         "enable": [unit for unit in install.units if is_disabled(machine, unit)],
+        "disable": [
+            unit
+            for unit in (baseline[BEFORE].found.get("disabled", ()) if BEFORE in baseline else ())
+            if unit not in install.units and starts_at_boot(machine, unit)
+        ],
         "reboot_required": module.needs_reboot(machine, install, there)
         or options.waits_for_restart(machine, install),
         "boot_id": machine.read_text(BOOT_ID),

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.host.driver_fake import NEW, OLD, DriverHost, Package, debian
+from tests.golden import golden_plan
+from tests.unit.host.driver_fake import FABRIC_MANAGER, NEW, OLD, DriverHost, Package, debian
 from tests.unit.host.fake_host import simulator_state
 
 KEPT = ["libcuda1", "libnvidia-ml1", "nvidia-persistenced", "nvidia-smi"]
@@ -141,6 +142,18 @@ def test_a_helper_that_the_wish_drops_is_freed_and_goes(host: DriverHost):
     host.plan = before
     found = facts(host, "apply")
     assert found["release"] == found["remove"] == ["nvidia-fabricmanager-535"]
+
+
+def test_the_unit_of_a_helper_that_the_wish_drops_starts_no_more_at_boot(bare: DriverHost):
+    bare.plan = golden_plan("driver-h100")
+    bare.others[FABRIC_MANAGER] = {"active": False, "enabled": False}
+    bare.run("install")
+    bare.others[FABRIC_MANAGER] = {"active": True, "enabled": True}
+    assert facts(bare, "apply")["disable"] == []
+    wish(bare, units=())
+    assert facts(bare, "apply")["disable"] == [FABRIC_MANAGER]
+    bare.others[FABRIC_MANAGER] = {"active": False, "enabled": False}
+    assert facts(bare, "apply")["disable"] == []
 
 
 def test_a_helper_that_was_not_freed_by_a_run_that_failed_is_freed_by_the_next(host: DriverHost):
