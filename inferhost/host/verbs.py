@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from inferhost.host.balancer import placed_unit
 from inferhost.host.cpu import cpufreq, cpuidle, sysctl
 from inferhost.host.driver import state
 from inferhost.host.gpu import challenge, load, selection
 from inferhost.host.gpu.board import observe_boards
-from inferhost.host.gpu.card_knob import CardKnob, only_again
+from inferhost.host.gpu.card_knob import Again, CardKnob, only_again
 from inferhost.host.gpu.clock_lock import GraphicsClockLock
 from inferhost.host.gpu.natural import keep_natural
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
@@ -111,13 +111,13 @@ def apply(
     report: Report,
     lock_wait_s: float | None = None,
     *,
-    again: Container[str] | None = None,
+    again: Again | None = None,
     whole: bool = False,
 ) -> None:
     """Writes what has no file and differs from the plan, in the given sections.
 
     What a card does not take costs only itself; with `whole`, the plan is refused before any card is written.
-    With `again`, only these cards (`gpu.UUID`) and settings, and no request that was made of them is believed.
+    With `again`, only those cards and settings, and no request that was made of them is believed.
     """
     chosen = _chosen(plan, sections, report)
     with lock_unless_check(machine, report, lock_wait_s):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from inferhost.host.gpu import load
@@ -89,11 +90,33 @@ def is_among(setting: str, again: Container[str]) -> bool:
     return setting in again or ".".join(setting.split(".")[:2]) in again
 
 
-def only_again(knobs: Iterable[Knob], again: Container[str]) -> list[Knob]:
+@dataclasses.dataclass(frozen=True)
+class Again:
+    """What is applied again: cards (`gpu.UUID`) and settings. `told` is what was found of each that had drifted."""
+
+    what: Container[str]
+    told: Mapping[str, Any]
+
+    def takes(self, knob: CardKnob) -> bool:
+        """Not what somebody else wrote and the look before told: it still stands, so no reload took it."""
+        if not is_among(knob.setting, self.what):
+            return False
+        try:
+            boots_with, found = knob.boots_with(), knob.observe()
+        except Unusable:
+            return True  # the write says why
+        return (
+            boots_with in (None, found)
+            or knob.setting not in self.told
+            or knob.shown(found) != self.told[knob.setting]
+        )
+
+
+def only_again(knobs: Iterable[Knob], again: Again) -> list[Knob]:
     """The knobs among these cards and settings, which believe no request of theirs any more."""
     found: list[Knob] = []
     for knob in knobs:
-        if isinstance(knob, CardKnob) and is_among(knob.setting, again):
+        if isinstance(knob, CardKnob) and again.takes(knob):
             knob.lost()
             found.append(knob)
     return found

@@ -15,10 +15,11 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Container, Sequence
+from typing import Any
 
 from inferhost.host import verbs
 from inferhost.host.gpu import which
-from inferhost.host.gpu.card_knob import CardKnob, is_among
+from inferhost.host.gpu.card_knob import Again, CardKnob, is_among
 from inferhost.host.gpu.clock_record import Loaded, unfinished
 from inferhost.host.gpu.nvml import NvmlError, open_nvml
 from inferhost.host.gpu.occupants import card_places, held_open
@@ -47,7 +48,7 @@ def watch(machine: Machine, plan: Plan, metrics_folder: str | None, report: Repo
 
     def write_down(now: Watched, stopped: Sequence[Problem], code: int) -> None:
         if not report.check:
-            write_watched(machine, dataclasses.replace(now, not_held=_not_held(report, stopped)))
+            write_watched(machine, dataclasses.replace(now, not_held=_not_held(report, stopped), told=_told(report)))
             found = report.verdicts
             write_metrics(machine, plan, found, metrics_folder, time.time(), exit_code=code, cards=cards)
 
@@ -70,6 +71,12 @@ def _not_held(report: Report, stopped: Sequence[Problem]) -> tuple[str, ...]:
     drifted = [f"{v.setting}: {v.verdict} ({v.cause})" for v in report.verdicts if v.verdict in DRIFT]
     problems = [*report.problems, *stopped]
     return (*drifted, *(f"{p.path}: {p.message}" for p in problems if p.path not in settings))
+
+
+def _told(report: Report) -> dict[str, Any]:
+    """The settings of cards that were told as drift, with what was found of each."""
+    cards = [v for v in report.verdicts if v.setting.startswith("gpu.") and v.verdict in DRIFT]
+    return {v.setting: v.found for v in cards if v.found is not None}
 
 
 def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool], report: Report) -> Watched:
@@ -96,14 +103,14 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
             cards.update({name: number not in missing for number, name in enumerate(names)})
             now = _drivers(machine, plan, now)
             again = _why_again(machine, plan, before, now.loaded, report)
-            failed = _apply_again(machine, plan, again, report)
+            failed = _apply_again(machine, plan, again, before, report)
             now = dataclasses.replace(_drivers(machine, plan, now) if again else now, again=failed)
     seen = _verified(machine, plan, sections, report)
     uncounted = [uuid for uuid, driver in now.loaded.items() if driver.energy_mj is None]
     reset = _reset_cards(machine, plan, uncounted, report) if "gpu" in sections else []
     fresh = [uuid for uuid in reset if uuid not in before.reset]
     if fresh:
-        _apply_again(machine, plan, {f"gpu.{uuid}": FORGOTTEN for uuid in fresh}, report)
+        _apply_again(machine, plan, {f"gpu.{uuid}": FORGOTTEN for uuid in fresh}, before, report)
         now, seen = _drivers(machine, plan, now), _verified(machine, plan, sections, report)
     now = dataclasses.replace(now, reset=tuple(reset))
     _take_over(seen, report)
@@ -164,11 +171,15 @@ def _why_again(
             found[f"gpu.{uuid}"] = f"the driver was loaded again since the last look ({', '.join(signs)})"
     others = [uuid for uuid in now if f"gpu.{uuid}" not in found]
     if len(others) < len(now):  # a counter that was young then tells nothing now
-        found |= {f"gpu.{uuid}": FORGOTTEN for uuid in _reset_cards(machine, plan, others, report)}
+        drifted = {setting.split(".")[1] for setting in before.told or {}}  # so before the neighbour's driver went
+        forgot = _reset_cards(machine, plan, [uuid for uuid in others if uuid not in drifted], report)
+        found |= {f"gpu.{uuid}": FORGOTTEN for uuid in forgot}
     return found
 
 
-def _apply_again(machine: Machine, plan: Plan, again: dict[str, str], report: Report) -> tuple[str, ...]:
+def _apply_again(
+    machine: Machine, plan: Plan, again: dict[str, str], before: Watched, report: Report
+) -> tuple[str, ...]:
     """Applies these cards and settings; those of them that failed, so that the next look tries them again."""
     if not again:
         return ()
@@ -177,7 +188,7 @@ def _apply_again(machine: Machine, plan: Plan, again: dict[str, str], report: Re
     own = Report(report.check)
     failed: Sequence[str] = list(again)
     try:
-        verbs.apply(machine, plan, ["gpu"], own, again=again)
+        verbs.apply(machine, plan, ["gpu"], own, again=Again(again, before.told or {}))
         failed = [problem.path for problem in own.problems]
         failed += [verdict.setting for verdict in own.verdicts if verdict.verdict == "pending"]
     except HostError as error:

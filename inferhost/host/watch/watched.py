@@ -3,12 +3,14 @@
 It holds which driver each card ran on, so that the next look notices another one; which cards had lost persistence,
 so that they are not woken; and what was not as planned, for `status`. A file that cannot be read is none.
 """
+# ruff: noqa: UP045 (the document reader resolves the hints of Python 3.9)
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Iterable
+from typing import Any, Optional
 
 from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.clock_record import Loaded, loaded_now
@@ -34,6 +36,7 @@ class Watched:
     time_s: float
     reset: tuple[str, ...] = ()  # UUIDs of cards found at what they boot with, though nothing counts their drivers
     again: tuple[str, ...] = ()  # cards (`gpu.UUID`) and settings of which a repair failed
+    told: Optional[dict[str, Any]] = None  # settings of cards that drifted: what was found
 
 
 def read_watched(machine: Machine) -> Watched:
