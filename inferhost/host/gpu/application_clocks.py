@@ -119,7 +119,7 @@ class ApplicationClocks(CardKnob):
         memory_mhz, graphics_mhz = self.wanted
         own_mhz = self.boots_with()[1]
         steps = self.nvml.graphics_clock_steps_mhz(self.card, memory_mhz)
-        return load.Range(graphics_mhz, graphics_mhz, steps, (own_mhz, own_mhz))
+        return load.ApplicationRange(graphics_mhz, graphics_mhz, steps, (own_mhz, own_mhz))
 
     def _asked(self, graphics_mhz: int, challenged: bool = False) -> Asked:
         now = loaded_now(self.machine, self.nvml.driver_version(), self.nvml.energy_mj(self.card))

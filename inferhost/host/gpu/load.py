@@ -119,6 +119,14 @@ class Range:
 
 
 @dataclasses.dataclass(frozen=True)
+class ApplicationRange(Range):
+    """The same of an application clock: the card itself says which one it has without a request."""
+
+    def own_mhz(self) -> tuple[float, float]:
+        return self.natural_mhz or super().own_mhz()
+
+
+@dataclasses.dataclass(frozen=True)
 class MemoryRange(Range):
     """The same of the memory clock: neither power nor heat takes it down, but the P-state of CUDA programs does."""
 
