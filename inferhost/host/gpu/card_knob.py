@@ -30,6 +30,7 @@ class CardKnob(Knob):
         self.guarded = False
         self.held_back: Callable[[], Unusable | None] = lambda: None
         self.given_back_next: Callable[[], bool] = lambda: False
+        self.stayed_loaded: Callable[[], bool] = lambda: False
 
     @classmethod
     def key_of(cls, card: Card) -> str:
@@ -52,6 +53,11 @@ class CardKnob(Knob):
             evidence = "lowered by the guard, which found the card too hot, and not given back yet"
             return self.verdict(found, "overridden", "thermal", evidence)
         if before is None and found != self.wanted and found == self._boots_with():
+            if self.stayed_loaded():
+                evidence = (
+                    f"{self.boot_evidence}, and the driver has not gone: written by somebody, or not applied yet"
+                )
+                return self.verdict(found, "overridden", "other_writer", evidence)
             evidence = f"{self.boot_evidence}: not applied yet, or lost with the driver"
             return self.verdict(found, "overridden", "driver_reload", evidence)
         return super().judge(before, found)

@@ -45,6 +45,7 @@ class Loaded:
     energy_mj: Optional[int]
     slept_s: float = 0.0
     module: Optional[int] = None
+    time_s: float = 0.0  # `Clock.now_s`
 
     def reload_signs(self, now: Loaded) -> list[str]:
         """How `now` shows that the driver was loaded again since; a card without the counter shows less."""
@@ -60,6 +61,16 @@ class Loaded:
         if now.slept_s - self.slept_s >= SLEPT_S_LEAST:
             signs.append(f"the host was suspended for {now.slept_s - self.slept_s:.0f} s")
         return signs
+
+    def stays(self, now: Loaded, most_mw: float) -> bool:
+        """Whether it is proven that the driver was not loaded again since, on a card that draws `most_mw` at most.
+
+        A risen counter alone proves nothing, as it may have started again; one that shows more than the card can have
+        drawn meanwhile has not.
+        """
+        if self.reload_signs(now) or self.energy_mj is None or now.energy_mj is None:
+            return False
+        return now.energy_mj > most_mw * (now.time_s - self.time_s)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +202,8 @@ def remember_natural(machine: Machine, uuid: str, natural: Natural) -> None:
 
 def loaded_now(machine: Machine, driver_version: str, energy_mj: int | None) -> Loaded:
     """The driver that is loaded at this moment."""
-    return Loaded(boot_id(machine), driver_version, energy_mj, machine.clock.slept_s(), _module(machine))
+    clock = machine.clock
+    return Loaded(boot_id(machine), driver_version, energy_mj, clock.slept_s(), _module(machine), clock.now_s())
 
 
 def _module(machine: Machine) -> int | None:

@@ -27,6 +27,7 @@ from inferhost.host.knob import Knob, Unusable
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import boot_id
 from inferhost.host.report import Report
+from inferhost.host.watch.watched import stayed_loaded
 from inferhost.schema.plan import Gpu, Plan
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.result import Verdict
@@ -151,6 +152,8 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report, *, whole: bo
             search.context = {**context, **which.numbered(gpu)}
             known = len(problems)
             mine = search.knobs_of(gpu, card)
+            for knob in mine:
+                knob.stayed_loaded = functools.partial(stayed_loaded, machine, nvml, card)
             for knob in mine if gpu.guard is not None else ():
                 knob.guarded, knob.held_back = True, functools.partial(held_back, machine, card.uuid)
                 knob.given_back_next = functools.partial(given_back_next, machine, card.uuid)

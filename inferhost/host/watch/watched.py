@@ -7,6 +7,7 @@ so that they are not woken; and what was not as planned, for `status`. A file th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from typing import Any, Optional
 
 from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.clock_record import Loaded, loaded_now
+from inferhost.host.gpu.load import POWER_TOLERANCE
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
 from inferhost.host.knob import Knob
 from inferhost.host.machine import RUN_DIRECTORY, Machine
@@ -58,6 +60,15 @@ def drivers_now(machine: Machine, nvml: Nvml, cards: Iterable[Card]) -> dict[str
     """Which driver each card runs on, by UUID."""
     version = nvml.driver_version()
     return {card.uuid: loaded_now(machine, version, nvml.energy_mj(card)) for card in cards}
+
+
+def stayed_loaded(machine: Machine, nvml: Nvml, card: Card) -> bool:
+    """Whether it is proven that this card's driver was not loaded again since it was last written or looked at."""
+    before = read_watched(machine).loaded.get(card.uuid)
+    with contextlib.suppress(NvmlError):
+        most_mw = POWER_TOLERANCE * nvml.power_limit_range_mw(card)[1]
+        return before is not None and before.stays(drivers_now(machine, nvml, [card])[card.uuid], most_mw)
+    return False
 
 
 def remember_applied(machine: Machine, knobs: Iterable[Knob], report: Report) -> None:

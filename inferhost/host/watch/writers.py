@@ -111,6 +111,8 @@ SEPARATORS = re.compile(r"\|+|(?<!>)&+|;|\$\(|`")
 """What ends one command of a line and begins the next."""
 LONGEST = 200_000
 """A longer file is no script that a person wrote."""
+MAY_BE_WRITTEN = {"other_writer": "it is written by", "driver_reload": "or it was written by"}
+"""How writers are named, by cause: who writes what a card boots with looks like a driver that was loaded again."""
 OURS = "inferhost-"
 WARNING = "other writer:"
 """How a remark begins that a playbook shows as a warning."""
@@ -186,8 +188,8 @@ def planned_settings(plan: Plan) -> set[str]:
 
 
 def name_writers(machine: Machine, report: Report) -> None:
-    """The verdicts on what another program wrote, with the programs that may have done it."""
-    if not any(v.cause == "other_writer" for v in report.verdicts):
+    """The verdicts on what another program wrote, or may have, with the programs that may have done it."""
+    if not any(v.cause in MAY_BE_WRITTEN for v in report.verdicts):
         return
     known = other_writers(machine)
     report.verdicts = [_named(verdict, known) for verdict in report.verdicts]
@@ -203,9 +205,10 @@ def setting_name(setting: str) -> str:
 def _named(verdict: Verdict, known: Iterable[Writer]) -> Verdict:
     name = setting_name(verdict.setting)
     who = [writer.shown() for writer in known if name in writer.settings]
-    if verdict.cause != "other_writer" or not who:
+    if verdict.cause not in MAY_BE_WRITTEN or not who:
         return verdict
-    return dataclasses.replace(verdict, evidence=f"{verdict.evidence}; it is written by {', '.join(who)}")
+    said = f"{verdict.evidence}; {MAY_BE_WRITTEN[verdict.cause]} {', '.join(who)}"
+    return dataclasses.replace(verdict, evidence=said)
 
 
 def _scripts(machine: Machine) -> Iterator[str]:

@@ -273,15 +273,48 @@ def test_what_a_lock_drifted_to_is_blamed_on_no_writer_of_something_else(host: F
     assert "rc.local" not in host.run("verify").evidence("power_limit_w")
 
 
-def test_what_went_with_the_driver_is_blamed_on_nobody(host: FakeHost):
+def test_what_went_with_the_driver_is_blamed_on_nobody_but_who_may_have_written_it(host: FakeHost):
     host.plan = with_gpu()
     host.converge()
-    host.write(f"{UNITS}/limit.service", "[Service]\nExecStart=/usr/bin/nvidia-smi -pl 300\n")
+    host.write(f"{UNITS}/limit.service", "[Service]\nExecStart=/usr/bin/nvidia-smi -pl 600\n")
     host.sim("reload")  # back at the limit that the card boots with
-    host.write("/proc/sys/vm/swappiness", "60\n")  # and something that somebody did write
     answer = host.run("verify")
     assert answer.verdict("power_limit_w") == ("overridden", "driver_reload")
-    assert "limit.service" not in answer.evidence("power_limit_w")
+    assert answer.evidence("power_limit_w").endswith("; or it was written by /etc/systemd/system/limit.service")
+
+
+@pytest.mark.parametrize("reloads", [False, True], ids=["written", "reloaded"])
+def test_what_the_card_boots_with_was_written_where_the_driver_has_stayed_provably(host: FakeHost, reloads: bool):
+    host.plan = with_gpu()
+    host.converge()
+    host.sim("load", "on")
+    host.wait(3600)
+    assert host.run("watch").verdict("power_limit_w") == ("held", "none")
+    host.write(f"{UNITS}/limit.service", "[Service]\nExecStart=/usr/bin/nvidia-smi -pl 600\n")
+    if reloads:
+        host.sim("reload")
+    host.sim("set", "power_limit_mw", 600000)
+    host.wait(300)
+    answer = host.run("verify")
+    assert answer.verdict("power_limit_w") == ("overridden", "driver_reload" if reloads else "other_writer")
+    assert answer.evidence("power_limit_w").endswith("written by /etc/systemd/system/limit.service")
+    assert ("the driver has not gone" in answer.evidence("power_limit_w")) is not reloads
+    assert host.run("watch").verdict("power_limit_w") == (
+        ("held", "none") if reloads else ("overridden", "other_writer")
+    )
+
+
+def test_a_counter_that_was_young_proves_nothing_when_it_has_risen_since(host: FakeHost):
+    """It may have started again: what it shows the card can have drawn since."""
+    host.plan = with_gpu()
+    host.converge()
+    host.wait(1)
+    assert host.run("watch").verdict("power_limit_w") == ("held", "none")
+    host.sim("reload")
+    host.sim("set", "persistence", 1)
+    host.sim("load", "on")
+    host.wait(300)
+    assert host.run("verify").verdict("power_limit_w") == ("overridden", "driver_reload")
 
 
 @pytest.mark.parametrize(("manage", "told"), [(("gpu",), "power_limit_w"), (("cpu",), "cpu.governor")])
