@@ -196,6 +196,13 @@ def test_two_reasons_of_one_cause_count_together():
     assert judged.evidence.startswith("below the range, by sw_thermal_slowdown and hw_thermal_slowdown; ")
 
 
+def test_a_cause_of_its_own_is_named_before_none_that_was_seen_more_often():
+    named = [("hw_slowdown",), ("hw_slowdown", "hw_thermal_slowdown"), ("hw_slowdown", "hw_thermal_slowdown")]
+    below = busy(40, sm_clock_mhz=1500)
+    often = [dataclasses.replace(s, event_reasons=named[n % 3]) for n, s in enumerate(below)]
+    assert judge_clock(often, asked(2100, 2100)).cause == "thermal"
+
+
 def test_a_card_that_does_not_say_its_utilisation_is_not_called_idle():
     """As with MIG on. Source: nvml.h, nvmlDeviceGetUtilizationRates."""
     judged = judge_clock(busy(40, utilization_percent=None), asked(2100, 2100))
@@ -209,6 +216,8 @@ def test_a_clock_mostly_below_its_range_is_not_called_ignored_for_some_samples_a
     above = [dataclasses.replace(s, sm_clock_mhz=2500) if n % 10 == 9 else s for n, s in enumerate(below)]
     found = judge_clock(above, asked(2100, 2100))
     assert (found.verdict, found.cause, found.found) == ("clamped", "power_cap", 1800)
+    as_often = [dataclasses.replace(s, sm_clock_mhz=2500) if n % 2 else s for n, s in enumerate(below)]
+    assert judge_clock(as_often, asked(2100, 2100)).verdict == "ignored"
 
 
 @pytest.mark.parametrize("named", ["sw_power_cap", "hw_slowdown", "sync_boost", "board_limit", "reliability"])
@@ -286,9 +295,27 @@ def test_a_single_stray_sample_is_forgiven_and_a_tenth_of_them_is_not():
 
 
 def test_fewer_samples_under_load_than_wanted_prove_nothing():
-    assert judge_clock(busy(load.SAMPLES_MIN - 1), asked(2100, 2100)).cause == "needs_load"
-    assert judge_clock(busy(load.SAMPLES_MIN), asked(2100, 2100)).verdict == "held"
-    assert natural_clock_mhz(busy(load.SAMPLES_MIN - 1)) is None
+    assert judge_clock(busy(9), asked(2100, 2100)).cause == "needs_load"
+    assert judge_clock(busy(10), asked(2100, 2100)).verdict == "held"
+    assert natural_clock_mhz(busy(9)) is None
+
+
+@pytest.mark.parametrize(
+    ("clock_mhz", "utilization_percent", "seen_mhz"),
+    [(2110, 100, None), (2111, 100, 2111), (2111, 49, None), (None, 100, None), (1500, 100, None)],
+)
+def test_one_look_disproves_a_lock_by_a_clock_above_it_on_a_busy_card(
+    clock_mhz: int | None, utilization_percent: int, seen_mhz: int | None
+):
+    found = dataclasses.replace(BUSY, sm_clock_mhz=clock_mhz, utilization_percent=utilization_percent)
+    assert load.seen_above(found, asked(2100, 2100)) == seen_mhz
+
+
+@pytest.mark.parametrize(("natural_mhz", "moved_mhz"), [(None, 1540), ((1500, 1600), 1480), ((0, 9999), None)])
+def test_a_challenge_moves_to_a_clock_where_the_card_is_never_by_itself(
+    natural_mhz: tuple[int, int] | None, moved_mhz: int | None
+):
+    assert load.telling_mhz(asked(2790, 2790, natural_mhz)) == moved_mhz
 
 
 @pytest.mark.parametrize(("lower", "capped"), [(0, False), (1, False), (30, True), (45, True)])
