@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import pathlib
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -115,6 +118,25 @@ def test_systemd_hears_of_the_start_and_of_every_turn(run: Run):
     run.for_s(3)
     assert run.told[0] == "READY=1"
     assert run.told[1:] == ["WATCHDOG=1"] * 10
+
+
+@pytest.mark.parametrize("abstract", [False, True], ids=["a path", "an abstract name"])
+def test_systemd_is_told_through_the_socket_that_it_names(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+):
+    """Source: sd_notify(3)."""
+    place = f"\0inferhost-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(place)
+        monkeypatch.setenv("NOTIFY_SOCKET", place.replace("\0", "@"))
+        daemon.notify("WATCHDOG=1")
+        assert systemd.recv(64, socket.MSG_DONTWAIT) == b"WATCHDOG=1"
+
+
+@pytest.mark.parametrize("place", ["", "/nonexistent/notify"])
+def test_without_a_systemd_that_listens_the_guard_goes_on(monkeypatch: pytest.MonkeyPatch, place: str):
+    monkeypatch.setenv("NOTIFY_SOCKET", place)
+    daemon.notify("WATCHDOG=1")
 
 
 def test_the_card_s_own_limit_counts_where_it_is_lower(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
