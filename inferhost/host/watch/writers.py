@@ -74,16 +74,28 @@ DCGMI = {
 """The same of `dcgmi config`. Source: NVIDIA/DCGM, dcgmi/CommandLineParser.cpp; docs.nvidia.com, dcgmi config."""
 
 COMMANDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {"nvidia-smi": NVIDIA_SMI, "dcgmi config": DCGMI}
+SHORT_NAME = re.compile(r"\b(\w+)=[\"']?(?:[\w./-]*/)?(nvidia-smi|dcgmi)(?=[\"';\s]|$)")
+"""A variable of a script or a unit that stands for one of them."""
 
 WORDS = {
+    POWER: re.compile(r"\bnvmlDeviceSetPowerManagementLimit"),
+    GRAPHICS: re.compile(r"\bnvmlDevice(Set|Reset)GpuLockedClocks\b"),
+    MEMORY: re.compile(r"\bnvmlDevice(Set|Reset)MemoryLockedClocks\b"),
+    "persistence_mode": re.compile(r"\bnvmlDeviceSetPersistenceMode\b"),
+    "compute_mode": re.compile(r"\bnvmlDeviceSetComputeMode\b"),
+    "ecc": re.compile(r"\bnvmlDeviceSetEccMode\b"),
+    "mig": re.compile(r"\bnvmlDeviceSetMigMode\b"),
     GOVERNOR: re.compile(r"\b(cpupower(\s+\S+)*\s+frequency-set|cpufreq-set)\b|/scaling_governor\b"),
     IDLE: re.compile(r"\bcpupower(\s+\S+)*\s+idle-set\b|/cpuidle/\S*disable\b|/cpu_dma_latency\b"),
     PREFERENCE: re.compile(r"\bx86_energy_perf_policy\b|/energy_performance_preference\b"),
-    APPLICATION: re.compile(r"^\s*GpuFreqDef\s*=", re.IGNORECASE | re.MULTILINE),
+    APPLICATION: re.compile(
+        r"^\s*GpuFreqDef\s*=|\bnvmlDevice(Set|Reset)ApplicationsClocks\b", re.IGNORECASE | re.MULTILINE
+    ),
 }
-"""Other words that write a setting: of the processor, and the clocks that Slurm gives each job step.
+"""Other words that write a setting: NVML's own, of the processor, and the clocks that Slurm gives each job step.
 
-Source of the last: slurm.conf(5), and Slurm's gpu_nvml.c, which calls nvmlDeviceSetApplicationsClocks.
+Source of the first: nvml.h of NVML API 13; of the last: slurm.conf(5), and Slurm's gpu_nvml.c, which calls
+nvmlDeviceSetApplicationsClocks.
 """
 
 SYSCTL_OWN = "90-inferhost.conf"
@@ -93,16 +105,20 @@ SYSCTL_LINK = "99-sysctl.conf"  # Debian's, to the file
 NAME = r"([a-z][\w-]*(?:[./][\w-]+)+)"
 SYSCTL_LINE = re.compile(rf"^\s*-?{NAME}\s*=", re.MULTILINE)
 SYSCTL_WORD = re.compile(rf"{NAME}\s*=")
-PROC_SYS = re.compile(rf"(?:>|\btee\b)[^\n;|&]*/proc/sys/{NAME}")
+PROC_SYS = re.compile(rf"(?:(?:>|\btee\b)[^\n;|&]*|^w[-+!=~^$]*\s+)/proc/sys/{NAME}", re.MULTILINE)
+"""Written by a shell, or by a line of tmpfiles.d(5)."""
 
-UNIT_FOLDERS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
-"""Where people put units; packages put theirs elsewhere, and the daemons among those are in the table."""
+UNIT_FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system")
+"""Where people put units. Source: systemd.unit(5), in its order: the first of a name counts."""
 PACKAGED = ("/usr/lib/systemd/system", "/lib/systemd/system")
+"""Where packages put theirs: some are never started, and what they start is mostly no script, so it is not read."""
+NEVER_STARTED = ("disabled", "masked", "masked-runtime")
 SCRIPTS = ("/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab", "/etc/anacrontab", "/etc/init.d/cpufrequtils")
 SCRIPT_FOLDERS = (
     "/etc/udev/rules.d", "/var/spool/cron", "/var/spool/cron/crontabs",
     "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly",
     "/usr/lib/systemd/system-sleep", "/etc/slurm", "/etc/slurm/prolog.d", "/etc/slurm/epilog.d",
+    "/etc/tmpfiles.d", "/etc/NetworkManager/dispatcher.d", "/etc/network/if-up.d",
 )  # fmt: skip
 SLURM_CONFIGURATION = "/etc/slurm/slurm.conf"
 SLURM_SCRIPT = re.compile(r"^\s*(?:Task)?(?:Prolog|Epilog)\s*=\s*(/\S+)", re.IGNORECASE | re.MULTILINE)
@@ -151,8 +167,9 @@ def other_writers(machine: Machine) -> list[Writer]:
     found = daemons(machine)
     for path in dict.fromkeys(_scripts(machine)):
         of_sysctl = path.startswith((SYSCTL_FOLDER, SYSCTL_FILE))
-        settings = tuple((_parameters if of_sysctl else _written_by)(_text(machine, path)))
-        if settings:
+        written = (_parameters if of_sysctl else _written_by)(_text(machine, path))
+        settings = tuple(dict.fromkeys(written))
+        if settings and not _never_started(machine, path):
             found.append(Writer(path, path, settings))
     return found
 
@@ -213,13 +230,14 @@ def _named(verdict: Verdict, known: Iterable[Writer]) -> Verdict:
 
 def _scripts(machine: Machine) -> Iterator[str]:
     """The files to read: units and what they start, boot and cron scripts, Slurm's prologs and epilogs."""
-    for folder in UNIT_FOLDERS:
-        for name in machine.entries(folder):
-            if name.startswith(OURS) and not name.endswith(".d"):  # in its folder people put settings of their own
+    known: set[str] = set()
+    for folder in (*UNIT_FOLDERS, *PACKAGED):
+        for unit in _units(machine, folder):
+            if unit in known:
                 continue
-            dropins = [f"{name}/{one}" for one in machine.entries(f"{folder}/{name}")] if name.endswith(".d") else []
-            for unit in [name] if name.endswith(".service") else dropins:
-                yield f"{folder}/{unit}"
+            known.add(unit)
+            yield f"{folder}/{unit}"
+            if folder in UNIT_FOLDERS:
                 commands = STARTED.findall(_text(machine, f"{folder}/{unit}"))
                 yield from (word for command in commands for word in command.split() if word.startswith("/"))
     yield from SCRIPTS
@@ -231,6 +249,23 @@ def _scripts(machine: Machine) -> Iterator[str]:
     for path in SLURM_SCRIPT.findall(_text(machine, SLURM_CONFIGURATION)):
         folder, pattern = os.path.split(path)  # slurm.conf(5): a pattern names several scripts
         yield from (f"{folder}/{name}" for name in fnmatch.filter(machine.entries(folder), pattern))
+
+
+def _units(machine: Machine, folder: str) -> Iterator[str]:
+    """Services and the files in folders of settings, as far as they are not ours: below this folder."""
+    for name in machine.entries(folder):
+        if name.endswith(".d"):  # also of our units: there people put settings of their own
+            yield from (f"{name}/{one}" for one in machine.entries(f"{folder}/{name}"))
+        elif name.endswith(".service") and not name.startswith(OURS):
+            yield name
+
+
+def _never_started(machine: Machine, path: str) -> bool:
+    """Whether this is a unit of a package that nobody wants, or one whose state is asked for by name already."""
+    folder, _, unit = path.rpartition("/")
+    if folder.endswith(".service.d"):
+        folder, _, unit = folder[: -len(".d")].rpartition("/")
+    return folder in PACKAGED and (unit in DAEMONS or _says(machine, "is-enabled", unit) in NEVER_STARTED)
 
 
 def _text(machine: Machine, path: str) -> str:
@@ -248,6 +283,8 @@ def _text(machine: Machine, path: str) -> str:
 
 def _written_by(text: str) -> Iterator[str]:
     """The settings that commands in this text write."""
+    for variable, program in SHORT_NAME.findall(text):
+        text = re.sub(rf"\$(?:{variable}\b|\{{{variable}\}})", program, text)
     commands = [" ".join(command.split()) for line in text.splitlines() for command in SEPARATORS.split(line)]
     words = {
         (name, word.partition("=")[0].strip("\"',"))

@@ -69,6 +69,24 @@ def test_a_host_of_its_own_has_none_and_our_own_units_are_none(host: FakeHost):
         ("/etc/cron.d/dcgm", "@hourly root dcgmi  config --set --compmode=2 --eccmode 0\n", ["compute_mode", "ecc"]),
         ("/etc/slurm/prolog.d/20-dcgm", "dcgmi config --enforce -g $GROUP\n",
          ["power_limit_w", "application_clocks_mhz", "compute_mode", "ecc"]),
+        ("/run/systemd/system/limit.service", "[Service]\nExecStart=nvidia-smi -pl 300\n", ["power_limit_w"]),
+        ("/etc/tmpfiles.d/cpu.conf", "w /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor - - - - powersave\n",
+         ["cpu.governor"]),
+        ("/etc/tmpfiles.d/vm.conf", "w+! /proc/sys/vm/swappiness - - - - 60\n", ["sysctl.vm.swappiness"]),
+        ("/etc/NetworkManager/dispatcher.d/90-gpu", "nvidia-smi -pl 300\n", ["power_limit_w"]),
+        ("/etc/network/if-up.d/gpu", "nvidia-smi -pl 300\n", ["power_limit_w"]),
+        ("/etc/cron.d/smi", "@reboot root SMI=/usr/bin/nvidia-smi; $SMI -pl 300; \"${SMI}\" -rgc\n",
+         ["power_limit_w", "graphics_clock_lock_mhz"]),
+        (f"{UNITS}/d.service", "[Service]\nEnvironment='D=dcgmi'\nExecStart=/bin/sh -c '$D config --set -P 275'\n",
+         ["power_limit_w"]),
+        ("/etc/cron.daily/nvml", "from pynvml import *\nnvmlDeviceSetPowerManagementLimit_v2(h, 300000)\n"
+         "nvmlDeviceResetGpuLockedClocks(h); nvmlDeviceSetMemoryLockedClocks(h, 1, 2)\nnvmlDeviceSetMigMode(h, 0)\n"
+         "nvmlDeviceSetApplicationsClocks(h, 1, 2); nvmlDeviceSetPersistenceMode(h, 1)\n"
+         "nvmlDeviceSetComputeMode(h, 0); nvmlDeviceSetEccMode(h, 0); nvmlDeviceSetPowerManagementLimit(h, 3)\n",
+         ["power_limit_w", "graphics_clock_lock_mhz", "memory_clock_lock_mhz", "persistence_mode", "compute_mode",
+          "ecc", "mig", "application_clocks_mhz"]),
+        ("/etc/cron.daily/both", "nvidia-smi -pl 300\npython3 -c 'nvmlDeviceSetPowerManagementLimit(h, 3)'\n",
+         ["power_limit_w"]),
         ("/etc/cron.daily/q", "nvidia-smi \\\n  -q; nvidia-smi \\\n  -c EXCLUSIVE_PROCESS\n", ["compute_mode"]),
     ],
 )  # fmt: skip
@@ -89,6 +107,9 @@ def test_a_command_is_found_where_it_stands(host: FakeHost, path: str, text: str
         "# GpuFreqDef=low\nMyGpuFreqDef=low\n",
         "dcgmi config --get -g 1 -v; dcgmi health -g 1 -c; dcgmi stats -e\n",
         "nvidia-smi -pl 300\n\0",
+        "import pynvml\npynvml.nvmlDeviceGetPowerManagementLimit(h)\n",
+        "GPUS=$(nvidia-smi -L | wc -l)\n[ $GPUS -e 4 ]; SMIX=nvidia-smi-wrapper; $SMIX -pl 3; $SMI -pl 3\n",
+        "wc -l /proc/sys/vm/swappiness\nwatch /proc/sys/kernel/numa_balancing\n",
     ],
     ids=[
         "comment",
@@ -100,11 +121,52 @@ def test_a_command_is_found_where_it_stands(host: FakeHost, path: str, text: str
         "slurm",
         "dcgm",
         "binary",
+        "nvml that reads",
+        "another variable",
+        "not of tmpfiles",
     ],
 )
 def test_what_only_looks_like_a_writer_is_none(host: FakeHost, text: str):
     host.write("/etc/rc.local", text)
     assert writers(host) == {}
+
+
+@pytest.mark.parametrize("folder", ["/usr/lib/systemd/system", "/lib/systemd/system"])
+@pytest.mark.parametrize("name", ["gpu-power.service", "gpu-power.service.d/limit.conf"])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_unit_of_a_package_counts_where_it_is_wanted(host: FakeHost, folder: str, name: str, enabled: bool):
+    host.write(f"{folder}/{name}", "[Service]\nExecStart=/usr/bin/nvidia-smi -pl 300\n")
+    host.others["gpu-power.service"] = {"active": False, "enabled": enabled}
+    assert writers(host) == ({f"{folder}/{name}": ["power_limit_w"]} if enabled else {})
+
+
+def test_of_units_with_one_name_the_first_folder_counts(host: FakeHost):
+    """As systemd takes them: somebody's own instead of the package's."""
+    host.write("/usr/lib/systemd/system/gpu.service", "[Service]\nExecStart=/usr/bin/nvidia-smi -pl 300\n")
+    host.others["gpu.service"] = {"active": True, "enabled": True}
+    host.write(f"{UNITS}/gpu.service", "[Service]\nExecStart=/bin/true\n")
+    assert writers(host) == {}
+
+
+def test_a_packaged_daemon_of_the_table_is_asked_for_its_state_alone(host: FakeHost):
+    runs(host, "cpupower.service", active=False)
+    host.write(
+        "/usr/lib/systemd/system/cpupower.service", "ExecStart=/usr/bin/cpupower frequency-set -g performance\n"
+    )
+    host.others["cpupower.service"] = {"active": False, "enabled": False}
+    assert writers(host) == {}
+    runs(host, "cpupower.service")
+    host.write(
+        "/usr/lib/systemd/system/cpupower.service", "ExecStart=/usr/bin/cpupower frequency-set -g performance\n"
+    )
+    assert writers(host) == {"cpupower.service": ["cpu.governor"]}
+
+
+@pytest.mark.parametrize("interpreter", ["/usr/bin/python3", "/usr/bin/env python3"])
+def test_a_program_of_nvml_that_a_unit_starts_is_read(host: FakeHost, interpreter: str):
+    host.write(f"{UNITS}/cap.service", f"[Service]\nExecStart={interpreter} /usr/local/sbin/cap.py\n")
+    host.write("/usr/local/sbin/cap.py", "import pynvml\npynvml.nvmlDeviceSetPowerManagementLimit(h, 300000)\n")
+    assert writers(host) == {"/usr/local/sbin/cap.py": ["power_limit_w"]}
 
 
 def test_a_parameter_that_ours_overrules_at_boot_is_written_by_nobody_else(host: FakeHost):
