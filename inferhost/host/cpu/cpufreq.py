@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from inferhost.host.cpu.kernel_knob import KernelKnob, keep_offline, merge_alike, owned, restore_kernel_knobs
+from inferhost.host.cpu.kernel_knob import KernelKnob, absent, keep_offline, merge_alike, owned, restore_kernel_knobs
 from inferhost.host.knob import Knob, Unusable, apply_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
 from inferhost.schema.plan import FORCING_DRIVERS, PERFORMANCE, Cpu
-from inferhost.schema.result import Verdict
 
 ROOT = "/sys/devices/system/cpu"
 DRIVER = "scaling_driver"
@@ -170,16 +169,8 @@ def _original(machine: Machine, name: str, records: Mapping[str, Record]) -> Cpu
 def _merge(own: Report, report: Report, machine: Machine, wanted: Cpu) -> None:
     """Many CPUs with one outcome are one line."""
     merge_alike(own, report)
-    if not own.verdicts:
-        cause = "hypervisor" if is_virtual(machine) else "no_interface"
-        evidence = f"no cpufreq under {ROOT}: the frequency is not this kernel's to govern"
-        for kind in KINDS:
-            word = getattr(wanted, kind.key_name)
-            if word is not None:
-                report.verdicts.append(Verdict(f"cpu.{kind.key_name}", word, None, "not_applicable", cause, evidence))
-
-
-def is_virtual(machine: Machine) -> bool:
-    """Whether the CPU says that a hypervisor is below."""
-    flags = next((x for x in (machine.read_text("/proc/cpuinfo") or "").splitlines() if x.startswith("flags")), "")
-    return "hypervisor" in flags.split()
+    planned = {} if own.verdicts else {kind.key_name: getattr(wanted, kind.key_name) for kind in KINDS}
+    evidence = f"no cpufreq under {ROOT}: the frequency is not this kernel's to govern"
+    for name, word in planned.items():
+        if word is not None:
+            report.verdicts.append(absent(machine, f"cpu.{name}", word, evidence))

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from inferhost.host.cpu.cpufreq import ROOT, is_virtual
-from inferhost.host.cpu.kernel_knob import KernelKnob, keep_offline, merge_alike, owned, restore_kernel_knobs
+from inferhost.host.cpu.cpufreq import ROOT
+from inferhost.host.cpu.kernel_knob import KernelKnob, absent, keep_offline, merge_alike, owned, restore_kernel_knobs
 from inferhost.host.knob import Knob, Unusable, apply_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
 from inferhost.host.watch.writers import IDLE, IDLE_STATE
 from inferhost.schema.plan import Cpu
-from inferhost.schema.result import Verdict
 
 KIND = "cpuidle"
 NAME = "state"
@@ -112,6 +111,5 @@ def _states(machine: Machine) -> Iterator[tuple[int, int]]:
 def _told(machine: Machine, wanted: Cpu, own: Report, report: Report) -> None:
     merge_alike(own, report)
     if wanted.idle_latency_us is not None and not own.verdicts:
-        cause = "hypervisor" if is_virtual(machine) else "no_interface"
         evidence = f"no cpuidle under {ROOT}: this kernel has no idle states to switch"
-        report.verdicts.append(Verdict(IDLE, wanted.idle_latency_us, None, "unsupported", cause, evidence))
+        report.verdicts.append(absent(machine, IDLE, wanted.idle_latency_us, evidence))

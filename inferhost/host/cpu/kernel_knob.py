@@ -95,6 +95,13 @@ def keep_offline(knob: KernelKnob, cpu: int, report: Report) -> None:
     report.verdicts.append(knob.verdict(None, "unverified", "none", f"{message}; kept on record"))
 
 
+def absent(machine: Machine, setting: str, wanted: Any, evidence: str) -> Verdict:
+    """The verdict on what this kernel does not have at all, as in most guests, where the hypervisor keeps it."""
+    flags = next((x for x in (machine.read_text("/proc/cpuinfo") or "").splitlines() if x.startswith("flags")), "")
+    cause = "hypervisor" if "hypervisor" in flags.split() else "no_interface"
+    return Verdict(setting, wanted, None, "unsupported", cause, evidence)
+
+
 def merge_alike(own: Report, report: Report) -> None:
     """What many CPUs have in common is one line of the report."""
     for change, count in _counted(own.changes):

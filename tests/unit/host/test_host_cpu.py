@@ -144,12 +144,14 @@ def test_a_value_changed_by_somebody_else_is_overridden(host: FakeHost):
 
 
 @pytest.mark.parametrize(("flags", "cause"), [("fpu hypervisor", "hypervisor"), ("fpu vme", "no_interface")])
-def test_without_cpufreq_the_governor_is_not_applicable(host: FakeHost, flags: str, cause: str):
+def test_without_cpufreq_governor_and_preference_are_unsupported_with_their_cause(
+    host: FakeHost, flags: str, cause: str
+):
     for cpu in (0, 1):
         shutil.rmtree(host.at(f"/sys/devices/system/cpu/cpu{cpu}/cpufreq"))
     host.write("/proc/cpuinfo", f"processor\t: 0\nflags\t\t: {flags}\n")
     answer = host.run("verify", "--section", "cpu")
-    assert answer.verdict("cpu.governor") == ("not_applicable", cause)
+    assert answer.verdict("cpu.governor") == answer.verdict("energy_performance_preference") == ("unsupported", cause)
 
 
 def test_a_governor_that_the_driver_lacks_is_unsupported(host: FakeHost):
