@@ -43,6 +43,13 @@ def test_a_persistence_write_that_is_ignored_is_not_held(host: FakeHost):
     assert (answer.code, answer.verdict("persistence_mode")) == (3, ("ignored", "unexplained"))
 
 
+def test_an_enforced_limit_above_the_accepted_one_is_ignored(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    host.converge()
+    monkeypatch.setattr(Nvml, "enforced_power_limit_mw", lambda *_: 600000)
+    answer = host.run("verify", "--section", "gpu")
+    assert (answer.code, answer.verdict("power_limit_w")) == (3, ("ignored", "unexplained"))
+
+
 def test_an_enforced_limit_below_the_accepted_one_is_clamped(host: FakeHost):
     host.run("install")
     host.sim("fault", "power_limit", "clamped", 420000)

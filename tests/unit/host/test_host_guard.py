@@ -339,7 +339,9 @@ def test_the_other_card_goes_on(pair: FakeHost, monkeypatch: pytest.MonkeyPatch)
     assert "gpus[0]" in run.lines[2]
 
 
-def test_a_plan_without_a_guarded_card_is_bad_input(host: FakeHost):
+@pytest.mark.parametrize("wanted", [plan(), plan(gpus=with_gpu(guard=RULE).gpus, manage=("cpu",))])
+def test_a_plan_without_a_guarded_card_is_bad_input(host: FakeHost, wanted: Any):
+    host.plan = wanted
     host.run("install")
     answer = host.run("guard", "--check")
     assert (answer.code, answer.problems[0]["id"]) == (2, "no-guard")

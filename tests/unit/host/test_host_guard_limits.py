@@ -9,7 +9,7 @@ import pytest
 from inferhost.host.guard import daemon
 from inferhost.host.guard.card import AGAIN_S
 from inferhost.host.guard.latch import LATCHED, UNIT, read_latches
-from inferhost.schema.plan import BASE, File, GpuSelector
+from inferhost.schema.plan import BASE, File, GpuSelector, Host
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 from tests.unit.host.test_host_guard import LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot
 
@@ -189,6 +189,16 @@ def test_a_card_that_leaves_the_bus_does_not_give_its_neighbour_its_rule(
 
     run.until(leaves, 30)
     assert [line.partition(" ")[0] for line in run.lines if "is not there" in line] == ["gpus[0]"]
+
+
+def test_a_plan_for_real_cards_guards_no_simulated_one(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    hot = made_hot(host, LOCKED)
+    hot.sim("advance", 120)
+    hot.plan = dataclasses.replace(hot.plan, host=Host("box", False))
+    run = Run(hot, monkeypatch)
+    run.for_s(3)
+    assert (hot.card()["power_limit_mw"], run.state()) == (PLANNED_MW, "free")
+    assert ["nothing is guarded" in line for line in run.lines] == [True]
 
 
 def test_a_plan_without_a_guard_lets_go(host: FakeHost, monkeypatch: pytest.MonkeyPatch):

@@ -117,6 +117,19 @@ def test_a_guard_that_is_stopped_says_what_stays_held(run: TellingRun):
     assert run.said() == 1
 
 
+def test_a_guard_that_is_stopped_writes_what_it_could_not_write_before(run: TellingRun):
+    failed: list[str] = []
+
+    def full(step: str) -> None:
+        if FOLDER in step and not failed:
+            failed.append(step)
+            raise OSError(28, "No space left on device")
+
+    run.before_write = full
+    run.stop()
+    assert (len(failed), run.said()) == (1, 0)
+
+
 def test_a_disk_that_is_full_keeps_no_card_hot_and_the_same_guard_writes_later(run: TellingRun):
     full, tried_s = [True], []
 

@@ -72,6 +72,20 @@ def test_what_was_on_record_when_the_guard_began_counts(run: TellingRun, damage:
     assert all(words in line for words, line in zip(wanted, run.lines))  # noqa: B905 (Python 3.9)
 
 
+def test_a_guard_whose_card_is_cool_tells_of_it_too(run: TellingRun):
+    run.host.sim("set", "ambient_celsius", ROOM)
+    told: list[float] = []
+
+    def over() -> bool:
+        if run.host.passed_s > 1 and not told:
+            told.append(readable(run))
+            cut_short(run.host)
+        return False
+
+    run.until(over, 8)
+    assert (told, readable(run)) == ([1], 0)
+
+
 def test_a_guard_that_never_read_it_touches_no_card_and_says_why(run: TellingRun):
     cut_short(run.host)
     run.for_s(120)
