@@ -105,17 +105,13 @@ class Again:
 
     def takes(self, knob: CardKnob) -> bool:
         """Not what somebody else wrote and the look before told: it still stands, so no reload took it."""
-        if not is_among(knob.setting, self.what):
-            return False
+        if knob.setting not in self.told or not is_among(knob.setting, self.what):
+            return is_among(knob.setting, self.what)
         try:
             boots_with, found = knob.boots_with(), knob.observe()
         except Unusable:
-            return True  # the write says why
-        return (
-            boots_with in (None, found)
-            or knob.setting not in self.told
-            or knob.shown(found) != self.told[knob.setting]
-        )
+            return False  # the look that follows tells of it again
+        return boots_with in (None, found) or knob.shown(found) != self.told[knob.setting]
 
 
 def only_again(knobs: Iterable[Knob], again: Again) -> list[Knob]:
