@@ -65,9 +65,11 @@ def drivers_now(machine: Machine, nvml: Nvml, cards: Iterable[Card]) -> dict[str
 def stayed_loaded(machine: Machine, nvml: Nvml, card: Card) -> bool:
     """Whether it is proven that this card's driver was not loaded again since it was last written or looked at."""
     before = read_watched(machine).loaded.get(card.uuid)
+    if before is None or before.energy_mj is None:  # nothing to prove it by, so the card is not asked
+        return False
     with contextlib.suppress(NvmlError):
         most_mw = POWER_TOLERANCE * nvml.power_limit_range_mw(card)[1]
-        return before is not None and before.stays(drivers_now(machine, nvml, [card])[card.uuid], most_mw)
+        return before.stays(drivers_now(machine, nvml, [card])[card.uuid], most_mw)
     return False
 
 
