@@ -78,7 +78,7 @@ def trips_now(machine: Machine, plan: Plan, verdicts: Iterable[Verdict]) -> dict
     """Each guarded card's trips of the last hour, from what the guard wrote down; by UUID."""
     latches = read_latches(machine)
     now_s = machine.clock.now_s()
-    whole = bool(plan.gpus) and all(entry.guard is not None for entry in plan.gpus)
+    whole = all(entry.guard is not None for entry in plan.gpus)
     cards = [_place(verdict.setting).get("gpu") for verdict in verdicts] if whole else []
     uuids = [uuid for uuid in dict.fromkeys([*cards, *latches]) if uuid is not None]
     return {uuid: len(recent(latches.get(uuid, NOTHING), now_s)) for uuid in uuids}

@@ -94,6 +94,13 @@ def test_a_guard_that_never_read_it_touches_no_card_and_says_why(run: TellingRun
     assert "NOT touched: the record cannot be read" in run.lines[-1]
 
 
+def test_a_guard_that_never_read_it_holds_what_was_held(run: TellingRun):
+    run.until(lambda: run.state() == "latched")
+    cut_short(run.host)
+    run.for_s(1)
+    assert (run.state(), run.said()) == ("latched", 1)
+
+
 def test_status_and_metrics_say_that_the_record_cannot_be_read(run: TellingRun):
     run.for_s(1)
     cut_short(run.host)

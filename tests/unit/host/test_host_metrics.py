@@ -12,14 +12,15 @@ import subprocess
 import pytest
 
 from inferhost.host.guard.latch import FREE, LATCHED, UNIT, Hold, write_latches
-from inferhost.host.watch.metrics import text
+from inferhost.host.watch.metrics import text, trips_now
 from inferhost.host.watch.textfile import GUARDED, write
-from inferhost.schema.plan import BASE, File, GpuSelector, Guard, identified
+from inferhost.schema.plan import BASE, File, Gpu, GpuSelector, Guard, identified
 from inferhost.schema.result import Verdict
 from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
 
 FOLDER = "/var/lib/prometheus/node-exporter"
 FILE = f"{FOLDER}/inferhost.prom"
+RULE = Guard(limit_c=85, resume_c=75, power_w="min", cool_down_s=30)
 SAMPLE = re.compile(r'([a-z_]+)(\{([a-z_]+="(?:[^"\\\n]|\\[\\"n])*",?)*\})? (-?[0-9.e+]+|NaN)')
 
 
@@ -137,8 +138,7 @@ def test_a_record_that_cannot_be_read_leaves_no_old_numbers(exported: FakeHost):
 
 
 def test_how_often_the_guard_had_to_bring_a_card_down(exported: FakeHost):
-    rule = Guard(limit_c=85, resume_c=75, power_w="min", cool_down_s=30)
-    exported.plan = with_gpu(guard=rule)
+    exported.plan = with_gpu(guard=RULE)
     exported.passed_s = 4000.0
     trips = f'inferhost_gpu_guard_trips_last_hour{{gpu="{UUID}"}}'
     exported.run("watch")
@@ -152,9 +152,18 @@ def test_how_often_the_guard_had_to_bring_a_card_down(exported: FakeHost):
     assert samples(exported.read(FILE))[trips] == 2
 
 
-def test_a_card_that_nobody_guards_has_no_such_metric(exported: FakeHost):
+@pytest.mark.parametrize("beside", [(), with_gpu(guard=RULE).gpus], ids=["alone", "beside a guarded one"])
+def test_a_card_that_nobody_guards_has_no_such_metric(exported: FakeHost, beside: tuple[Gpu, ...]):
+    held = [Verdict(f"gpu.{UUID}.power_limit_w", 450, 450, "held", "none", "")]
+    machine = exported.machine(str(exported.root))
+    assert trips_now(machine, with_gpu(guard=RULE), held) == {UUID: 0}
+    assert trips_now(machine, plan(gpus=(*plan().gpus, *beside)), held) == {}
+
+
+def test_what_nobody_can_verify_is_no_drift(exported: FakeHost):
     exported.run("watch")
-    assert "guard" not in exported.read(FILE)
+    drift = f'inferhost_setting_drift{{gpu="{UUID}",setting="graphics_clock_lock_mhz"}}'
+    assert samples(exported.read(FILE))[drift] == 0
 
 
 def test_promtool_accepts_the_file(exported: FakeHost):
