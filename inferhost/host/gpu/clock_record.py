@@ -32,6 +32,8 @@ SETTINGS = {"": "graphics_clock_lock_mhz", "memory": "memory_clock_lock_mhz", "a
 """Whose request a key of the file means, by what follows the UUID."""
 MODULE = "/sys/module/nvidia"
 UNDER_WAY = "another inferhost is at it at this moment: apply, or a challenge that moves it and puts it back"
+MOST_MW = 2_000_000
+"""More than any card draws: a GB200 takes 1,200 W. Source: facts-nvml.md C."""
 SLEPT_S_LEAST = 0.5
 """The two clocks are not read at once; no suspend is as short as that."""
 
@@ -62,15 +64,15 @@ class Loaded:
             signs.append(f"the host was suspended for {now.slept_s - self.slept_s:.0f} s")
         return signs
 
-    def stays(self, now: Loaded, most_mw: float) -> bool:
-        """Whether it is proven that the driver was not loaded again since, on a card that draws `most_mw` at most.
+    def stays(self, now: Loaded) -> bool:
+        """Whether it is proven that the driver was not loaded again since.
 
-        A risen counter alone proves nothing, as it may have started again; one that shows more than the card can have
+        A risen counter alone proves nothing, as it may have started again; one that shows more than a card can have
         drawn meanwhile has not.
         """
         if self.reload_signs(now) or self.energy_mj is None or now.energy_mj is None:
             return False
-        return now.energy_mj > most_mw * (now.time_s - self.time_s)
+        return now.energy_mj > MOST_MW * (now.time_s - self.time_s)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,7 +124,6 @@ class Nvml:
     def cards(self) -> list[Card]:
         """Every card that may be opened and answers, in PCI order; those that do not are in `unreadable`."""
         found = []
-        self.unreadable.clear()
         by_place: tuple[str, Sequence[object]] = ("nvmlDeviceGetHandleByPciBusId", self._only or ())
         by_index = ("nvmlDeviceGetHandleByIndex", range(self.call("nvmlDeviceGetCount")))
         function, places = by_index if self._only is None else by_place

@@ -163,6 +163,7 @@ class _Watcher:
         try:
             nvml = self.nvml or self.session.enter_context(open_nvml(self.machine.before_write))
             other_kind = selection.simulation_problems(self.plan, nvml)
+            nvml.unreadable.clear()  # what was silent at an earlier search may answer now
             here = nvml.cards()
         except NvmlError as error:
             if not answering:

@@ -15,7 +15,6 @@ from typing import Any, Optional
 
 from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.clock_record import Loaded, loaded_now
-from inferhost.host.gpu.load import POWER_TOLERANCE
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
 from inferhost.host.knob import Knob
 from inferhost.host.machine import RUN_DIRECTORY, Machine
@@ -68,8 +67,7 @@ def stayed_loaded(machine: Machine, nvml: Nvml, card: Card) -> bool:
     if before is None or before.energy_mj is None:  # nothing to prove it by, so the card is not asked
         return False
     with contextlib.suppress(NvmlError):
-        most_mw = POWER_TOLERANCE * nvml.power_limit_range_mw(card)[1]
-        return before.stays(drivers_now(machine, nvml, [card])[card.uuid], most_mw)
+        return before.stays(drivers_now(machine, nvml, [card])[card.uuid])
     return False
 
 
