@@ -311,9 +311,10 @@ def test_persistence_found_off_puts_the_lock_in_doubt_even_when_this_run_turns_i
     assert SETTING in [change["setting"] for change in answer.document["diff"]]
 
 
-def test_a_record_that_cannot_be_read_is_none(host: FakeHost):
+@pytest.mark.parametrize("damage", [("{", ""), ('"schema": 1', '"schema": 2')], ids=["cut", "of another version"])
+def test_a_record_that_cannot_be_read_is_none(host: FakeHost, damage: tuple[str, str]):
     applied(host, 2100)
-    host.write(CLOCKS, "{")
+    host.write(CLOCKS, host.read(CLOCKS).replace(*damage))
     assert host.run("verify", "--section", "gpu").verdict(LOCK) == ("overridden", "driver_reload")
     assert host.run("apply", "--section", "gpu").changed
 
