@@ -88,6 +88,21 @@ def test_the_watch_never_waits_for_the_disk(run: TellingRun):
     assert threading.main_thread() not in writers
 
 
+def test_while_one_write_hangs_there_is_no_other_that_it_could_undo(run: TellingRun):
+    goes_on = threading.Event()
+    run.before_write = lambda step: goes_on.wait() if step == f"fill {PATH}" else None
+    writers: list[int] = []
+
+    def over() -> bool:
+        writers.append(sum(thread.name == FILE for thread in threading.enumerate()))
+        if run.host.passed_s > 120:
+            goes_on.set()
+        return goes_on.is_set()
+
+    run.until(over)
+    assert (run.state(), max(writers)) == ("latched", 1)
+
+
 def test_a_card_is_down_before_the_file_says_so(run: TellingRun):
     cards = []
 
