@@ -207,7 +207,8 @@ def _reset_cards(machine: Machine, plan: Plan, uuids: Sequence[str], report: Rep
         return []
     written = {name for writer in other_writers(machine) for name in writer.settings}
     standing: dict[str, list[bool]] = {}
-    with contextlib.suppress(InputError, HostError), verbs.gpu_knobs(machine, plan, Report(check=True)) as knobs:
+    own = Report(check=True)
+    with contextlib.suppress(InputError, HostError), verbs.gpu_knobs(machine, plan, own) as knobs:
         for knob in (k for k in knobs if isinstance(k, CardKnob) and k.card.uuid in uuids):
             try:
                 boots_with = knob.boots_with()
@@ -217,6 +218,8 @@ def _reset_cards(machine: Machine, plan: Plan, uuids: Sequence[str], report: Rep
             except Unusable as error:
                 report.note(f"{knob.setting}: nobody can tell whether it was lost with the driver; {error.evidence}")
                 standing.setdefault(knob.card.uuid, []).append(True)
+    for problem in own.problems:  # a setting that does not answer has no knob, and may stand all the same
+        standing.setdefault(problem.path.removeprefix("gpu.").partition(".")[0], []).append(True)
     return [uuid for uuid, stands in standing.items() if not any(stands)]
 
 

@@ -197,6 +197,14 @@ def test_a_reload_that_nothing_counts_shows_in_settings_that_are_all_gone_and_is
     assert not p4.run("watch").changed
 
 
+def test_a_setting_that_does_not_answer_may_stand_and_the_rest_is_somebodys(p4: FakeHost):
+    p4.sim("set", "compute_mode", 0)
+    p4.sim("fail", "nvmlDeviceGetApplicationsClock", 999)
+    answer = p4.run("watch")
+    assert (answer.code, p4.card()["compute_mode"]) == (3, 0)
+    assert f"{P4_UUID}: all at what the card boots with" not in answer.prose
+
+
 def test_what_is_gone_again_at_the_next_look_is_not_fought_over(p4: FakeHost):
     reloaded(p4)
     assert p4.run("watch").changed
