@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from inferhost.host.zipapp_build import build as build_zipapp
+from tests.unit.host.driver_fake import DriverHost
 from tests.unit.host.fake_host import FakeHost, built_simulator, simulator_state, with_gpu
 from tests.unit.host.hub import Hub, running_hub
 
@@ -51,6 +52,13 @@ def pair(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib
         found.sim("set", "power_limit_mw", 480000)
         found.sim("set", "persistence", 1)
         yield found
+
+
+@pytest.fixture
+def bare(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[DriverHost]:
+    """A host with packages, of which none is the driver's yet."""
+    with simulator_state(tmp_path / "sim"):
+        yield DriverHost(tmp_path, simulator_build, program)
 
 
 @pytest.fixture

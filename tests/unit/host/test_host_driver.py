@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,7 +22,7 @@ from tests.unit.host.driver_fake import (
     Package,
     debian,
 )
-from tests.unit.host.fake_host import UUID, simulator_state
+from tests.unit.host.fake_host import UUID
 
 OURS = [
     "libcuda1",
@@ -35,12 +33,6 @@ OURS = [
     "nvidia-smi",
 ]
 CAME_ALONG = ["dkms", "linux-headers-6.1.0-10-amd64", "linux-headers-6.1.0-9-amd64", "linux-headers-amd64"]
-
-
-@pytest.fixture
-def bare(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[DriverHost]:
-    with simulator_state(tmp_path / "sim"):
-        yield DriverHost(tmp_path, simulator_build, program)
 
 
 @pytest.fixture

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-from collections.abc import Iterator
 
 import pytest
 
 from tests.golden import golden_plan
 from tests.unit.host.driver_fake import FABRIC_MANAGER, NEW, OLD, DriverHost, Package, debian
-from tests.unit.host.fake_host import simulator_state
 
 KEPT = ["libcuda1", "libnvidia-ml1", "nvidia-persistenced", "nvidia-smi"]
 ONLY_PROPRIETARY = ["nvidia-kernel-dkms", "nvidia-kernel-support"]
@@ -18,12 +15,6 @@ OPEN = {
     "nvidia-open-kernel-dkms": Package(f"{OLD}-1", depends="nvidia-open-kernel-support"),
     "nvidia-open-kernel-support": Package(f"{OLD}-1"),
 }
-
-
-@pytest.fixture
-def bare(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[DriverHost]:
-    with simulator_state(tmp_path / "sim"):
-        yield DriverHost(tmp_path, simulator_build, program)
 
 
 @pytest.fixture

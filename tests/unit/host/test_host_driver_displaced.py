@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Iterator
-
 import pytest
 
 from inferhost.host.machine import Finished
 from tests.golden import golden_plan
 from tests.unit.host.driver_fake import NEW, OLD, DriverHost, Package, debian
-from tests.unit.host.fake_host import simulator_state
 
 THEIRS = {
     "nvidia-tesla-470-driver": Package("470.1-1", held=True),
@@ -19,12 +15,6 @@ THEIRS = {
     "postgresql-15": Package("15.1-1", held=True),
 }
 IN_THE_WAY = ("nvidia-tesla-470-driver", "nvidia-tesla-470-smi")
-
-
-@pytest.fixture
-def bare(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[DriverHost]:
-    with simulator_state(tmp_path / "sim"):
-        yield DriverHost(tmp_path, simulator_build, program)
 
 
 @pytest.fixture

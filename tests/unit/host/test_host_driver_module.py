@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Iterator
-
 import pytest
 
 from tests.golden import golden_plan
@@ -20,17 +17,11 @@ from tests.unit.host.driver_fake import (
     DriverHost,
     Package,
 )
-from tests.unit.host.fake_host import plan, simulator_state
+from tests.unit.host.fake_host import plan
 from tests.unit.host.test_host_driver import CAME_ALONG, OURS
 
 MODULE = f"/lib/modules/{RUNNING}/updates/dkms/nvidia-current.ko"
 NEXT_STEP = "restart, and choose Enroll MOK on the console"
-
-
-@pytest.fixture
-def bare(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[DriverHost]:
-    with simulator_state(tmp_path / "sim"):
-        yield DriverHost(tmp_path, simulator_build, program)
 
 
 @pytest.fixture

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from inferhost.host.machine import Finished
 from inferhost.schema.plan import File
 from tests.unit.host.driver_fake import NEXT, RUNNING, DriverHost, debian
-from tests.unit.host.fake_host import FakeHost, plan, simulator_state
+from tests.unit.host.fake_host import FakeHost, plan
 from tests.unit.host.test_host_runtime import docker, runtime
 
 HEADERS = [f"linux-headers-{RUNNING}", f"linux-headers-{NEXT}", "linux-headers-amd64"]
 TOOLKIT = "nvidia-container-toolkit-base"
-
-
-@pytest.fixture
-def bare(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[DriverHost]:
-    with simulator_state(tmp_path / "sim"):
-        yield DriverHost(tmp_path, simulator_build, program)
 
 
 def missing(host: FakeHost, section: str) -> list[str]:

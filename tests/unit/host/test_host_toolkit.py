@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from inferhost.host.machine import Finished
 from inferhost.host.record.baseline import read_baseline
 from inferhost.host.runtime.state import to_move
 from tests.unit.host.driver_fake import DriverHost, Package
-from tests.unit.host.fake_host import plan, simulator_state
+from tests.unit.host.fake_host import plan
 from tests.unit.host.test_host_runtime import docker, runtime
 
 BASE, LIBRARY = "nvidia-container-toolkit-base", "libnvidia-container1"
@@ -22,18 +20,16 @@ PINNED = ("nvidia-container-toolkit*", "libnvidia-container*")
 
 
 @pytest.fixture
-def bare(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[DriverHost]:
+def bare(bare: DriverHost) -> DriverHost:
     """Docker without a toolkit; as in `driver_fake`, the test does what Ansible does between the verbs."""
-    with simulator_state(tmp_path / "sim"):
-        found = DriverHost(tmp_path, simulator_build, program)
-        section = runtime(toolkit=(BASE,), toolkit_pinned=PINNED, daemon={}, unit=None)
-        found.plan = plan(manage=("runtime",), runtime=section, service=(), dropins=(), files=())
-        found.tools = {
-            "docker": docker(cdi_folders='["/run/cdi"]'),
-            "nvidia-ctk": lambda _: Finished(0, "NVIDIA Container Toolkit CLI version 1.20.1\n", ""),
-            "apt-cache": lambda _: Finished(0, "", ""),
-        }
-        yield found
+    section = runtime(toolkit=(BASE,), toolkit_pinned=PINNED, daemon={}, unit=None)
+    bare.plan = plan(manage=("runtime",), runtime=section, service=(), dropins=(), files=())
+    bare.tools = {
+        "docker": docker(cdi_folders='["/run/cdi"]'),
+        "nvidia-ctk": lambda _: Finished(0, "NVIDIA Container Toolkit CLI version 1.20.1\n", ""),
+        "apt-cache": lambda _: Finished(0, "", ""),
+    }
+    return bare
 
 
 @pytest.fixture
