@@ -144,6 +144,24 @@ def test_a_driver_without_preferences_is_unsupported_and_nothing_is_recorded(hos
     assert [key for key in host.baseline() if key.endswith(EPP)] == []
 
 
+def test_a_preference_that_cannot_be_read_counts_as_one_that_the_driver_lacks(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    """An attribute of sysfs may be there and answer with an error."""
+    read = Machine.read_bytes
+
+    def failing(machine: Machine, path: str) -> bytes | None:
+        if path.endswith(f"/{EPP}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return read(machine, path)
+
+    monkeypatch.setattr(Machine, "read_bytes", failing)
+    wanted(host, "performance", "performance")
+    answer = host.run("apply", "--section", "cpu")
+    assert (answer.code, answer.verdict(SETTING)) == (0, ("unsupported", "no_interface"))
+    assert answer.verdict("cpu.governor") == ("held", "none")
+
+
 def test_a_word_that_the_processor_does_not_offer_is_unsupported(host: FakeHost, processor):
     processor("intel_pstate")
     wanted(host, "powersave", "balanced")

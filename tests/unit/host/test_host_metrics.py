@@ -283,6 +283,14 @@ def test_of_several_in_one_place_the_worst_is_told_whatever_their_order():
         assert samples(text(plan(), verdicts, 1.5))['inferhost_setting_drift{setting="cpu.governor"}'] == 1
 
 
+@pytest.mark.parametrize("wanted", ["default", None])
+def test_what_was_declared_without_a_number_is_told_in_no_number(wanted: str | None):
+    found = samples(text(plan(), [Verdict(f"gpu.{UUID}.power_limit_w", wanted, 450, "held", "none", "")], 1.5))
+    assert {
+        name.partition("{")[0]: value for name, value in found.items() if "power_limit_" in name.partition("{")[0]
+    } == {"inferhost_gpu_power_limit_measured_watts": 450}
+
+
 def test_a_time_is_told_to_the_second():
     assert 1_798_000_123.5 in samples(text(plan(), [], 1_798_000_123.5)).values()
 

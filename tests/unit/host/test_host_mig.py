@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inferhost.host.gpu.nvml import open_nvml
+from inferhost.host.gpu.nvml import NvmlError, open_nvml
 from inferhost.host.gpu.nvml_mig import CardMig
 from inferhost.schema.plan import Gpu, GpuSelector, MigInstance, Plan
 from tests.unit.host.fake_host import TESTS, FakeHost, plan
@@ -249,6 +249,29 @@ def test_a_mode_that_somebody_ended_for_the_next_restart_is_asked_for_again(a100
     assert a100.card()["mig_mode"] == [1, 0]
     assert a100.run("apply", *GPU).verdict(MIG) == ("held", "none")
     assert (a100.card()["mig_mode"], instances(a100)) == ([1, 1], MADE)
+
+
+def test_a_mode_that_waited_only_for_a_program_to_end_is_asked_for_once_more(a100: FakeHost):
+    """The card took the request down and not up; the next one resets it, and no restart is needed."""
+    assert a100.run("install").code == 0
+    a100.sim("load", "on")
+    with pytest.raises(NvmlError):
+        by_hand(lambda mig: mig.set_mode(True))
+    a100.sim("load", "off")
+    assert a100.card()["mig_mode"] == [0, 1]
+    answer = a100.run("apply", *GPU)
+    assert (answer.code, answer.verdict(MIG)) == (0, ("held", "none"))
+    assert (a100.card()["mig_mode"], instances(a100)) == ([1, 1], MADE)
+
+
+def test_what_a_failed_dividing_left_on_the_card_is_told_as_a_change(a100: FakeHost):
+    assert a100.run("install").code == 0
+    a100.sim("fail", "nvmlGpuInstanceCreateComputeInstanceWithPlacement", 999)
+    answer = a100.run("apply", *GPU)
+    assert (answer.code, answer.verdict(MIG)) == (3, ("refused", "unexplained"))
+    assert instances(a100) == ["3g.40gb@0()"]
+    left = {"setting": f"gpu.{A100_UUID}.mig", "before": "whole", "after": "3g.40gb@0:4()"}
+    assert answer.said == (True, [left])
 
 
 def test_a_revert_that_has_to_divide_and_cannot_yet_keeps_its_record(a100: FakeHost):

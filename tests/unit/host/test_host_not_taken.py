@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from inferhost.host.machine import Finished, Machine
+from inferhost.host.report import WriteFailed
 from tests.unit.host.fake_host import DROPIN, SYSCTL_FILE, UUID, Answer, FakeHost, plan, with_gpu
 
 BASELINE = "/var/lib/inferhost/baseline.json"
@@ -109,6 +110,15 @@ def test_a_cache_that_stayed_is_not_called_removed(host: FakeHost, monkeypatch: 
         without_effect(patch, shutil, "rmtree", CACHE)
         assert_no_success(host.run("revert"), f"tree:{CACHE}")
     assert host.run("revert").code == 0
+
+
+def test_a_file_of_the_same_mode_that_kept_what_it_had_is_not_called_written(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    host.write(SYSCTL_FILE, "vm.swappiness = 33\n")
+    without_effect(monkeypatch, os, "replace", SYSCTL_FILE)
+    with pytest.raises(WriteFailed, match="the write was accepted and is not there"):
+        host.machine(str(host.root)).replace_file(SYSCTL_FILE, b"vm.swappiness = 10\n", 0o644)
 
 
 def test_a_mode_that_did_not_take_is_not_called_changed(host: FakeHost, monkeypatch: pytest.MonkeyPatch):

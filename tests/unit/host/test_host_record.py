@@ -297,6 +297,12 @@ def test_a_write_that_failed_leaves_no_half_file_beside(host: FakeHost):
     assert [path.name for path in host.at("/etc").iterdir() if "x.conf" in path.name] == []
 
 
+def test_what_a_crash_left_beside_a_file_goes_with_it(host: FakeHost):
+    host.write("/etc/.x.conf.inferhost-new", "half")
+    host.machine(str(host.root)).remove_file("/etc/x.conf")
+    assert [path.name for path in host.at("/etc").iterdir() if "x.conf" in path.name] == []
+
+
 def test_a_write_is_on_disk_before_it_takes_its_place_and_a_removal_before_it_returns(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ):

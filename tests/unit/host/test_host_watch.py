@@ -7,7 +7,10 @@ import json
 
 import pytest
 
+from inferhost.host import verbs
+from inferhost.host.report import HostError
 from inferhost.schema.plan import GpuSelector
+from inferhost.schema.problems import Problem
 from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, plan, with_gpu
 
 WATCHED = "/run/inferhost/watched.json"
@@ -271,6 +274,16 @@ def test_a_drifted_file_and_an_edited_sysctl_are_drift_as_well(placed: FakeHost)
     answer = placed.run("watch")
     assert (answer.code, answer.verdict("vm.swappiness")) == (3, ("overridden", "other_writer"))
     assert "sysctl.vm.swappiness 10 overridden (other_writer), found 60" in answer.prose
+
+
+def test_what_was_seen_before_a_look_was_cut_short_is_told(placed: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    def stopped(*_: object) -> None:
+        raise HostError(Problem("x", "cannot go on", "", "x"))
+
+    monkeypatch.setattr(verbs, "name_writers", stopped)
+    answer = placed.run("watch")
+    assert (answer.code, answer.verdict("power_limit_w")) == (8, ("held", "none"))
+    assert placed.run("status").document["facts"]["not_held"] == ["x: cannot go on"]
 
 
 def test_without_a_plan_for_a_card_nothing_is_opened(host: FakeHost):
