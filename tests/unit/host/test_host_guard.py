@@ -103,6 +103,13 @@ def test_past_the_limit_power_falls_and_clocks_are_unlocked_within_a_second(hot:
     assert "85 C, 5 C from its own limit; the limit is 85 C: power 450 -> 150 W, clocks unlocked" in run.lines[0]
 
 
+def test_a_guard_that_finds_a_hot_card_brings_it_down_in_its_first_turn(hot: FakeHost, run: Run):
+    while temperature_c(hot) < RULE.limit_c:
+        hot.wait(1)
+    run.stop()
+    assert (hot.card()["power_limit_mw"], hot.card()[LOCK]) == (SAFE_MW, None)
+
+
 def test_a_cool_card_is_never_touched(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
     made_hot(host, with_gpu(graphics_clock_lock_mhz=(2100, 2400), guard=RULE)).sim("set", "ambient_celsius", ROOM)
     before = host.snapshot()["cards"]["gpus"]

@@ -23,6 +23,15 @@ def both(**changes: Any) -> Any:
 
 
 @pytest.fixture
+def searched(pair: FakeHost, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When the guard searched for cards."""
+    times: list[float] = []
+    real = daemon._Watcher.search
+    monkeypatch.setattr(daemon._Watcher, "search", lambda watcher: times.append(pair.passed_s) or real(watcher))
+    return times
+
+
+@pytest.fixture
 def opened(pair: FakeHost, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When the guard opened NVML."""
     times: list[float] = []
@@ -69,13 +78,18 @@ def test_what_only_the_guard_keeps_loaded_outlives_the_loss_of_a_neighbour(
     assert (pair.card(0)["power_limit_mw"], pair.card(0)[LOCK]) == (PLANNED_MW, [1500, 1500])
 
 
-def test_a_card_that_is_lost_is_searched_for_less_and_less_often(
-    pair: FakeHost, monkeypatch: pytest.MonkeyPatch, opened: list[float]
+def test_cards_that_answer_are_searched_for_once(
+    pair: FakeHost, monkeypatch: pytest.MonkeyPatch, searched: list[float]
 ):
     made_hot(pair, both()).sim("set", "ambient_celsius", ROOM)
-    searched: list[float] = []
-    real = daemon._Watcher.search
-    monkeypatch.setattr(daemon._Watcher, "search", lambda w: searched.append(pair.passed_s) or real(w))
+    Run(pair, monkeypatch).for_s(3 * daemon.RETRY_S)
+    assert len(searched) == 1
+
+
+def test_a_card_that_is_lost_is_searched_for_less_and_less_often(
+    pair: FakeHost, monkeypatch: pytest.MonkeyPatch, opened: list[float], searched: list[float]
+):
+    made_hot(pair, both()).sim("set", "ambient_celsius", ROOM)
     lose_the_second(pair, Run(pair, monkeypatch))
     assert len(opened) == 1
     after = [now_s for now_s in searched if now_s >= LOST_AT_S]

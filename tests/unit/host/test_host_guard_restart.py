@@ -66,6 +66,34 @@ def test_a_card_that_did_not_take_its_power_back_is_given_it_again(held: Run):
     assert (held.state(), state(held.host)) == ("free", AS_PLANNED)
 
 
+@pytest.mark.parametrize(
+    ("call", "code"), [("nvmlInitWithFlags", 9), ("nvmlDeviceGetUUID", 999)], ids=["no driver", "no such card"]
+)
+def test_a_card_that_an_apply_cannot_find_is_not_given_back_yet(held: Run, call: str, code: int):
+    """The guard has the card open already; what gives it back opens it anew."""
+    seen: list[tuple[str, tuple[int, object]]] = []
+
+    def over() -> bool:
+        if held.told[-1] == "WATCHDOG=1" and not seen:
+            held.host.sim("fail", call, code)
+        if held.state() == "restoring" or seen:
+            seen.append((held.state(), state(held.host)))
+        if len(seen) == 10:
+            held.host.sim("fail", call, "off")
+        return held.state() == "free"
+
+    held.until(over, 200)
+    assert seen[:10] == [("restoring", AT_SAFE_STATE)] * 10
+    assert seen[-1] == ("free", AS_PLANNED)
+
+
+def test_a_lock_that_the_card_does_not_take_keeps_no_card_held(held: Run):
+    held.host.sim("fail", "nvmlDeviceSetGpuLockedClocks", 999)
+    held.until(lambda: held.state() == "free", 200)
+    assert (held.state(), state(held.host)) == ("free", (PLANNED_MW, None))
+    assert f"{LOCK} 2100-2400 refused" in held.lines[-1]
+
+
 def test_a_wish_without_a_guard_ends_the_hold(held: Run):
     held.host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2400))
     assert held.host.run("apply", "--section", "gpu").code == 0
