@@ -33,7 +33,7 @@ def test_the_next_guard_waits_and_gives_the_card_back(held: Run):
     held.for_s(RULE.cool_down_s)
     assert state(held.host) == AT_SAFE_STATE
     held.until(lambda: held.state() == "free", 200)
-    assert state(held.host) == AS_PLANNED
+    assert (held.state(), state(held.host)) == ("free", AS_PLANNED)
     assert held.host.run("apply", "--section", "gpu").code == 0
 
 

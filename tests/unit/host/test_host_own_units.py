@@ -8,7 +8,7 @@ import pytest
 
 import inferhost.host
 from inferhost.host.machine import Finished
-from inferhost.host.record.base_units import shown
+from inferhost.host.record.base_units import shown, switched
 from inferhost.schema.plan import File
 from tests.unit.host.fake_host import FakeHost, own_units, plan
 
@@ -71,6 +71,14 @@ def test_what_brings_settings_back_runs_once_per_boot_and_once_after_each_kind_o
 )
 def test_what_systemd_does_for_our_promises_stands_in_the_units(unit: str, lines: list[str]):
     assert set(lines) <= set((UNITS / unit).read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    "unit", [APPLY, TIMER, GUARD, "inferhost-mps.service", "inferhost-uvm.service", "inferhost-verify.service"]
+)
+def test_a_unit_is_switched_where_it_says_what_it_is_installed_for(unit: str):
+    """systemd refuses to switch one on that does not: another unit starts it."""
+    assert switched([f"{FOLDER}/{unit}"]) == [unit] * ("[Install]" in (UNITS / unit).read_text().splitlines())
 
 
 def test_check_mode_foretells_the_units_and_a_second_install_changes_nothing(booted: FakeHost):
