@@ -238,6 +238,29 @@ def test_a_limit_that_somebody_changed_after_us_goes_back_with_a_word(host: Fake
     assert host.card()["power_limit_mw"] == 480000
 
 
+@pytest.mark.parametrize("known", ["the original stands", "no plan"])
+def test_a_limit_of_which_nobody_knows_that_somebody_changed_it_goes_back_without_a_word(host: FakeHost, known: str):
+    host.converge()
+    host.stop_engine()
+    if known == "no plan":
+        host.at("/etc/inferhost/plan.json").unlink()
+    host.sim("set", "power_limit_mw", 300000 if known == "no plan" else 480000)
+    answer = host.run("revert", "--section", "gpu")
+    assert (answer.code, host.card()["power_limit_mw"]) == (0, 480000)
+    assert not [note for note in answer.document["notes"] if "power_limit_w" in note]
+
+
+def test_a_limit_that_cannot_be_read_keeps_its_record_and_no_other_setting_back(host: FakeHost):
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100))
+    host.converge()
+    host.sim("fail", "nvmlDeviceGetPowerManagementLimit", 999)
+    answer = host.run("revert", "--section", "gpu")
+    assert (answer.code, answer.verdict("power_limit_w")) == (8, ("refused", "unexplained"))
+    assert any("power_limit_w: whose value it was is not known" in note for note in answer.document["notes"])
+    assert (host.card()["graphics_clock_lock_mhz"], host.card()["power_limit_mw"]) == (None, 450000)
+    assert [key for key in host.baseline() if key.startswith("gpu:")] == [f"gpu:{UUID}:power_limit_mw"]
+
+
 def test_a_revert_says_that_the_guard_held_the_card(host: FakeHost):
     host.converge()
     host.stop_engine()

@@ -239,7 +239,7 @@ def test_a_revert_that_would_take_the_cards_from_a_container_is_refused_before_a
     (problem,) = host.run("revert").problems
     assert (problem["path"], host.snapshot()) == ("inferhost_runtime_spare_containers", before)
     host.at("/etc/inferhost/plan.json").unlink()  # a plan that is gone consents to nothing
-    assert host.run("revert").problems
+    assert [problem["path"] for problem in host.run("revert").problems] == ["inferhost_runtime_spare_containers"]
     host.tools = {"docker": docker(BY_CDI)}
     host.stop_engine()
     assert host.run("status").document["facts"]["endangered"] == ""
@@ -257,9 +257,14 @@ def test_with_the_installed_plans_consent_the_revert_goes_on_and_warns(host: Fak
     assert any(note.startswith("containers: container old (docker)") for note in answer.document["notes"])
 
 
-def test_a_revert_without_units_of_ours_asks_nobody(host: FakeHost):
-    host.plan = plan(manage=("gpu",), service=(), dropins=(), files=())
+@pytest.mark.parametrize("taken_away", [False, True], ids=["never placed", "taken away by somebody"])
+def test_a_revert_without_units_of_ours_asks_nobody(host: FakeHost, taken_away: bool):
+    files = plan().files if taken_away else [file for file in plan().files if file.section != "service"]
+    host.plan = plan(manage=("gpu", "cpu", "service"), service=(), dropins=(), files=tuple(files))
     host.converge()
+    host.stop_engine()
+    for unit in host.at("/etc/systemd/system").iterdir():
+        unit.unlink()
     host.tools = {"docker": docker(LEGACY)}
     assert host.run("revert").code == 0
 
