@@ -41,7 +41,7 @@ def is_refused_alone(pair: FakeHost, verb: str, refused: str) -> None:
     told = {v["setting"]: v["verdict"] for v in answer.document["verdicts"] if v["setting"].startswith("gpu.")}
     wanted = {"persistence_mode": "held", LIMIT: "held", LOCK: "unverified"}
     whole = {f"gpu.{uuid}.{name}": verdict for uuid in (UUID, SECOND_UUID) for name, verdict in wanted.items()}
-    assert told == {**whole, f"gpu.{SECOND_UUID}.{refused}": "refused"}
+    assert told == {**whole, f"gpu.{SECOND_UUID}.{refused}": "refused"}, answer.prose
     assert [p["message"].partition(f"({SECOND_UUID}) ")[2] for p in answer.problems] == [LESS[refused][1]]
     assert "guard cannot lower its power" not in answer.prose
     cards = {LIMIT: [450000, 450000], LOCK: [[2100, 2100], [2100, 2100]]}
