@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from inferhost.host.machine import Finished
+from tests.golden import golden_plan
 from tests.unit.host.driver_fake import DriverHost
 from tests.unit.host.fake_host import simulator_state
-from tests.unit.test_planner_driver import FIRST, NVIDIA, planned, wish
 
 MODULE, CUDA = "kmod-nvidia-latest-dkms", "nvidia-driver-cuda"
 NEEDED = """error: Failed dependencies:
@@ -29,7 +29,7 @@ class RpmHost(DriverHost):
 
     def __init__(self, folder: pathlib.Path, build: pathlib.Path, program: pathlib.Path) -> None:
         super().__init__(folder, build, program)
-        self.plan = planned({**wish(FIRST, "rocky-9.6"), **NVIDIA})
+        self.plan = golden_plan("driver-p4-rocky")
         self.rpms = {"glibc": "2.34-1"}
         self.removal = Finished(0, "", "")
         self.tools = {"rpm": self._rpm, "dnf": lambda _: Finished(0, "", "")}
