@@ -19,7 +19,7 @@ class Runtime:
     unit: Optional[str]  # the engine's daemon
     cdi_spec: str  # gone with every boot, made again before the first container starts
     daemon: Dict[str, Any]  # what is ours in the daemon's configuration file
-    toolkit_version: Optional[str] = None  # that its packages are pinned to; None: the newest, once
+    toolkit_version: Optional[str] = None  # as its packages match it, 1.20.1-*; None: the newest, once
     toolkit_pinned: Tuple[str, ...] = ()  # patterns of the packages that move together
     tools: Tuple[str, ...] = ()  # what the package manager needs to hold them
 

@@ -86,6 +86,9 @@ def test_the_toolkit_is_held_and_one_that_somebody_moved_is_found_and_put_back(h
     ran = host.playbook("site.yml", runtime_toolkit_version="1.21.0")
     assert ran.code == 0, ran.told()
     assert host.verdicts()[f"runtime.package.{name}"]["found"] == newer.version
+    gone = host.playbook("site.yml", runtime_toolkit_version="1.19.9")
+    assert gone.code != 0
+    assert f"candidate for {name}=1.19.9-*. inferhost_runtime_toolkit_version takes" in gone.told()
     assert host.playbook("site.yml", runtime_toolkit_version="1.20.1").code == 0
     assert host.run("dpkg-query", "-W", "-f", "${Version} ${db:Status-Abbrev}", name).split() == [version, "hi"]
 

@@ -4,6 +4,10 @@ import re
 
 import pytest
 
+from inferhost.host.driver.changed_plan import moves
+from inferhost.host.driver.packages import Installed
+from inferhost.host.record.baseline import Baseline
+from inferhost.host.runtime.toolkit import asked_for
 from inferhost.planner.machine.driver_packages import PIN_PATH, UNATTENDED_PATH
 from inferhost.planner.machine.runtime import PIN_PATH as TOOLKIT_PIN_PATH
 from tests.bed import driver_packages as stand_ins
@@ -14,6 +18,7 @@ from tests.unit.own_apt import Apt, own_apt
 from tests.unit.planner_wishes import planned
 
 TOOLKIT = "nvidia-container-toolkit-base"
+OTHERS = [Package("libc6", "2.36"), Package("dkms", "3.0.10"), Package("nvidia-persistenced", "535.171.04-1")]
 NEXT_BRANCH = "550.163.01"
 
 
@@ -22,7 +27,7 @@ def apt(tmp_path) -> Apt:
     """An archive with three drivers, of which one is of the next branch, and three toolkits."""
     drivers = [one for version in (OLD, NEW, NEXT_BRANCH) for one in stand_ins.debian(version, "1")]
     toolkits = [Package(TOOLKIT, f"{version}-1") for version in ("1.20.1", "1.20.10", "1.21.0")]
-    return own_apt(tmp_path, *drivers, *toolkits, Package("libc6", "2.36"))
+    return own_apt(tmp_path, *drivers, *toolkits, *OTHERS)
 
 
 def candidates(apt: Apt, pin: str, *names: str) -> dict[str, str]:
@@ -53,6 +58,29 @@ def test_the_pin_keeps_what_is_installed_from_the_next_branch_and_takes_it_back(
 def test_the_toolkits_pin_takes_this_version_and_none_that_begins_like_it(apt, version, chosen):
     pin = runtime.content(planned(runtime.wish(toolkit_version=version)), TOOLKIT_PIN_PATH)
     assert candidates(apt, pin, TOOLKIT) == {TOOLKIT: chosen}
+
+
+@pytest.mark.parametrize(
+    ("version", "brought"), [("1.20.1", ["1.20.1-1"]), ("1.21.0-1", ["1.21.0-1"]), ("1.19.9", [])]
+)
+def test_a_version_that_is_named_comes_or_nothing_does_where_a_pin_alone_would_take_the_newest(apt, version, brought):
+    plan = planned(runtime.wish(toolkit_version=version))
+    by_pin = candidates(apt, runtime.content(plan, TOOLKIT_PIN_PATH), TOOLKIT)
+    assert by_pin == {TOOLKIT: (brought or ["1.21.0-1"])[0]}
+    said = apt.run(["apt-get", "--simulate", "install", *asked_for(plan.runtime, plan.runtime.toolkit)])
+    assert re.findall(rf"^Inst {TOOLKIT} \((\S+)", said.stdout, re.M) == brought
+    assert (said.returncode == 0) is bool(brought)
+
+
+@pytest.mark.parametrize("version", [OLD, "535.1.1"])
+def test_a_driver_of_no_source_does_not_come_either(apt, version):
+    plan = planned(driver.wish(driver.FIRST, "debian-12", version=version))
+    pin = driver.content(plan, PIN_PATH)
+    anchor, *others = plan.driver.install.packages
+    assert candidates(apt, pin, anchor) == {anchor: f"{OLD if version == OLD else NEXT_BRANCH}-1"}
+    asked = moves(None, plan.driver.install, Installed({}, frozenset(), {}), Baseline(None, {}, False))["ask"]
+    assert asked == sorted([f"{anchor}={version}*", *others])
+    assert (apt.run(["apt-get", "--simulate", "install", *asked]).returncode == 0) is (version == OLD)
 
 
 def test_unattended_upgrades_read_a_list_that_means_every_package_of_the_driver_and_nothing_else(apt):

@@ -122,6 +122,26 @@ def test_a_held_version_that_no_source_has_any_more_is_told_with_what_would_work
     assert message.endswith(way_out)
 
 
+@pytest.mark.parametrize(
+    ("section", "file", "anchor", "option"),
+    [
+        ("driver", "apt_packages.yml", "nvidia-kernel-dkms", "inferhost_driver_version"),
+        ("runtime", "apt.yml", "nvidia-container-toolkit-base", "inferhost_runtime_toolkit_version"),
+    ],
+)
+def test_a_planned_version_that_no_source_has_is_told_with_the_option(section, file, anchor, option):
+    told = task(file, f"{file[:-4]} | What apt said is told", ROLES / f"inferhost_{section}/tasks")
+    plan = {"driver": {"install": {"packages": [anchor]}}, "runtime": {"toolkit": [anchor]}}
+    for failed, is_told in ((f"no available installation candidate for {anchor}=1.2*", True), ("unmet", False)):
+        variables = {"ansible_failed_result": {"msg": failed}, "__inferhost_plan": plan}
+        for name, text in told["vars"].items():
+            variables[name] = Templar(loader=DataLoader(), variables=variables).template(text)
+        message = Templar(loader=DataLoader(), variables=variables).template(told["ansible.builtin.fail"]["msg"])
+        assert message.startswith(failed)
+        assert (f"{option} takes a version" in message and f"apt-cache madison {anchor} lists" in message) is is_told
+        assert is_told or message == failed
+
+
 @pytest.mark.parametrize("problems", [["would remove their-tool too"], []])
 def test_a_revert_that_would_take_a_package_of_somebody_else_stops(problems):
     guard = task("revert.yml", "revert | Nothing of somebody else's would go with it")
@@ -171,18 +191,25 @@ def test_check_mode_shows_what_would_move_where_it_has_freed_nothing_and_leaves_
     assert holds(shown["when"], variables) is (check and bool(release))
 
 
+INSTALLS = {
+    "apt": "apt | A toolkit that does not come is told with the wish",
+    "dnf": "dnf | The engine and the toolkit are installed",
+}
+
+
 @pytest.mark.parametrize(("check", "changed"), list(itertools.product([True, False], [True, False])))
 @pytest.mark.parametrize("family", ["apt", "dnf"])
 def test_check_mode_asks_for_no_toolkit_of_a_source_that_it_has_not_placed(family, check, changed):
     variables = {
         "ansible_check_mode": check,
         "__inferhost_runtime_files": {"changed": changed},
-        "__inferhost_installed": {"runtime": {"missing": ["podman"]}},
+        "__inferhost_installed": {"runtime": {"missing": ["podman"], "ask": ["podman"]}},
     }
     runtime = ROLES / "inferhost_runtime/tasks"
-    packages = task(f"{family}.yml", f"{family} | The engine and the toolkit are installed", runtime)
+    packages = task(f"{family}.yml", INSTALLS[family], runtime)
     assert holds(packages["when"], variables) is (not (check and changed))
-    assert not holds(packages["when"], {**variables, "__inferhost_installed": {"runtime": {"missing": []}}})
+    nothing = {"runtime": {"missing": [], "ask": []}}
+    assert not holds(packages["when"], {**variables, "__inferhost_installed": nothing})
     said = task("main.yml", "What check mode cannot know is said", runtime)
     assert holds(said["when"], variables) is (check and changed)
 
@@ -273,7 +300,7 @@ def test_only_what_is_missing_is_named_to_apt_because_it_marks_that_as_wanted_by
     wanted = task("apt.yml", "apt | Every kernel of this host can get a module")["vars"]["__headers"]
     assert Templar(loader=DataLoader(), variables=variables).template(wanted) == ["linux-headers-2"]
     runtime = task("apt.yml", "apt | The engine and the toolkit are installed", ROLES / "inferhost_runtime/tasks")
-    assert runtime["ansible.builtin.apt"]["name"] == "{{ __inferhost_installed.runtime.missing }}"
+    assert runtime["ansible.builtin.apt"]["name"] == "{{ __inferhost_installed.runtime.ask }}"
     installs = task("apt_packages.yml", "apt_packages | The driver's packages are installed")
     assert installs["ansible.builtin.apt"]["name"] == "{{ __inferhost_installed.driver.ask }}"
     assert not holds(

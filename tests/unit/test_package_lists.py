@@ -10,7 +10,7 @@ from tests.unit.test_driver_role import ROLES, holds, task
 LISTS = ROLES / "inferhost_plan/tasks"
 NOTHING = {
     "driver": {"missing": [], "replace": [], "restore": []},
-    "runtime": {"missing": [], "replace": [], "restore": []},
+    "runtime": {"missing": [], "replace": [], "restore": [], "ask": []},
     "balancer": {"fresh": False},
 }
 """What the host says where everything is installed."""

@@ -109,7 +109,7 @@ def test_a_version_of_the_toolkit_is_pinned_in_any_packaging_and_without_one_not
         "Pin: version 1.20.1-*",
         "Pin-Priority: 1000",
     ]
-    assert plan.runtime.toolkit_version == "1.20.1"
+    assert plan.runtime.toolkit_version == "1.20.1-*"
     assert "Pin: version 1.20.1-1" in content(planned(wish(toolkit_version="1.20.1-1")), PIN_PATH).splitlines()
     newest = planned(wish())
     assert newest.runtime.toolkit_version is None

@@ -33,7 +33,11 @@ def held_before(baseline: Baseline) -> frozenset[str]:
 
 def fits(install: DriverPackages, version: str | None) -> bool:
     """Whether a version of the package with the kernel module is the planned one."""
-    return version is not None and version.startswith(install.version or f"{install.branch}.")
+    return version is not None and version.startswith(_beginning(install))
+
+
+def _beginning(install: DriverPackages) -> str:
+    return install.version or f"{install.branch}."
 
 
 def came_with_us(machine: Machine, baseline: Baseline, there: Installed) -> list[str]:
@@ -71,12 +75,15 @@ def moves(machine: Machine, install: DriverPackages, there: Installed, baseline:
         release = ours & there.held - replace
     if install.family == "dnf":  # which looks past no lock, whatever is named
         release |= ours & there.held & replace
+    ask = {*install.packages, *replace} if replace else set(install.packages) - present
+    # The anchor by version: a pin alone lets apt take the newest where no source has the planned one.
+    versions = {anchor: f"={_beginning(install)}*"}
     return {
         "restore": restore,
         "accepts": accepts(install, held, there) if restore else "",
         "replace": sorted(replace),
         "release": sorted(release),
-        "ask": sorted({*install.packages, *replace} if replace else set(install.packages) - present),
+        "ask": sorted(f"{name}{versions.get(name, '')}" for name in ask),
         "ours": sorted(ours),
         "held_by_others": {name: there.versions[name] for name in sorted(there.held - ours)},
     }

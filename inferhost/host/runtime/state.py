@@ -22,6 +22,7 @@ from inferhost.host.runtime.toolkit import (
     BEFORE,
     HELD,
     SECTION,
+    asked_for,
     hold_toolkit,
     toolkit_moves,
     toolkit_problems,
@@ -94,12 +95,15 @@ def runtime_facts(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str,
     """What the role has to know of this host: what has to be installed, and what `daemon.json` has to be."""
     runtime = plan.runtime
     if runtime is None or SECTION not in plan.manage:
-        return {"daemon": {}, "missing": [], "restore": [], "accepts": "", "replace": []}
+        return {"daemon": {}, "missing": [], "restore": [], "accepts": "", "replace": [], "ask": []}
     there = installed(machine, runtime.family)
+    absent = missing([*runtime.packages, *runtime.toolkit, *runtime.tools], there)
+    moves = toolkit_moves(runtime, there, baseline)
     return {
         "daemon": _daemon_file(machine, runtime),
-        "missing": missing([*runtime.packages, *runtime.toolkit, *runtime.tools], there),
-        **toolkit_moves(runtime, there, baseline),
+        "missing": absent,
+        **moves,
+        "ask": asked_for(runtime, [*absent, *(name for name in moves["replace"] if name not in absent)]),
     }
 
 

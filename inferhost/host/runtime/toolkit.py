@@ -6,6 +6,8 @@ started with, so its version moves only when the plan does. Ansible installs, ho
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Iterable
 from typing import Any
 
 from inferhost.host.driver.packages import Installed, dropped, installed, matching, with_needs
@@ -40,6 +42,16 @@ def toolkit_moves(runtime: Runtime, there: Installed, baseline: Baseline) -> dic
     return {"restore": restore, "accepts": f"{OPTION}: {brought}" if brought else "", "replace": replace}
 
 
+def asked_for(runtime: Runtime, names: Iterable[str]) -> list[str]:
+    """These packages as apt is asked for them: `NAME=VERSION` where the wish names one.
+
+    A pin alone lets apt take the newest where no source has the version.
+    """
+    names, version = list(names), runtime.toolkit_version
+    pinned = matching(names, runtime.toolkit_pinned) if version else []
+    return [f"{name}={version}" if name in pinned else name for name in names]
+
+
 def toolkit_problems(machine: Machine, runtime: Runtime, baseline: Baseline) -> list[Problem]:
     """Another version in the wish than the one that somebody else holds: such a hold is never ours to release."""
     there = installed(machine, runtime.family)
@@ -52,7 +64,8 @@ def toolkit_problems(machine: Machine, runtime: Runtime, baseline: Baseline) -> 
     names = ", ".join(f"{name} {version}" for name, version in kept.items())
     release = "dnf versionlock delete" if runtime.family == "dnf" else "apt-mark unhold"
     hint = f"{next(iter(kept.values()))}, or {release} {' '.join(kept)}"
-    message = f'found "{runtime.toolkit_version}", and {names} is held by somebody else'
+    wanted = str(runtime.toolkit_version).removesuffix("-*")
+    message = f'found "{wanted}", and {names} is held by somebody else'
     return [Problem(OPTION, message, hint, "held")]
 
 
@@ -117,6 +130,5 @@ def _recorded(baseline: Baseline) -> dict[str, str]:
 
 
 def _fits(runtime: Runtime, version: str | None) -> bool:
-    """Whether a version of the toolkit is the planned one: 1.20.1 is any packaging of it."""
-    wanted = runtime.toolkit_version
-    return version is not None and (wanted is None or version == wanted or version.startswith(f"{wanted}-"))
+    """Whether a version of the toolkit is the planned one."""
+    return version is not None and fnmatch.fnmatchcase(version, runtime.toolkit_version or "*")

@@ -82,7 +82,7 @@ def runtime_section(request: Request, catalogue: Catalogue) -> RuntimeSection:
         unit=DAEMON[engine],
         cdi_spec=CDI_SPEC,
         daemon=OWN_KEYS[engine],
-        toolkit_version=None if wanted == NEWEST else wanted,
+        toolkit_version=_packaged(wanted),
         toolkit_pinned=row.toolkit_pinned,
         tools=row.tools,
     )
@@ -170,13 +170,19 @@ def _version_problems(request: Request, row: RuntimeRow) -> list[Problem]:
     return []
 
 
+def _packaged(wanted: str) -> str | None:
+    """A version of the wish as its packages have it, in any packaging where the wish names none; None: the newest."""
+    if wanted == NEWEST:
+        return None
+    return wanted if "-" in wanted else f"{wanted}-*"
+
+
 def _files(request: Request, row: RuntimeRow, runtime: Runtime) -> tuple[File, ...]:
     found = [File(f"{UNIT_DIRECTORY}/{CDI_UNIT}", SECTION, "0644", None, CDI_UNIT, "none")]
     url, version = request.wish.text(OPTION + "toolkit_repository_url").rstrip("/"), runtime.toolkit_version
     if version:
-        matched = version if "-" in version else f"{version}-*"
         pins = (
-            f"Package: {name}\nPin: version {matched}\nPin-Priority: {PIN_PRIORITY}\n" for name in row.toolkit_pinned
+            f"Package: {name}\nPin: version {version}\nPin-Priority: {PIN_PRIORITY}\n" for name in row.toolkit_pinned
         )
         found.append(File(PIN_PATH, SECTION, "0644", f"# {NOTICE}\n" + "\n".join(pins), None, "none"))
     if url and row.family == "apt":

@@ -44,6 +44,13 @@ def wish_next_branch(host: DriverHost) -> None:
     wish(host, branch="550", packages=packages)
 
 
+def asked(host: DriverHost) -> list[str]:
+    """All packages of the plan, the one with the module at the planned version."""
+    install = host.plan.driver.install
+    anchor, *others = install.packages
+    return sorted([f"{anchor}={install.version or install.branch + '.'}*", *others])
+
+
 def freed(host: DriverHost, names: list[str]) -> None:
     for name in names:
         host.packages[name].held = False
@@ -59,7 +66,7 @@ def test_nothing_is_asked_released_or_removed_while_the_plan_is_the_same(host: D
 def test_on_a_bare_host_all_is_asked_for_and_nothing_is_ours(bare: DriverHost):
     bare.packages["nvidia-settings"] = Package("525.1-1", held=True)
     found = facts(bare, "install")
-    assert found["ask"] == sorted(bare.plan.driver.install.packages)
+    assert found["ask"] == asked(bare)
     assert (found["ours"], found["release"], found["held_by_others"]) == ([], [], {"nvidia-settings": "525.1-1"})
 
 
@@ -68,7 +75,7 @@ def test_another_module_releases_what_only_the_first_one_needs_and_moves_the_res
     found = facts(host, "install")
     assert found["release"] == ONLY_PROPRIETARY
     assert found["replace"] == KEPT
-    assert found["ask"] == sorted([*KEPT, "nvidia-open-kernel-dkms"])
+    assert found["ask"] == sorted([*KEPT, "nvidia-open-kernel-dkms=535.*"])
     assert found["ours"] == sorted([*KEPT, *ONLY_PROPRIETARY])
 
 
@@ -87,7 +94,7 @@ def test_a_branch_with_names_of_its_own_releases_all_of_the_one_before(host: Dri
     wish_next_branch(host)
     found = facts(host, "install")
     assert (found["release"], found["replace"]) == (sorted([*KEPT, *ONLY_PROPRIETARY]), [])
-    assert found["ask"] == sorted(host.plan.driver.install.packages)
+    assert found["ask"] == asked(host)
 
 
 def test_a_hold_that_somebody_else_made_before_us_is_never_released_and_is_named(bare: DriverHost):

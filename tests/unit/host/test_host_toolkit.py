@@ -102,12 +102,13 @@ def test_a_lost_hold_and_a_lost_package_are_found(host: DriverHost):
     assert "not installed" in host.run("verify").evidence(f"runtime.package.{LIBRARY}")
 
 
-@pytest.mark.parametrize("version", ["1.21.0", NEW])
+@pytest.mark.parametrize("version", ["1.21.0-*", NEW])
 def test_another_version_in_the_wish_moves_all_that_is_held(host: DriverHost, version: str):
     wish(host, version)
     assert "not as planned" in host.run("verify").evidence(f"runtime.package.{BASE}")
     found = facts(host, "install")
     assert (found["restore"], found["replace"]) == ([], [LIBRARY, BASE])
+    assert found["ask"] == [f"{LIBRARY}={version}", f"{BASE}={version}"]
     machine = host.machine(str(host.root))
     assert to_move(machine, host.plan, read_baseline(machine)) == [LIBRARY, BASE]
     host.run("apply")
@@ -118,12 +119,25 @@ def test_another_version_in_the_wish_moves_all_that_is_held(host: DriverHost, ve
     assert facts(host, "install")["replace"] == []
 
 
+@pytest.mark.parametrize(("version", "asked"), [("1.20.1-*", f"{BASE}=1.20.1-*"), (None, BASE)])
+def test_a_toolkit_that_is_missing_is_asked_for_at_the_version_of_the_wish(
+    bare: DriverHost, version: str | None, asked: str
+):
+    section = dataclasses.replace(bare.plan.runtime, packages=("docker.io",), toolkit_version=version)
+    bare.plan = dataclasses.replace(bare.plan, runtime=section)
+    bare.tools["docker"] = lambda _: Finished(127, "", "")
+    found = facts(bare, "install")
+    assert (found["missing"], found["ask"]) == (["docker.io", BASE], ["docker.io", asked])
+    arrive(bare, OLD)
+    assert facts(bare, "install")["ask"] == ["docker.io"]
+
+
 def test_a_version_that_only_begins_like_the_wish_is_another_one(host: DriverHost):
-    wish(host, "1.20.1")
+    wish(host, "1.20.1-*")
     assert facts(host, "install")["replace"] == []
     arrive(host, "1.20.10-1")
     assert facts(host, "install")["restore"] == [f"{LIBRARY}={OLD}", f"{BASE}={OLD}"]
-    wish(host, "1.20")
+    wish(host, "1.20-*")
     assert facts(host, "install")["replace"] == [LIBRARY, BASE]
 
 
@@ -144,7 +158,7 @@ def test_a_hold_of_somebody_else_stays_and_the_wish_that_would_move_it_is_refuse
     assert problem["path"] == "inferhost_runtime_toolkit_version"
     assert problem["message"] == f'found "{NEW}", and {BASE} 1.17.8-1 is held by somebody else'
     assert problem["hint"] == f"1.17.8-1, or apt-mark unhold {BASE}"
-    wish(bare, "1.17.8")
+    wish(bare, "1.17.8-*")
     assert bare.run("install").code == 0
     bare.hold(facts(bare, "apply")["hold"])
     wish(bare, NEW)
