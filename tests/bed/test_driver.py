@@ -61,7 +61,7 @@ def test_a_lost_hold_is_found(debian):
     found = debian.verdicts()["driver.package.nvidia-smi"]
     assert (found["verdict"], found["cause"]) == ("overridden", "other_writer")
     assert "not held" in found["evidence"]
-    assert changed(debian.site()) == ["inferhost_driver : held | No upgrade moves the package"]
+    assert changed(debian.site()) == ["inferhost_plan : package_hold | No upgrade moves the package"]
 
 
 def test_revert_gives_back_the_host_as_it_was(debian):

@@ -28,10 +28,10 @@ HARMLESS = {
 PACKAGES = ("inferhost_driver", "inferhost_runtime", "inferhost_balancer")
 """Roles of a distribution's packages, with the files that go with them; NixOS has these on its own."""
 OMIT = "as if it were not written"
-NOT_ON_NIXOS = {
+NOT_ON_NIXOS = (
     "revert.yml",  # NixOS goes back by generation, and by the stop of inferhost-apply
-    "package_lists.yml",  # imported by the roles of packages alone
-}
+    "package_*.yml",  # imported by the roles of packages alone
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def unknown_tasks() -> list[str]:
 def tasks() -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
     """Every task that places something, with its role's folder, blocks opened."""
     for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")):
-        if path.name not in NOT_ON_NIXOS and path.parents[1].name not in PACKAGES:
+        if not any(path.match(name) for name in NOT_ON_NIXOS) and path.parents[1].name not in PACKAGES:
             for task in _opened(DataLoader().load_from_file(str(path), trusted_as_template=True)):
                 yield path.parents[1], task
 

@@ -201,7 +201,7 @@ def test_another_module_in_the_wish_takes_the_place_of_the_one_that_we_hold(ubun
     before = ubuntu.versions()
     foretold = ubuntu.check(kernel_module="proprietary")
     assert foretold.code == 0, foretold.told()
-    assert "inferhost_driver : release | What we held is free" in changed(foretold)
+    assert "inferhost_plan : package_release | What we held is free" in changed(foretold)
     assert f"Remv {first[0]}" in foretold.output
     assert ubuntu.versions() == before
     ran = ubuntu.site(kernel_module="proprietary")

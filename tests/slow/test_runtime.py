@@ -59,7 +59,7 @@ def test_check_mode_told_of_everything_but_the_repositorys_packages(host):
     done = [name for name, did, _ in host.first.changes() if did]
     assert [name for name in done if name not in told] == [
         "inferhost_runtime : apt | The engine and the toolkit are installed",
-        "inferhost_driver : held | No upgrade moves the package",
+        "inferhost_plan : package_hold | No upgrade moves the package",
     ]
     assert [name for name in told if name not in done] == []
 

@@ -1,17 +1,15 @@
 """What the role would tell dnf on the RHEL 9 family. Rendered from the role's own tasks; no such host was run."""
 
-import pathlib
-
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
 from inferhost.schema import document
+from tests.unit.test_driver_role import SHARED, TASKS
 from tests.unit.test_driver_role import task as named_task
 from tests.unit.test_planner_driver import BLACKWELL, FIRST, NVIDIA, planned, wish
 
-TASKS = pathlib.Path(__file__).resolve().parents[2] / "roles/inferhost_driver/tasks"
 MODULES = ("ansible.builtin.dnf", "ansible.builtin.command")
 TOOLS = ["dkms", "python3-dnf-plugin-versionlock"]
 SWITCH = "--setopt=module_stream_switch=True"
@@ -48,15 +46,16 @@ def rendered(name: str, card: str, restore=(), check=False, *, missing=TOOLS, wi
                 "replace": facts.get("replace", []),
             }
         },
-        "__inferhost_driver_family": "dnf",
-        "__inferhost_driver_moved": list(restore),
-        "__inferhost_driver_release": facts.get("release", []),
-        "__inferhost_driver_hold": facts.get("hold", []),
+        "__inferhost_plan_family": "dnf",
+        "__inferhost_plan_moved": list(restore),
+        "__inferhost_plan_release": facts.get("release", []),
+        "__inferhost_plan_hold": facts.get("hold", []),
         "__inferhost_driver_applied": {"facts": {"driver": facts}},
         "__inferhost_driver_status": {"facts": {"driver": {"restore": list(restore), "hold": [], **facts}}},
     }
     loader, found = DataLoader(), []
-    listed = loader.load_from_file(str(TASKS / name), trusted_as_template=True)
+    folder = SHARED if name.startswith("package_") else TASKS
+    listed = loader.load_from_file(str(folder / name), trusted_as_template=True)
     for task in flat(listed):
         module = next((module for module in MODULES if module in task), None)
         if module is None or "dpkg" in str(task):
@@ -104,13 +103,13 @@ def test_a_host_that_has_its_packages_asks_no_source():
 
 
 def test_a_version_that_somebody_moved_goes_back_to_the_one_that_is_locked():
-    assert rendered("moved.yml", BLACKWELL, restore=["nvidia-driver-cuda=580.95.05-1.el9"]) == [
+    assert rendered("package_moved.yml", BLACKWELL, restore=["nvidia-driver-cuda=580.95.05-1.el9"]) == [
         {"dnf": {"name": ["nvidia-driver-cuda-580.95.05-1.el9"], "allow_downgrade": True}}
     ]
 
 
 def test_versions_are_locked_by_name():
-    assert rendered("held.yml", BLACKWELL, hold=["nvidia-persistenced"]) == [
+    assert rendered("package_hold.yml", BLACKWELL, hold=["nvidia-persistenced"]) == [
         {"command": {"argv": ["dnf", "versionlock", "add", "nvidia-persistenced"]}}
     ]
 
@@ -157,7 +156,7 @@ def test_revert_gives_the_stream_back_before_packages_that_come_out_of_it(stream
 
 
 def test_revert_frees_removes_what_came_along_and_nothing_else_and_restores_versions():
-    assert rendered("release.yml", BLACKWELL, release=["nvidia-persistenced"]) == [
+    assert rendered("package_release.yml", BLACKWELL, release=["nvidia-persistenced"]) == [
         {"command": {"argv": ["dnf", "versionlock", "delete", "nvidia-persistenced"]}}
     ]
     found = rendered(

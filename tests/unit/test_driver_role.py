@@ -17,6 +17,8 @@ from tests.unit.test_playbooks import ansible_playbook
 
 ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
 TASKS = ROLES / "inferhost_driver/tasks"
+SHARED = ROLES / "inferhost_plan/tasks"
+"""What every role may import; those of packages begin with `package_`."""
 OWN_BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 OTHER_BOOT_ID = "00000000-0000-4000-8000-000000000000"
 
@@ -78,7 +80,7 @@ def test_packages_make_room_for_the_driver_only_with_consent(consent):
 
 
 def test_what_did_not_come_back_one_by_one_is_said_with_what_brings_a_newer_one():
-    told = task("back.yml", "back | What did not come back is said")
+    told = task("package_back.yml", "package_back | What did not come back is said", SHARED)
     lost = {"__together": ["nvidia-smi=470.1-1"], "failed": True, "stderr_lines": ["E: Version '470.1-1' not found"]}
     back = {"__together": ["libcuda1=470.1-1"], "failed": False, "stderr_lines": []}
     variables = {"ansible_failed_result": {"msg": "One or more items failed", "results": [lost, back]}}
@@ -89,11 +91,11 @@ def test_what_did_not_come_back_one_by_one_is_said_with_what_brings_a_newer_one(
 
 
 def test_packages_come_back_together_and_where_that_fails_each_by_itself():
-    back = task("back.yml", "back | What was there before comes back")
-    rescued = task("back.yml", "back | One that does not come keeps no other away")
-    asked = [block["block"][0]["vars"]["__inferhost_driver_versions"] for block in (back, rescued)]
+    back = task("package_back.yml", "package_back | What was there before comes back", SHARED)
+    rescued = task("package_back.yml", "package_back | One that does not come keeps no other away", SHARED)
+    asked = [block["block"][0]["vars"]["__inferhost_plan_versions"] for block in (back, rescued)]
     for restore in ([], ["libcuda1=470.1-1", "nvidia-smi=470.1-1"]):
-        variables = {"__inferhost_driver_back": restore}
+        variables = {"__inferhost_plan_back": restore}
         templar = Templar(loader=DataLoader(), variables=variables)
         assert [templar.template(one) for one in asked] == [[restore] if restore else [], [[one] for one in restore]]
 
@@ -113,8 +115,10 @@ def test_packages_come_back_together_and_where_that_fails_each_by_itself():
     ],
 )
 def test_a_held_version_that_no_source_has_any_more_is_told_with_what_would_work(accepts, way_out, failed, said):
-    told = task("moved.yml", "moved | What works where no package source has it any more is said")
-    variables = {"__inferhost_driver_moved": ["libcuda1=535.261.03-1"], "__inferhost_driver_accepting": accepts}
+    told = task(
+        "package_moved.yml", "package_moved | What works where no package source has it any more is said", SHARED
+    )
+    variables = {"__inferhost_plan_moved": ["libcuda1=535.261.03-1"], "__inferhost_plan_accepting": accepts}
     variables["__failed"] = failed
     message = Templar(loader=DataLoader(), variables=variables).template(told["ansible.builtin.fail"]["msg"])
     assert message.startswith(said)
@@ -242,13 +246,12 @@ def test_what_the_hosts_own_sources_lack_is_found_before_anything_is_placed(fami
     ],
 )
 def test_every_revert_stops_where_containers_would_suffer_or_the_host_did_not_say(facts, said, spared):
-    shared = ROLES / "inferhost_plan/tasks"
     variables = {"__inferhost_plan_status": {"facts": facts}}
-    asked = task("spared.yml", "spared | The host has said what came with us", shared)
+    asked = task("spared.yml", "spared | The host has said what came with us", SHARED)
     assert holds(asked["ansible.builtin.assert"]["that"], variables) is said
     name = "spared | Containers that would lose their cards are named before anything is touched"
     if spared is not None:
-        assert holds(task("spared.yml", name, shared)["ansible.builtin.assert"]["that"], variables) is spared
+        assert holds(task("spared.yml", name, SHARED)["ansible.builtin.assert"]["that"], variables) is spared
     for role in ("balancer", "service", "runtime", "driver"):
         listed = DataLoader().load_from_file(str(ROLES / f"inferhost_{role}/tasks/revert.yml"))
         used = [one.get("ansible.builtin.import_role", {}).get("tasks_from") for one in listed[:2]]
@@ -266,7 +269,7 @@ STUBS = {
         }
     ],
     "inferhost_driver/tasks/apt.yml": [{"name": "apt", "ansible.builtin.fail": {"msg": "no package matching"}}],
-    "inferhost_driver/tasks/moved.yml": [],
+    "inferhost_plan/tasks/package_moved.yml": [],
     "inferhost_driver/tasks/hold.yml": [],
     "inferhost_driver/tasks/module.yml": [{"name": "Proven", "ansible.builtin.debug": {"msg": "never reached"}}],
     "inferhost_driver/handlers/main.yml": [

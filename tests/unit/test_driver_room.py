@@ -118,9 +118,9 @@ def test_another_driver_goes_only_with_consent(apt: Apt, offered: dict[str, Pack
 
 def test_the_role_asks_before_it_frees_and_frees_before_it_installs():
     listed = DataLoader().load_from_file(str(TASKS / "apt_packages.yml"))
-    used = [one.get("ansible.builtin.include_tasks", one.get("ansible.builtin.import_tasks")) for one in listed[:2]]
-    assert used == ["apt_room.yml", "release.yml"]
+    assert listed[0]["ansible.builtin.include_tasks"] == "apt_room.yml"
+    assert listed[1]["ansible.builtin.import_role"]["tasks_from"] == "package_release"
     assert "ansible.builtin.apt" in listed[2]["block"][0]
     again = listed[2]["rescue"][0]
     assert again["ansible.builtin.dpkg_selections"]["selection"] == "hold"
-    assert again["loop"] == listed[1]["vars"]["__inferhost_driver_release"]
+    assert again["loop"] == listed[1]["vars"]["__inferhost_plan_release"]

@@ -79,6 +79,14 @@ def test_the_pointer_for_nixos_hosts_leads_somewhere():
     assert (ROOT / "nix/module.nix").is_file()
 
 
+def test_a_role_uses_no_other_than_the_one_of_the_plan():
+    """What several of them do stands in inferhost_plan, on which every one depends."""
+    for path in sorted(ROOT.glob("roles/*/*/*.yml")):
+        others = {role.name for role in ROOT.glob("roles/*")} - {path.parents[1].name, "inferhost_plan"}
+        used = re.findall(r"(?:name: |\b__)(inferhost_[a-z]+)", path.read_text())
+        assert not others & set(used), path
+
+
 def test_no_real_inventory_has_a_group_of_a_hosts_name():
     for hosts_file in ROOT.glob("inventories/*/hosts.yml"):
         if hosts_file.parent.name != "sandbox":
