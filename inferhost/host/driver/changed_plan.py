@@ -45,8 +45,12 @@ def came_with_us(machine: Machine, baseline: Baseline, there: Installed) -> list
     if BEFORE not in baseline:
         return []
     before = baseline[BEFORE].found
-    names = [key.partition(":")[2] for key in baseline if key.startswith("package:")]
-    return sorted(with_needs(machine, before["family"], names, there) - set(before["versions"]))
+    names = {key.partition(":")[2]: baseline[key].found for key in baseline if key.startswith("package:")}
+    ours = with_needs(machine, before["family"], list(names), there) - set(before["versions"])
+    # Beside one of before us of the same name, as the headers of another kernel: no reason to refuse a revert.
+    beside = {name for name, found in names.items() if found is None and there.full.get(name) in before["versions"]}
+    gone = removed_with(machine, before["family"], sorted(beside))
+    return sorted(ours | (beside if gone <= ours | beside else set()))
 
 
 def moves(machine: Machine, install: DriverPackages, there: Installed, baseline: Baseline) -> dict[str, Any]:

@@ -20,7 +20,7 @@ LIST = {
         "dpkg-query", "--show", "--showformat",
         "${Package}\t${Version}\t${db:Status-Abbrev}\t${Pre-Depends}, ${Depends}\t${Provides}\n",
     ],
-    "dnf": ["rpm", "--query", "--all", "--queryformat", "%{NAME}\t%{VERSION}-%{RELEASE}\tii\t\t\n"],
+    "dnf": ["rpm", "--query", "--all", "--queryformat", "%{NAME}\t%{VERSION}-%{RELEASE}\tii\t\t%{NVRA}\n"],
 }  # fmt: skip
 RPM_NEEDS = [
     "dnf", "--cacheonly", "repoquery", "--installed", "--requires", "--resolve", "--recursive",
@@ -29,19 +29,23 @@ RPM_NEEDS = [
 REMOVAL = {
     "apt": (["apt-get", "--simulate", "--allow-change-held-packages", "purge"], r"^(?:Purg|Remv) (\S+)"),
     # dnf takes along what rpm would complain of, and asks nobody. rpm names what needs these packages, each by its
-    # full name, and fails where there is any.
-    "dnf": (["rpm", "--erase", "--test"], r" is needed by \(installed\) (\S+)-[^-\s]+-[^-\s]+$"),
+    # full name, and fails where there is any; and where a name means several packages, as kernel-devel does.
+    "dnf": (["rpm", "--erase", "--test", "--allmatches"], r" is needed by \(installed\) (\S+)-[^-\s]+-[^-\s]+$"),
 }
 """How to ask what a removal takes along, without removing, and how the answer names it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Installed:
-    """Every installed package with its version, which are held, and for Debian's what each depends on directly."""
+    """Every installed package with its version, which are held, and for Debian's what each depends on directly.
+
+    `full`: rpm's full names with the bare ones, since the headers of several kernels are one package to it.
+    """
 
     versions: dict[str, str]
     held: frozenset[str]
     needs: dict[str, set[str]]
+    full: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def installed(machine: Machine, family: str) -> Installed:
@@ -50,6 +54,7 @@ def installed(machine: Machine, family: str) -> Installed:
     held: set[str] = set()
     depends: dict[str, str] = {}
     providers: dict[str, set[str]] = {}
+    full: dict[str, str] = {}
     for line in _asked(machine, LIST[family]).splitlines():
         name, version, status, needed, provided = line.split("\t")
         if status[1:2] == "i":
@@ -57,11 +62,12 @@ def installed(machine: Machine, family: str) -> Installed:
             held.update({name} if status[:1] == "h" else ())
             for one in (name, *_names(provided)):
                 providers.setdefault(one, set()).add(name)
+            full.update({provided: name} if family == "dnf" else {})
     if family == "dnf":
         locks = (machine.read_text(VERSIONLOCK) or "").splitlines()
         held.update(name for name in versions if any(re.match(rf"(\d+:)?{re.escape(name)}-\d", x) for x in locks))
     needs = {name: _providers(field, providers) for name, field in depends.items()}
-    return Installed(versions, frozenset(held), needs)
+    return Installed(versions, frozenset(held), needs, full)
 
 
 def with_needs(machine: Machine, family: str, names: Sequence[str], there: Installed) -> set[str]:
@@ -117,7 +123,7 @@ def automatic(machine: Machine, family: str) -> set[str]:
 
 def missing(names: Iterable[str], there: Installed) -> list[str]:
     """Which of these packages have to be installed, in their order."""
-    return [name for name in names if name not in there.versions]
+    return [name for name in names if name not in there.versions and name not in there.full]
 
 
 def dropped(machine: Machine, family: str, wanted: Mapping[str, str]) -> set[str]:
@@ -152,7 +158,9 @@ def _asked(machine: Machine, argv: Sequence[str]) -> str:
 
 
 def _failed(argv: Sequence[str], done: Finished) -> HostError:
-    said = (done.stderr.strip().splitlines() or [f"exit status {done.code}"])[-1]
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.code}"]
+    # What follows an error is its details, what precedes it a warning.
+    said = next((line for line in lines if re.match(r"E:|error:", line, re.IGNORECASE)), lines[-1])
     dpkg = "dpkg --configure -a, then apt-get --fix-broken install"
     hint = f"repair the package database first: {'rpm --rebuilddb' if argv[0] in ('rpm', 'dnf') else dpkg}"
     return HostError(Problem(argv[0], said, hint, "packages"))

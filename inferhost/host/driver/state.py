@@ -87,7 +87,7 @@ def driver_records(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str
     for user in DAEMON_USERS:
         found[f"user:{user}"] = Record(SECTION, None if uid_of(machine, user) is None else "present", {})
     for name in (*install.packages, *install.tools, *headers(machine, install, there)):
-        found[f"package:{name}"] = Record(SECTION, there.versions.get(name), {})
+        found[f"package:{name}"] = Record(SECTION, there.versions.get(there.full.get(name, name)), {})
     return found
 
 

@@ -1,12 +1,13 @@
 """The RHEL 9 family's package database, asked by the host program. rpm's own words; no such host was run.
 
-What rpm says of a removal was read from rpm 4.18 over a database of empty packages of these names.
+What rpm says of a removal, and its %{NVRA}, was read from rpm 4.18 over a database of empty packages of these names.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -22,29 +23,48 @@ NEEDED = """error: Failed dependencies:
 	(dkms or glibc-x) is needed by (installed) either-1-1.noarch
 	nvidia-driver is needed by (installed) nvidia-gds-12-1.x86_64
 """
+SEVERAL = """error: "kernel-devel" specifies multiple packages:
+  kernel-devel-5.14.0-570.el9_6.x86_64
+  kernel-devel-5.14.0-503.el9_5.x86_64
+"""
+RUNNING, NEXT = "5.14.0-503.el9_5.x86_64", "5.14.0-570.el9_6.x86_64"
+HEADERS = [f"kernel-devel-{RUNNING}", f"kernel-devel-{NEXT}", "kernel-devel-matched"]
 
 
 class RpmHost(DriverHost):
-    """Rocky 9 with a Tesla card, and what rpm and dnf answer there."""
+    """Rocky 9 with a Tesla card and two kernels, and what rpm and dnf answer there."""
 
     def __init__(self, folder: pathlib.Path, build: pathlib.Path, program: pathlib.Path) -> None:
         super().__init__(folder, build, program)
         self.plan = golden_plan("driver-p4-rocky")
         self.rpms = {"glibc": "2.34-1"}
+        self.headers: list[str] = []  # kernels whose kernel-devel is there; rpm has one package of each
         self.removal = Finished(0, "", "")
-        self.tools = {"rpm": self._rpm, "dnf": lambda _: Finished(0, "", "")}
+        self.needed: dict[str, Finished] = {}  # what rpm says where this package would go
+        self.tools = {"rpm": self._rpm, "dnf": lambda _: Finished(0, "kernel-devel\n" if self.headers else "", "")}
+        for kernels in ("/boot", "/lib/modules"):
+            shutil.rmtree(self.at(kernels))
+        for kernel in (RUNNING, NEXT):
+            self.write(f"/boot/vmlinuz-{kernel}", "")
+            self.write(f"/lib/modules/{kernel}/modules.dep", "")
+        self.write("/proc/sys/kernel/osrelease", f"{RUNNING}\n")
 
     def install_all(self) -> None:
         """The packages of the plan, placed and recorded."""
         assert self.run("install").code == 0
         install = self.plan.driver.install
-        self.rpms |= dict.fromkeys([*install.packages, *install.tools], "580.95.05-1.el9")
+        self.rpms |= dict.fromkeys([*install.packages, *install.tools, HEADERS[-1]], "580.95.05-1.el9")
+        self.headers = [RUNNING, NEXT]
         self.run("apply")
 
     def _rpm(self, argv: Sequence[str]) -> Finished:
         if argv[1] == "--erase":
-            return self.removal
-        return Finished(0, "".join(f"{name}\t{version}\tii\t\t\n" for name, version in self.rpms.items()), "")
+            several = "kernel-devel" in argv and len(self.headers) > 1 and "--allmatches" not in argv
+            needed = [said for name, said in self.needed.items() if name in argv]
+            return Finished(1, "", SEVERAL) if several else [*needed, self.removal][0]
+        found = [(name, version, f"{name}-{version}.noarch") for name, version in self.rpms.items()]
+        found += [("kernel-devel", one.rpartition(".")[0], f"kernel-devel-{one}") for one in self.headers]
+        return Finished(0, "".join(f"{name}\t{version}\tii\t\t{full}\n" for name, version, full in found), "")
 
     def consent(self) -> None:
         install = dataclasses.replace(self.plan.driver.install, may_replace=True)
@@ -72,10 +92,35 @@ def test_a_revert_names_the_packages_of_others_that_need_ours_and_removes_nothin
 def test_what_nobody_else_needs_goes(host: RpmHost):
     host.install_all()
     answer = host.run("status")
-    assert answer.document["facts"]["driver"]["remove"] == sorted(
-        [*host.plan.driver.install.packages, *host.plan.driver.install.tools]
-    )
+    ours = [*host.plan.driver.install.packages, *host.plan.driver.install.tools]
+    assert answer.document["facts"]["driver"]["remove"] == sorted([*ours, "kernel-devel", HEADERS[-1]])
     assert not answer.problems
+
+
+def test_headers_of_a_kernel_go_alone_where_those_of_another_were_there_before(host: RpmHost):
+    host.headers = [RUNNING]
+    host.install_all()
+    found = host.run("status").document["facts"]["driver"]["remove"]
+    assert [name for name in found if name.startswith("kernel-devel")] == HEADERS[1:]
+    wanted = f"error: Failed dependencies:\n\t{HEADERS[1]} is needed by (installed) theirs-1-1.noarch\n"
+    host.needed[HEADERS[1]] = Finished(1, "", wanted)
+    answer = host.run("status")
+    assert HEADERS[1] not in answer.document["facts"]["driver"]["remove"]
+    assert not answer.problems
+
+
+def test_a_host_that_has_its_packages_lacks_none_and_one_without_a_kernels_headers_lacks_those(host: RpmHost):
+    assert host.run("install").document["facts"]["driver"]["missing"][2:5] == HEADERS
+    host.install_all()
+    assert host.run("install").document["facts"]["driver"]["missing"] == []
+    host.headers = [RUNNING]
+    assert host.run("install").document["facts"]["driver"]["missing"] == HEADERS[1:2]
+
+
+def test_what_rpm_says_first_is_told(host: RpmHost):
+    host.install_all()
+    host.removal = Finished(1, "", 'error: "x" specifies multiple packages:\n  x-1-1.noarch\n  x-2-1.noarch\n')
+    assert '"x" specifies multiple packages' in host.run("status").prose
 
 
 def test_an_rpm_that_does_not_answer_removes_nothing(host: RpmHost):
