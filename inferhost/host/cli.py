@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from inferhost import __version__
-from inferhost.host import discover, facts, verbs
+from inferhost.host import discover, facts, install, verbs
 from inferhost.host.balancer import runtime
 from inferhost.host.gpu import challenge, load
 from inferhost.host.gpu import sample as sampling
@@ -198,11 +198,11 @@ def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
 
 
 def _install(options: argparse.Namespace, machine: Machine, plan: Plan, content: bytes, report: Report) -> None:
-    verbs.install(machine, plan, content, _program(options.program), report)
+    install.install(machine, plan, content, _program(options.program), report)
 
 
 def _record(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
-    verbs.record(machine, plan, options.section or SECTIONS, report)
+    install.record(machine, plan, options.section or SECTIONS, report)
 
 
 def _apply(options: argparse.Namespace, machine: Machine, plan: Plan, content: bytes, report: Report) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from inferhost.host.cpu.cpufreq import Preference
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError, open_nvml
-from inferhost.host.gpu.selection import watts
+from inferhost.host.gpu.power_limit import watts
 from inferhost.host.machine import Machine
 from inferhost.host.report import Report
 from inferhost.host.watch.writers import other_writers

@@ -18,7 +18,7 @@ from inferhost.host.gpu.application_clocks import ApplicationClocks
 from inferhost.host.gpu.clock_lock import GraphicsClockLock, MemoryClockLock
 from inferhost.host.gpu.clock_record import read_clocks
 from inferhost.host.gpu.nvml import NO_DRIVER, Card, Nvml, NvmlError
-from inferhost.host.gpu.selection import PowerLimit, watts
+from inferhost.host.gpu.power_limit import PowerLimit, watts
 from inferhost.host.guard import rule
 from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, RESTORING, UNIT, Hold, read_latches, write_latches
 from inferhost.host.guard.originals import Originals

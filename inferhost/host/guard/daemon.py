@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from inferhost.host.gpu import selection, which
 from inferhost.host.gpu.nvml import NO_DRIVER, Card, Nvml, NvmlError, open_nvml
+from inferhost.host.gpu.power_limit import watts
 from inferhost.host.guard.card import RETRY_S, GuardedCard, Say
 from inferhost.host.guard.latch import FREE, NOTHING, read_latches
 from inferhost.host.guard.originals import Originals
@@ -234,7 +235,7 @@ def _look_once(machine: Machine, plan: Plan, report: Report) -> None:
                     reading = one.read()
                     cards[card.uuid] = {
                         "limit_c": one.rule.limit_c,
-                        "safe_power_w": selection.watts(one.safe_power_mw()),
+                        "safe_power_w": watts(one.safe_power_mw()),
                         "state": latches.get(card.uuid, NOTHING).state,
                         "temperature_c": None if reading is None else reading.temperature_c,
                         "thermal_margin_c": None if reading is None else reading.margin_c,

@@ -15,9 +15,9 @@ from inferhost.host.guard.latch import forget_latches
 from inferhost.host.knob import restore_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Record, read_baseline
+from inferhost.host.record.lock import lock_unless_check
 from inferhost.host.record.revert import original_knobs
 from inferhost.host.report import Report
-from inferhost.host.verbs import lock_unless_check
 from inferhost.schema.plan import Plan
 from inferhost.schema.result import DRIFT
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 
 from inferhost.host.machine import RUN_DIRECTORY, STATE_DIRECTORY, Machine
-from inferhost.host.report import Locked, WriteFailed
+from inferhost.host.report import Locked, Report, WriteFailed
 from inferhost.schema.problems import Problem
 
 LOCK = f"{RUN_DIRECTORY}/lock"
@@ -48,6 +48,13 @@ def locked(machine: Machine, wait_s: float | None = None, lock: str = LOCK) -> I
                 _remove_lock(machine, lock)
         finally:
             os.close(descriptor)
+
+
+def lock_unless_check(
+    machine: Machine, report: Report, wait_s: float | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """The lock for a run that writes; check mode neither needs nor leaves one."""
+    return contextlib.nullcontext() if report.check else locked(machine, wait_s)
 
 
 def is_held(machine: Machine) -> bool:

@@ -22,6 +22,8 @@ from inferhost.host.gpu.clock_lock import ClockLock
 from inferhost.host.gpu.clock_record import CLOCKS
 from inferhost.host.gpu.idle_knob import IdleCardKnob
 from inferhost.host.gpu.nvml import NO_DRIVER, Nvml, NvmlError, open_nvml
+from inferhost.host.gpu.persistence import Persistence
+from inferhost.host.gpu.power_limit import PowerLimit, limit_mw
 from inferhost.host.guard.latch import LATCH, LATCHED, NOTHING, Hold, forget_latches, read_latches
 from inferhost.host.knob import Knob, restore_knobs
 from inferhost.host.machine import PLAN, PROGRAM, STATE_DIRECTORY, Machine
@@ -29,14 +31,13 @@ from inferhost.host.models.kept import KEPT
 from inferhost.host.models.state import restore_models
 from inferhost.host.record import base_units, placed
 from inferhost.host.record.baseline import BASELINE, MARK, Baseline, Record, boot_id, read_baseline
-from inferhost.host.record.lock import FETCH_LOCK, locked
+from inferhost.host.record.lock import FETCH_LOCK, lock_unless_check, locked
 from inferhost.host.report import NothingTouched, Report
 from inferhost.host.runtime.containers import OPTION, WAYS_OUT, hurt_by_revert
 from inferhost.host.runtime.state import restore_runtime
 from inferhost.host.service import account, adopt, slices
 from inferhost.host.service.gate import WARM
 from inferhost.host.service.rollback import BEFORE, SERVED
-from inferhost.host.verbs import lock_unless_check
 from inferhost.host.watch.watched import WATCHED
 from inferhost.schema.plan import BASE, SECTIONS, Plan
 from inferhost.schema.problems import Problem
@@ -123,7 +124,7 @@ def _restore_gpus(
             knobs = original_knobs(machine, nvml, records, report)
             _say_what_to_know(knobs, records, boot_id(machine), report)
             for knob in knobs:
-                if isinstance(knob, selection.PowerLimit):
+                if isinstance(knob, PowerLimit):
                     _say_of_power(machine, knob, before, report)
             restore_knobs(knobs, baseline, report)
     except NvmlError as error:  # files and kernel settings go back all the same
@@ -178,17 +179,17 @@ def _say_what_to_know(knobs: Sequence[Knob], records: Mapping[str, Record], boot
             report.note(f"{knob.setting}: what was set before inferhost has no getter; it is reset to unlocked")
         elif record.context.get("boot_id", boot) != boot:
             report.note(f"{knob.setting}: {knob.shown(record.found)} was found in an earlier boot")
-        if isinstance(knob, selection.Persistence) and knob.wanted is False:
+        if isinstance(knob, Persistence) and knob.wanted is False:
             report.note(f"{knob.setting}: off, as it was; a restored power limit goes when the driver unloads")
 
 
-def _say_of_power(machine: Machine, knob: selection.PowerLimit, before: _Before, report: Report) -> None:
+def _say_of_power(machine: Machine, knob: PowerLimit, before: _Before, report: Report) -> None:
     """A limit that neither we nor the record knows goes as well, and so does one that keeps a hot card cool."""
     hold = before.holds.get(knob.card.uuid, NOTHING)
     names = [] if before.plan is None else which.known_names(before.plan, machine)
     wishes = [e.power_limit_w for n, e in zip(names, before.plan.gpus if before.plan else ()) if n == knob.card.uuid]
     try:
-        found, ours = knob.observe(), [selection.limit_mw(knob.nvml, knob.card, wish) for wish in wishes]
+        found, ours = knob.observe(), [limit_mw(knob.nvml, knob.card, wish) for wish in wishes]
     except NvmlError as error:
         report.note(f"{knob.setting}: whose value it was is not known, {error.evidence}")
         return

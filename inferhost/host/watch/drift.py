@@ -23,6 +23,7 @@ from inferhost.host.gpu.card_knob import Again, CardKnob, is_among
 from inferhost.host.gpu.clock_record import Loaded, unfinished
 from inferhost.host.gpu.nvml import NvmlError, open_nvml
 from inferhost.host.gpu.occupants import card_places, held_open
+from inferhost.host.gpu.session import gpu_knobs
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
 from inferhost.host.record import base_units, left
@@ -208,7 +209,7 @@ def _reset_cards(machine: Machine, plan: Plan, uuids: Sequence[str], report: Rep
     written = {name for writer in other_writers(machine) for name in writer.settings}
     standing: dict[str, list[bool]] = {}
     own = Report(check=True)
-    with contextlib.suppress(InputError, HostError), verbs.gpu_knobs(machine, plan, own) as knobs:
+    with contextlib.suppress(InputError, HostError), gpu_knobs(machine, plan, own) as knobs:
         for knob in (k for k in knobs if isinstance(k, CardKnob) and k.card.uuid in uuids):
             try:
                 boots_with = knob.boots_with()
