@@ -15,7 +15,8 @@ import pytest
 import inferhost.host
 from inferhost.host.gpu.nvml import MEANINGS, Nvml, NvmlError
 from tests.faults.codes import CODES
-from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, p4_plan, with_gpu
+from tests.unit.host.simulated import P4, P4_UUID, UUID
 
 SOURCES = sorted(pathlib.Path(inferhost.host.__file__).parent.rglob("*.py"))
 CALL = re.compile(r'"(nvml[A-Z]\w+)"')

@@ -18,7 +18,8 @@ from inferhost.host.gpu.nvml import Nvml, NvmlError
 from inferhost.host.record import lock
 from inferhost.schema.plan import GpuSelector
 from tests.faults.test_every_write import killed_at
-from tests.unit.host.fake_host import SECOND_UUID, UUID, Answer, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import Answer, FakeHost, plan, with_gpu
+from tests.unit.host.simulated import SECOND_UUID, UUID
 
 LOCK = "graphics_clock_lock_mhz"
 BUG = 1

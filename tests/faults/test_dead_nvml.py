@@ -14,7 +14,8 @@ import pytest
 
 from inferhost.host.gpu.nvml import Nvml, NvmlError
 from tests.faults.test_every_write import comparable
-from tests.unit.host.fake_host import UUID, FakeHost, with_gpu
+from tests.unit.host.fake_host import FakeHost, with_gpu
+from tests.unit.host.simulated import UUID
 
 LOCK = "graphics_clock_lock_mhz"
 RUNS = {

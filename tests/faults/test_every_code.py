@@ -29,7 +29,8 @@ from inferhost.host.record.baseline import BASELINE
 from tests.faults import cells
 from tests.faults.codes import CODES, CONCERNS, FEW, NO_DRIVER, NO_INTERFACE, REFUSED, SPARED
 from tests.faults.test_every_write import DONE, comparable, rebooted, same, with_modes
-from tests.unit.host.fake_host import Answer, FakeHost, plan, simulator_state
+from tests.unit.host.fake_host import Answer, FakeHost, plan
+from tests.unit.host.simulated import simulator_state
 from tests.unit.host.test_host_mig import H100, HALVES, card_plan
 
 RUNS = {

@@ -21,19 +21,8 @@ import pytest
 
 from inferhost.host.gpu.nvml import NvmlError
 from inferhost.schema.plan import Cpu
-from tests.unit.host.fake_host import (
-    P4,
-    P4_UUID,
-    SYSCTL_FILE,
-    UUID,
-    Answer,
-    FakeHost,
-    own_units,
-    p4_plan,
-    plan,
-    simulator_state,
-    with_gpu,
-)
+from tests.unit.host.fake_host import SYSCTL_FILE, Answer, FakeHost, own_units, p4_plan, plan, with_gpu
+from tests.unit.host.simulated import P4, P4_UUID, UUID, simulator_state
 from tests.unit.host.test_host_guard import RULE
 from tests.unit.host.test_host_metrics import FOLDER
 from tests.unit.host.test_host_mig import H100, HALVES, MADE, by_hand, card_plan, shared_in_three

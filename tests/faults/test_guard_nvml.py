@@ -16,7 +16,8 @@ from inferhost.host.guard.card import BLIND_S, RETRY_S
 from tests.faults import cells
 from tests.faults.codes import CODES, FEW
 from tests.faults.test_every_code import MATRIX
-from tests.unit.host.fake_host import UUID, FakeHost
+from tests.unit.host.fake_host import FakeHost
+from tests.unit.host.simulated import UUID
 from tests.unit.host.test_host_guard import BURNING, LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot, with_gpu
 
 NOT_THERE = {9, 12, 15, 18, 28}

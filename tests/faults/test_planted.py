@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tests.faults import cells
-from tests.unit.host.fake_host import TESTS, FakeHost, plan, simulator_state
+from tests.unit.host.fake_host import FakeHost, plan
+from tests.unit.host.simulated import TESTS, simulator_state
 
 LOCK, POWER, CLOCKS = "graphics_clock_lock_mhz", "power_limit_w", "application_clocks_mhz"
 MEMORY = "memory_clock_lock_mhz"

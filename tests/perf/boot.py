@@ -21,7 +21,8 @@ import time
 from inferhost.host.zipapp_build import build as build_zipapp
 from inferhost.schema import document
 from inferhost.schema.plan import GpuSelector
-from tests.unit.host.fake_host import PERSONALITY, UUID, FakeHost, built_simulator, plan, simulator_state
+from tests.unit.host.fake_host import FakeHost, plan
+from tests.unit.host.simulated import PERSONALITY, UUID, built_simulator, simulator_state
 
 CARDS = (1, 2, 8)
 RUNS = 7

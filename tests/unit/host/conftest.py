@@ -10,8 +10,9 @@ import pytest
 
 from inferhost.host.zipapp_build import build as build_zipapp
 from tests.unit.host.driver_fake import DriverHost
-from tests.unit.host.fake_host import FakeHost, built_simulator, simulator_state, with_gpu
+from tests.unit.host.fake_host import FakeHost, with_gpu
 from tests.unit.host.hub import Hub, running_hub
+from tests.unit.host.simulated import built_simulator, simulator_state
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,7 @@ simulator under the real nvidia-ml-py. What Ansible and systemd do between the v
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
-import fcntl
 import io
 import json
 import os
@@ -18,7 +16,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from inferhost.host import cli
@@ -41,18 +39,8 @@ from inferhost.schema.plan import (
     identified,
     read_plan,
 )
+from tests.unit.host.simulated import PERSONALITY, SECOND_CARD
 
-TESTS = pathlib.Path(__file__).resolve().parents[2]
-PERSONALITY = TESTS / "simulator" / "personalities" / "rtx-pro-6000-blackwell-workstation.txt"
-UUID = "GPU-5a1b6000-2bb1-4000-8000-000000000001"
-SECOND_UUID = "GPU-5a1b6000-2bb1-4000-8000-000000000002"
-P4 = TESTS / "simulator" / "personalities" / "tesla-p4.txt"
-P4_UUID = "GPU-5a1b6000-1bb3-4000-8000-000000000001"
-SECOND_CARD = f"""
-[gpu]
-uuid = {SECOND_UUID} | assumed | test
-pci_bus_id = 00000000:0B:00.0 | assumed | test
-"""
 UNIT = "inferhost-serve@main.service"
 DROPIN = f"/etc/systemd/system/{UNIT}.d/10-inferhost.conf"
 SYSCTL_FILE = "/etc/sysctl.d/90-inferhost.conf"
@@ -369,31 +357,6 @@ def limits(nofile: str, memlock: str) -> str:
     rows = [("Limit", "Soft Limit", "Hard Limit", "Units")]
     rows += [("Max open files", nofile, nofile, "files"), ("Max locked memory", memlock, memlock, "bytes")]
     return "".join(f"{a:<26}{b:<21}{c:<21}{d:<10}\n" for a, b, c, d in rows)
-
-
-def built_simulator() -> pathlib.Path:
-    """The simulator, built once per checkout and loaded, so that `libnvidia-ml.so.1` is this one by its name."""
-    build = TESTS / "simulator" / "build"
-    build.mkdir(exist_ok=True)
-    with open(build / ".lock", "w") as lock:  # several test runs share one checkout
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run(["make", "-s", "all", f"BUILD={build}"], cwd=TESTS / "simulator", check=True)
-    ctypes.CDLL(str(build / "libnvidia-ml.so.1"))
-    return build
-
-
-@contextlib.contextmanager
-def simulator_state(folder: pathlib.Path) -> Iterator[None]:
-    """The simulated machine that NVML calls of this process reach."""
-    before = os.environ.get("INFERHOST_SIM_DIR")
-    os.environ["INFERHOST_SIM_DIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["INFERHOST_SIM_DIR"]
-        else:
-            os.environ["INFERHOST_SIM_DIR"] = before
 
 
 def installed_plan(host: FakeHost) -> Plan:

@@ -9,7 +9,8 @@ import pytest
 from inferhost.host.gpu.nvml import Nvml
 from inferhost.host.gpu.occupants import without_secrets
 from inferhost.host.service import adopt
-from tests.unit.host.fake_host import UUID, FakeHost, plan
+from tests.unit.host.fake_host import FakeHost, plan
+from tests.unit.host.simulated import UUID
 
 OLD = "sglang.service"
 WORDS = ("/opt/venv/bin/python", "-m", "sglang.launch_server")

@@ -8,7 +8,8 @@ import pynvml
 import pytest
 
 from inferhost.host.gpu.board import SMALL_BAR_MIB, shortfalls
-from tests.unit.host.fake_host import P4, P4_UUID, UUID, Answer, FakeHost, p4_plan, with_gpu
+from tests.unit.host.fake_host import Answer, FakeHost, p4_plan, with_gpu
+from tests.unit.host.simulated import P4, P4_UUID, UUID
 
 BUS = "/sys/bus/pci/devices/0000:03:00.0"
 NODES = "/sys/devices/system/node"

@@ -10,7 +10,8 @@ from inferhost.host.machine import Clock
 from inferhost.host.report import Report
 from inferhost.host.watch.boot import boot
 from inferhost.schema.plan import GpuSelector, Host
-from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, plan, with_gpu
+from tests.unit.host.simulated import SECOND_UUID, UUID
 
 GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 GONE = dataclasses.replace(plan().gpus[0], select=GpuSelector("GPU-gone", "2BB1", 1))

@@ -18,7 +18,8 @@ from inferhost.host.record import lock
 from inferhost.host.record.baseline import BASELINE
 from inferhost.host.report import Locked
 from inferhost.schema.plan import Guard
-from tests.unit.host.fake_host import P4, UNIT, UUID, Answer, FakeHost, p4_plan, plan, with_gpu
+from tests.unit.host.fake_host import UNIT, Answer, FakeHost, p4_plan, plan, with_gpu
+from tests.unit.host.simulated import P4, UUID
 
 LOCK, MEMORY, CLOCKS = "graphics_clock_lock_mhz", "memory_clock_lock_mhz", "application_clocks_mhz"
 RECORD = "/run/inferhost/clocks.json"

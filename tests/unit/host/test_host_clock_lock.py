@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from inferhost.host.gpu.clock_record import Asked, Loaded, read_clocks, remember_asked
-from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, plan, with_gpu
+from tests.unit.host.simulated import SECOND_UUID, UUID
 
 LOCK = "graphics_clock_lock_mhz"
 SETTING = f"gpu.{UUID}.{LOCK}"

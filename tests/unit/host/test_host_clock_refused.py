@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.host.fake_host import UUID, FakeHost, with_gpu
+from tests.unit.host.fake_host import FakeHost, with_gpu
+from tests.unit.host.simulated import UUID
 from tests.unit.host.test_host_clock_lock import LOCK, SETTING, applied
 
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tests.unit.host.fake_host import UUID, FakeHost
+from tests.unit.host.fake_host import FakeHost
+from tests.unit.host.simulated import UUID
 from tests.unit.host.test_host_clock_lock import CLOCKS, LOCK, SETTING, applied, under_load
 
 

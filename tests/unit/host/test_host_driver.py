@@ -22,7 +22,7 @@ from tests.unit.host.driver_fake import (
     Package,
     debian,
 )
-from tests.unit.host.fake_host import UUID
+from tests.unit.host.simulated import UUID
 
 OURS = [
     "libcuda1",

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.host.fake_host import P4, FakeHost, p4_plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, p4_plan, with_gpu
+from tests.unit.host.simulated import P4
 
 ECC = "ecc"
 GPU = ("--section", "gpu")

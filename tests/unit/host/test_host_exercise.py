@@ -12,7 +12,8 @@ import pytest
 from inferhost.host.report import Report
 from inferhost.host.service import exercise
 from inferhost.schema.plan import Plan
-from tests.unit.host.fake_host import UUID, FakeHost, plan
+from tests.unit.host.fake_host import FakeHost, plan
+from tests.unit.host.simulated import UUID
 from tests.unit.host.stand_ins import Engine, running
 
 LOCK = "graphics_clock_lock_mhz"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from inferhost.schema.plan import GpuSelector
-from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, plan, with_gpu
+from tests.unit.host.simulated import SECOND_UUID, UUID
 from tests.unit.host.test_host_clock_lock import CLOCKS, LOCK, applied
 from tests.unit.host.test_host_guard import ROOM, RULE, SAFE_MW, Run
 

@@ -9,7 +9,8 @@ import pytest
 from inferhost.host.gpu import which
 from inferhost.host.gpu.nvml import Nvml
 from inferhost.schema.plan import GpuSelector, Host
-from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, plan, with_gpu
+from tests.unit.host.simulated import SECOND_UUID, UUID
 
 
 def test_an_honest_card_holds_and_both_limits_are_the_evidence(host: FakeHost):

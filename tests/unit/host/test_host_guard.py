@@ -17,7 +17,8 @@ from inferhost.host.guard import daemon
 from inferhost.host.guard.latch import LATCH, read_latches
 from inferhost.host.report import Report
 from inferhost.schema.plan import Guard
-from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, plan, with_gpu
+from tests.unit.host.simulated import SECOND_UUID, UUID
 
 RULE = Guard(limit_c=85, resume_c=75, power_w="min", cool_down_s=30)
 SAFE_MW, PLANNED_MW = 150000, 450000

@@ -10,7 +10,8 @@ from inferhost.host.guard import daemon
 from inferhost.host.guard.card import AGAIN_S, GuardedCard
 from inferhost.host.guard.latch import LATCHED, UNIT, read_latches
 from inferhost.schema.plan import BASE, File, GpuSelector, Host
-from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, plan, with_gpu
+from tests.unit.host.simulated import SECOND_UUID, UUID
 from tests.unit.host.test_host_guard import LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot
 
 LOCKED = with_gpu(graphics_clock_lock_mhz=(2100, 2400), guard=RULE)

@@ -12,7 +12,8 @@ from inferhost.host.guard.latch import UNIT
 from inferhost.host.guard.told import AGAIN_S, FILE, LATCHED, NOT_DOWN
 from inferhost.host.record.lock import locked
 from inferhost.schema.plan import BASE, UNIT_DIRECTORY, File
-from tests.unit.host.fake_host import UUID, FakeHost, with_gpu
+from tests.unit.host.fake_host import FakeHost, with_gpu
+from tests.unit.host.simulated import UUID
 from tests.unit.host.test_host_guard import LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot
 from tests.unit.host.test_host_metrics import FOLDER, samples
 

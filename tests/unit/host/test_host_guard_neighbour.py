@@ -9,7 +9,8 @@ import pynvml
 import pytest
 
 from inferhost.host.guard import daemon
-from tests.unit.host.fake_host import SECOND_UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, plan, with_gpu
+from tests.unit.host.simulated import SECOND_UUID
 from tests.unit.host.test_host_guard import BURNING, LOCK, PLANNED_MW, ROOM, RULE, Run, made_hot
 
 LOCKED = with_gpu(graphics_clock_lock_mhz=(1500, 1500), guard=RULE).gpus[0]

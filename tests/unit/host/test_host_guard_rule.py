@@ -20,7 +20,8 @@ from inferhost.host.guard.rule import (
     unlocked_since_trip,
     wait_s,
 )
-from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, p4_plan, with_gpu
+from tests.unit.host.simulated import P4, P4_UUID, UUID
 from tests.unit.host.test_host_guard import ROOM, RULE, SAFE_MW, Run, made_hot
 
 MEMORY_LOCK = "memory_clock_lock_mhz"

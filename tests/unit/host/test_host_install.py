@@ -8,7 +8,8 @@ import stat
 
 import pytest
 
-from tests.unit.host.fake_host import DROPIN, SYSCTL_FILE, UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import DROPIN, SYSCTL_FILE, FakeHost, plan, with_gpu
+from tests.unit.host.simulated import UUID
 
 
 def test_the_record_is_on_disk_before_program_and_plan(host: FakeHost):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.host.fake_host import UUID, FakeHost, with_gpu
+from tests.unit.host.fake_host import FakeHost, with_gpu
+from tests.unit.host.simulated import UUID
 
 LOCK = "memory_clock_lock_mhz"
 GPU = ("--section", "gpu")

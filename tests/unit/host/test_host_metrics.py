@@ -16,7 +16,8 @@ from inferhost.host.watch.metrics import text, trips_now
 from inferhost.host.watch.textfile import GUARDED, write
 from inferhost.schema.plan import BASE, File, Gpu, GpuSelector, Guard, identified
 from inferhost.schema.result import Verdict
-from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, plan, with_gpu
+from tests.unit.host.simulated import SECOND_UUID, UUID
 
 FOLDER = "/var/lib/prometheus/node-exporter"
 FILE = f"{FOLDER}/inferhost.prom"

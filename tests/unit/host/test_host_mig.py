@@ -11,7 +11,8 @@ import pytest
 from inferhost.host.gpu.nvml import NvmlError, open_nvml
 from inferhost.host.gpu.nvml_mig import CardMig
 from inferhost.schema.plan import Gpu, GpuSelector, MigInstance, Plan
-from tests.unit.host.fake_host import TESTS, FakeHost, plan
+from tests.unit.host.fake_host import FakeHost, plan
+from tests.unit.host.simulated import TESTS
 
 PERSONALITIES = TESTS / "simulator" / "personalities"
 A100, H100 = PERSONALITIES / "a100-80gb-pcie.txt", PERSONALITIES / "h100-80gb-hbm3.txt"

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from inferhost.schema.plan import GpuSelector, Guard
-from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, plan, with_gpu
+from tests.unit.host.simulated import SECOND_UUID, UUID
 from tests.unit.host.test_host_boot import GOVERNOR, reboot
 from tests.unit.host.test_host_guard import ROOM, RULE, SAFE_MW, Run, made_hot
 

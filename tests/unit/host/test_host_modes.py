@@ -9,7 +9,8 @@ import pytest
 from inferhost.host.gpu.sample import Sample
 from inferhost.host.guard.latch import LATCHED, Hold, write_latches
 from inferhost.schema.plan import Guard
-from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, p4_plan, with_gpu
+from tests.unit.host.simulated import P4, P4_UUID, UUID
 
 CLOCKS, MODE = "application_clocks_mhz", "compute_mode"
 DEFAULT_MHZ = [3003, 885]  # of the simulated Tesla P4

@@ -10,7 +10,7 @@ import pytest
 
 from inferhost.host.driver.options import PARAMS
 from tests.unit.host.driver_fake import NEXT, OLD, RUNNING, DriverHost
-from tests.unit.host.fake_host import simulator_state
+from tests.unit.host.simulated import simulator_state
 
 SETTING = "driver.option.NVreg_EnableStreamMemOPs"
 SHOWN = 'ResmanDebugLevel: 4294967295\nEnableStreamMemOPs: {}\nExcludedGpus: "{}"\n'

@@ -8,7 +8,8 @@ import pytest
 
 from inferhost.host.record.baseline import BASELINE, MARK
 from inferhost.host.record.placed import placed_files
-from tests.unit.host.fake_host import UUID, FakeHost
+from tests.unit.host.fake_host import FakeHost
+from tests.unit.host.simulated import UUID
 
 SWAPPINESS = "/proc/sys/vm/swappiness"
 HARDWARE = ("--section", "gpu", "--section", "cpu")

@@ -15,7 +15,8 @@ import pytest
 
 from inferhost.host.machine import Finished, Machine
 from inferhost.host.report import WriteFailed
-from tests.unit.host.fake_host import DROPIN, SYSCTL_FILE, UUID, Answer, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import DROPIN, SYSCTL_FILE, Answer, FakeHost, plan, with_gpu
+from tests.unit.host.simulated import UUID
 
 BASELINE = "/var/lib/inferhost/baseline.json"
 PROGRAM, PLAN = "/usr/local/bin/inferhost", "/etc/inferhost/plan.json"

@@ -12,7 +12,7 @@ from inferhost.host.record.placed import placed_files
 from inferhost.schema.plan import BASE
 from tests.golden import golden_plan
 from tests.unit.host.driver_fake import DriverHost, Package
-from tests.unit.host.fake_host import simulator_state
+from tests.unit.host.simulated import simulator_state
 from tests.unit.host.test_host_runtime import BY_CDI, LEGACY, docker, runtime
 
 OPTION = "inferhost_runtime_spare_containers"

@@ -14,7 +14,8 @@ from inferhost.host.machine import PLAN, RUN_DIRECTORY, Machine
 from inferhost.host.record import lock
 from inferhost.host.record.baseline import BASELINE, Record, read_baseline
 from inferhost.host.report import Locked, WriteFailed
-from tests.unit.host.fake_host import UUID, FakeHost, plan
+from tests.unit.host.fake_host import FakeHost, plan
+from tests.unit.host.simulated import UUID
 
 WRITERS = ("install", "apply", "revert")
 

@@ -9,7 +9,8 @@ import pytest
 
 from inferhost.host.guard.latch import LATCHED, Hold, write_latches
 from inferhost.schema.plan import File
-from tests.unit.host.fake_host import DROPIN, SYSCTL_FILE, UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import DROPIN, SYSCTL_FILE, FakeHost, plan, with_gpu
+from tests.unit.host.simulated import UUID
 
 
 def test_revert_restores_the_limit_found_before_us(host: FakeHost):

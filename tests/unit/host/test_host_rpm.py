@@ -15,7 +15,7 @@ import pytest
 from inferhost.host.machine import Finished
 from tests.golden import golden_plan
 from tests.unit.host.driver_fake import DriverHost
-from tests.unit.host.fake_host import simulator_state
+from tests.unit.host.simulated import simulator_state
 
 MODULE, CUDA = "kmod-nvidia-latest-dkms", "nvidia-driver-cuda"
 NEEDED = """error: Failed dependencies:

@@ -10,7 +10,8 @@ import pytest
 from inferhost.host.gpu import load
 from inferhost.host.gpu.load import Range, judge_clock, judge_draw, judge_enforced, natural_clock_mhz, settled
 from inferhost.host.gpu.sample import Sample, reasons
-from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost
+from tests.unit.host.fake_host import FakeHost
+from tests.unit.host.simulated import SECOND_UUID, UUID
 
 STEPS = tuple(range(180, 3091, 10))
 BUSY = Sample(0.0, 2100, 13365, 1, 440.0, 450.0, 60, 100, (), {})

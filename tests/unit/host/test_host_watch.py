@@ -11,7 +11,8 @@ from inferhost.host import verbs
 from inferhost.host.report import HostError
 from inferhost.schema.plan import GpuSelector
 from inferhost.schema.problems import Problem
-from tests.unit.host.fake_host import P4, P4_UUID, UUID, FakeHost, p4_plan, plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, p4_plan, plan, with_gpu
+from tests.unit.host.simulated import P4, P4_UUID, UUID
 
 WATCHED = "/run/inferhost/watched.json"
 

@@ -14,7 +14,8 @@ from inferhost.host.gpu.clock_record import CLOCKS, MODULE
 from inferhost.host.record import lock
 from inferhost.host.watch import drift
 from inferhost.schema.plan import GpuSelector
-from tests.unit.host.fake_host import SECOND_UUID, UUID, Answer, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import Answer, FakeHost, plan, with_gpu
+from tests.unit.host.simulated import SECOND_UUID, UUID
 from tests.unit.host.test_host_watch import WATCHED
 
 

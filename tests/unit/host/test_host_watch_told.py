@@ -8,7 +8,8 @@ import json
 import pytest
 
 from inferhost.schema.plan import GpuSelector
-from tests.unit.host.fake_host import SECOND_UUID, UUID, FakeHost, plan
+from tests.unit.host.fake_host import FakeHost, plan
+from tests.unit.host.simulated import SECOND_UUID, UUID
 from tests.unit.host.test_host_watch import WATCHED
 
 LIMIT, LOCK = "power_limit_w", "graphics_clock_lock_mhz"

@@ -8,7 +8,8 @@ import pytest
 
 from inferhost.host.machine import Finished
 from inferhost.schema.plan import Cpu
-from tests.unit.host.fake_host import UUID, FakeHost, plan, with_gpu
+from tests.unit.host.fake_host import FakeHost, plan, with_gpu
+from tests.unit.host.simulated import UUID
 
 UNITS = "/etc/systemd/system"
 GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
