@@ -41,17 +41,22 @@ def opened(pair: FakeHost, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return times
 
 
-def lose_the_second(pair: FakeHost, run: Run) -> None:
-    """The guard watches, the second card leaves, and time goes on."""
+def lose_the_second(pair: FakeHost, run: Run) -> dict[str, Any]:
+    """The guard watches, the second card leaves, and time goes on; what the first is while the guard still watches."""
     gone: list[float] = []
+    first: list[dict[str, Any]] = []
+    end_s = pair.passed_s + SEEN_S
 
     def over() -> bool:
         if pair.passed_s >= LOST_AT_S and not gone:
             gone.append(pair.passed_s)
             pair.sim("lost", 1)
+        if pair.passed_s >= end_s - 1 and not first:
+            first.append(pair.card(0))
         return False
 
     run.until(over, SEEN_S)
+    return first[0]
 
 
 def test_what_only_the_guard_keeps_loaded_outlives_the_loss_of_a_neighbour(
@@ -74,9 +79,9 @@ def test_what_only_the_guard_keeps_loaded_outlives_the_loss_of_a_neighbour(
     pair.run("install")
     pair.place()
     assert pair.run("apply", "--section", "gpu").code == 0
-    lose_the_second(pair, run)
+    first = lose_the_second(pair, run)
     assert not engine
-    assert (pair.card(0)["power_limit_mw"], pair.card(0)[LOCK]) == (PLANNED_MW, [1500, 1500])
+    assert (first["power_limit_mw"], first[LOCK]) == (PLANNED_MW, [1500, 1500])
 
 
 def test_cards_that_answer_are_searched_for_once(
@@ -123,3 +128,13 @@ def test_a_card_that_comes_back_beside_another_is_guarded_again(
     assert [run.state(), run.state(SECOND_UUID)] == ["free", "latched"]
     assert "gpus[1] (NVIDIA RTX PRO 6000) is not there" in run.lines[0]
     assert f"{SECOND_UUID}: is there again" in run.lines[1]
+
+
+def test_a_guard_that_ended_as_by_a_crash_leaves_nothing_open_in_this_process(
+    pair: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    """Else its session would end whenever memory is tidied, amid whatever test runs then, and with that test's own."""
+    made_hot(pair, both()).sim("set", "ambient_celsius", ROOM)
+    lose_the_second(pair, Run(pair, monkeypatch))
+    with pytest.raises(pynvml.NVMLError_Uninitialized):
+        pynvml.nvmlShutdown()
