@@ -41,7 +41,14 @@ NO_GETTER = "no call reads a lock back"
 TAKEN_BACK = "taken back by the guard, which found the card too hot, and not asked for again yet"
 MAYBE_TAKEN_BACK = "the guard began to take it back and did not come to its end"
 NOT_REPAIRED = "lost with the driver, and the repair failed"
-NOT_ON_RECORD = "not on record in this boot: not applied yet, or lost when the machine or the driver started again"
+NOT_ON_RECORD = (
+    "not on record in this boot: not applied yet, or lost when the machine or the driver started again, or its record"
+    " was; inferhost apply asks for it"
+)
+LOST = (
+    "its record of this boot is lost, so nobody knows whether it stands; the next look or inferhost apply asks again"
+)
+WHY_GONE = {TAKEN_BACK: "thermal", LOST: "unexplained"}
 
 
 class ClockLock(CardKnob):
@@ -163,8 +170,7 @@ class ClockLock(CardKnob):
             return self.verdict(None, "unverified", "needs_load", f"asked for, and {NO_GETTER}{again}")
         record = self.record
         if record is None or self.gone:
-            cause = "thermal" if self.gone == TAKEN_BACK else "driver_reload"
-            return self.verdict(None, "overridden", cause, self.gone)
+            return self.verdict(None, "overridden", WHY_GONE.get(self.gone, "driver_reload"), self.gone)
         if under_way(self.machine, record):
             return self.verdict(None, "unverified", "needs_load", UNDER_WAY)
         if not self._is_asked():
@@ -223,6 +229,8 @@ class ClockLock(CardKnob):
     def _judge_unlocked(self, before: Any, found: Any) -> Verdict:
         if before is not None and found == UNLOCKED:
             return self.verdict(None, "unverified", "no_interface", f"reset, and {NO_GETTER}{self.unread}")
+        if self.record is not None and under_way(self.machine, self.record):
+            return self.verdict(None, "unverified", "needs_load", UNDER_WAY)
         asked = "" if self.record is None else f" for {shown(self.record.low_mhz, self.record.high_mhz)}"
         return self.verdict(None, "overridden", "other_writer", f"a request of ours{asked} is still on record")
 
@@ -326,7 +334,7 @@ def _gone(record: Asked | None, now: Loaded, watched: Watched, setting: str) -> 
     A counter that started again may have passed what it was when we asked, so the last look at it counts as well.
     """
     if record is None:
-        return NOT_ON_RECORD
+        return LOST if setting in watched.asked else NOT_ON_RECORD
     if is_among(setting, watched.again) and record.time_s <= watched.time_s:
         return NOT_REPAIRED
     uuid, signs = setting.split(".")[1], record.loaded.reload_signs(now)

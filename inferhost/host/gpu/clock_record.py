@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from typing import Any, Optional
 
 from inferhost.host.gpu.load import PASSING
@@ -30,6 +31,8 @@ SCHEMA = 1
 CLOCKS = f"{RUN_DIRECTORY}/clocks.json"
 SETTINGS = {"": "graphics_clock_lock_mhz", "memory": "memory_clock_lock_mhz", "application": "application_clocks_mhz"}
 """Whose request a key of the file means, by what follows the UUID."""
+LOCKS = (SETTINGS[""], SETTINGS["memory"])
+"""Those that no call reads back."""
 MODULE = "/sys/module/nvidia"
 UNDER_WAY = "another inferhost is at it at this moment: apply, or a challenge that moves it and puts it back"
 MOST_MW = 2_000_000
@@ -192,8 +195,18 @@ def unfinished(machine: Machine) -> list[str]:
     """The settings whose request may have stopped half way: a kill in apply or a challenge. A refusal is an end."""
     if is_held(machine):
         return []
-    half = [key.partition(":") for key, a in read_clocks(machine).asked.items() if not a.confirmed and not a.refused]
-    return sorted(f"gpu.{uuid}.{SETTINGS[kind]}" for uuid, _, kind in half if kind in SETTINGS)
+    return _settings(k for k, a in read_clocks(machine).asked.items() if not a.confirmed and not a.refused)
+
+
+def locks_on_record(machine: Machine) -> list[str]:
+    """The settings of which a lock is on record."""
+    return [setting for setting in _settings(read_clocks(machine).asked) if setting.rpartition(".")[2] in LOCKS]
+
+
+def _settings(keys: Iterable[str]) -> list[str]:
+    """Whose requests these keys of the file are."""
+    found = [key.partition(":") for key in keys]
+    return sorted(f"gpu.{uuid}.{SETTINGS[kind]}" for uuid, _, kind in found if kind in SETTINGS)
 
 
 def remember_natural(machine: Machine, uuid: str, natural: Natural) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from inferhost.host import verbs
 from inferhost.host.gpu import which
 from inferhost.host.gpu.card_knob import Again, CardKnob, is_among
-from inferhost.host.gpu.clock_record import Loaded, unfinished
+from inferhost.host.gpu.clock_record import LOCKS, Loaded, unfinished
 from inferhost.host.gpu.nvml import NvmlError, open_nvml
 from inferhost.host.gpu.occupants import card_places, held_open
 from inferhost.host.gpu.session import gpu_knobs
@@ -31,7 +31,7 @@ from inferhost.host.record.baseline import read_baseline
 from inferhost.host.report import HostError, Report
 from inferhost.host.watch import boot
 from inferhost.host.watch.metrics import write_metrics
-from inferhost.host.watch.watched import Watched, drivers_now, read_watched, write_watched
+from inferhost.host.watch.watched import Watched, drivers_now, lost_requests, read_watched, still_asked, write_watched
 from inferhost.host.watch.writers import other_writers
 from inferhost.schema import result
 from inferhost.schema.plan import Plan
@@ -113,7 +113,8 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
     if fresh:
         _apply_again(machine, plan, {f"gpu.{uuid}": FORGOTTEN for uuid in fresh}, before, report)
         now, seen = _drivers(machine, plan, now), _verified(machine, plan, sections, report)
-    now = dataclasses.replace(now, reset=tuple(reset))
+    drifted = {verdict.setting for verdict in seen.verdicts if verdict.verdict in DRIFT}
+    now = dataclasses.replace(now, reset=tuple(reset), asked=still_asked(machine, before, drifted))
     _take_over(seen, report)
     return now
 
@@ -161,10 +162,14 @@ def _why_again(
 ) -> dict[str, str]:
     """What is applied again, and why: a card (`gpu.UUID`) or one setting of it, and nothing beside them.
 
-    A card whose driver was loaded again, a request of ours that stopped half way, and what of those failed last time.
+    A card whose driver was loaded again, a request of ours that stopped half way or of which the record is lost, and
+    what of those failed last time.
     """
     found = dict.fromkeys(before.again, "the last repair failed")
-    here = [f"gpu.{name}" for name in which.known_names(plan, machine)]
+    names = which.known_names(plan, machine)
+    wished = [f"gpu.{n}.{k}" for n, entry in zip(names, plan.gpus) for k in LOCKS if getattr(entry, k) is not None]
+    found |= {s: "its record of this boot is lost" for s in lost_requests(machine, before) if s in wished}
+    here = [f"gpu.{name}" for name in names]
     found |= {s: "a request of ours did not come to its end" for s in unfinished(machine) if is_among(s, here)}
     for uuid in (uuid for uuid in now if uuid in before.loaded):
         signs = before.loaded[uuid].reload_signs(now[uuid])

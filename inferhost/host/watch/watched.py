@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, Optional
 
 from inferhost.host.gpu.card_knob import CardKnob
-from inferhost.host.gpu.clock_record import Loaded, loaded_now
+from inferhost.host.gpu.clock_record import Loaded, loaded_now, locks_on_record
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
 from inferhost.host.knob import Knob
 from inferhost.host.machine import RUN_DIRECTORY, Machine
+from inferhost.host.record.lock import is_held
 from inferhost.host.report import Report, WriteFailed
 from inferhost.schema import document
 from inferhost.schema.problems import InputError
@@ -38,6 +39,7 @@ class Watched:
     reset: tuple[str, ...] = ()  # UUIDs of cards found at what they boot with, though nothing counts their drivers
     again: tuple[str, ...] = ()  # cards (`gpu.UUID`) and settings of which a repair failed
     told: Optional[dict[str, Any]] = None  # settings of cards that drifted: what was found
+    asked: tuple[str, ...] = ()  # clock locks that were on record, and not told as drift
 
 
 def read_watched(machine: Machine) -> Watched:
@@ -53,6 +55,18 @@ def write_watched(machine: Machine, watched: Watched) -> None:
     """The record on disk; raises `WriteFailed`."""
     machine.make_directories(RUN_DIRECTORY)
     machine.replace_file(WATCHED, document.text(watched).encode(), 0o644)
+
+
+def lost_requests(machine: Machine, before: Watched) -> list[str]:
+    """Locks of which no record is left, though nobody is known to have taken them back; none while somebody works."""
+    return [] if is_held(machine) else sorted(set(before.asked) - set(locks_on_record(machine)))
+
+
+def still_asked(machine: Machine, before: Watched, drifted: Container[str]) -> tuple[str, ...]:
+    """What the next look takes for lost where its record is gone; what drifted is left to whoever moved it."""
+    on_record = locks_on_record(machine)
+    lost = [setting for setting in before.asked if setting not in on_record]
+    return tuple(sorted([*lost, *(setting for setting in on_record if setting not in drifted)]))
 
 
 def drivers_now(machine: Machine, nvml: Nvml, cards: Iterable[Card]) -> dict[str, Loaded]:
@@ -111,6 +125,9 @@ def _remember_applied(machine: Machine, knobs: Iterable[Knob]) -> None:
     again = tuple(what for what in before.again if what.split(".")[1] not in now)
     same = len(known) == len(now) and not any(known[u].reload_signs(now[u]) for u in now)
     asleep = tuple(uuid for uuid in before.asleep if uuid not in now)
-    if same and (asleep, again) == (before.asleep, before.again):
+    others = [setting for setting in before.asked if setting.split(".")[1] not in now]
+    asked = tuple(sorted([*others, *(s for s in locks_on_record(machine) if s.split(".")[1] in now)]))
+    if same and (asleep, again, asked) == (before.asleep, before.again, before.asked):
         return
-    write_watched(machine, dataclasses.replace(before, loaded={**before.loaded, **now}, asleep=asleep, again=again))
+    loaded = {**before.loaded, **now}
+    write_watched(machine, dataclasses.replace(before, loaded=loaded, asleep=asleep, again=again, asked=asked))

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from inferhost.host.gpu import challenge
-from tests.unit.host.fake_host import Answer, FakeHost
+from tests.unit.host.fake_host import Answer, FakeHost, with_gpu
 from tests.unit.host.test_host_challenge import CLOCKS, LOCK, OWN_MHZ, RECORD, challenged, locked, p4
 
 __all__ = ["locked", "p4"]
@@ -56,3 +56,22 @@ def test_a_look_amid_an_apply_is_no_alarm_either(locked: FakeHost):
     assert locked.run("apply", before_write=look).code == 0
     assert [answer.verdict(LOCK) for answer in looks] == [("unverified", "needs_load")]
     assert locked.card()[LOCK] == [OWN_MHZ, OWN_MHZ]
+
+
+@pytest.mark.parametrize("verb", ["watch", "verify"])
+def test_a_look_amid_a_reset_is_no_alarm_either(locked: FakeHost, verb: str):
+    """The plan asks for no lock any more; the request of before is on record until the card has let it go."""
+    locked.plan = dataclasses.replace(with_gpu(power_limit_w=600), manage=("gpu",))
+    assert locked.run("install").code == 0
+    looks: list[Answer] = []
+
+    def look(step: str) -> None:
+        if step.endswith("graphics_clock_unlock"):
+            looks.append(locked.run(verb))
+
+    assert locked.run("apply", before_write=look).code == 0
+    assert [(answer.code, answer.said, answer.verdict(LOCK)) for answer in looks] == [
+        (0, (False, []), ("unverified", "needs_load"))
+    ]
+    assert "another inferhost is at it at this moment" in looks[0].evidence(LOCK)
+    assert locked.card()[LOCK] is None

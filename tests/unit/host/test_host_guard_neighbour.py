@@ -42,7 +42,7 @@ def opened(pair: FakeHost, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def lose_the_second(pair: FakeHost, run: Run) -> dict[str, Any]:
-    """The guard watches, the second card leaves, and time goes on; what the first is while the guard still watches."""
+    """The guard watches, the second card leaves, and time goes on; what the first is then."""
     gone: list[float] = []
     first: list[dict[str, Any]] = []
     end_s = pair.passed_s + SEEN_S
@@ -133,7 +133,7 @@ def test_a_card_that_comes_back_beside_another_is_guarded_again(
 def test_a_guard_that_ended_as_by_a_crash_leaves_nothing_open_in_this_process(
     pair: FakeHost, monkeypatch: pytest.MonkeyPatch
 ):
-    """Else its session would end whenever memory is tidied, amid whatever test runs then, and with that test's own."""
+    """Else its session would end amid whatever test runs when memory is tidied, and take that test's own with it."""
     made_hot(pair, both()).sim("set", "ambient_celsius", ROOM)
     lose_the_second(pair, Run(pair, monkeypatch))
     with pytest.raises(pynvml.NVMLError_Uninitialized):
