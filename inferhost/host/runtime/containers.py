@@ -135,6 +135,8 @@ def _hooked(one: Mapping[str, Any]) -> bool:
         return False
     if any((r.get("Driver") or "nvidia") == "nvidia" for r in requests if _asks_for_cards(r)):
         return True
+    if _by_cdi(one):  # whatever the image's variable says: a specification of nvidia-ctk sets it to void
+        return False
     pairs = (entry.partition("=") for entry in config.get("Env") or [])
     visible = {name: value for name, _, value in pairs}.get("NVIDIA_VISIBLE_DEVICES", "")
     by_hook = host.get("Runtime") == "nvidia" or "CreateCommand" in config

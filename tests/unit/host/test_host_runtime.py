@@ -186,6 +186,19 @@ BY_CDI = {
     "HostConfig": {"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=0"]}]},
     "Config": {},
 }
+BY_CDI_UNDER_ITS_RUNTIME = {
+    **BY_CDI,
+    "HostConfig": {**BY_CDI["HostConfig"], "Runtime": "nvidia"},
+    "Config": {"Env": ["NVIDIA_VISIBLE_DEVICES=all"]},
+}
+"""As under `default-runtime: nvidia`; the specification sets the variable to void, which only its runtime sees."""
+BY_BOTH = {
+    **BY_CDI,
+    "Name": "/both",
+    "HostConfig": {
+        "DeviceRequests": [*BY_CDI["HostConfig"]["DeviceRequests"], *LEGACY["HostConfig"]["DeviceRequests"]]
+    },
+}
 BY_NAME = {
     **LEGACY,
     "Name": "/named",
@@ -194,7 +207,7 @@ BY_NAME = {
 WITHOUT = {"Name": "/web", "HostConfig": {"Runtime": "runc"}, "Config": {"Env": ["A=1"]}}
 
 
-@pytest.mark.parametrize("container", [LEGACY, BY_RUNTIME])
+@pytest.mark.parametrize("container", [LEGACY, BY_RUNTIME, BY_BOTH])
 def test_a_reload_that_would_take_the_cards_from_a_container_is_refused_and_names_it(host: FakeHost, container: Any):
     host.tools = {"docker": docker(container)}
     answer = host.run("install")
@@ -203,7 +216,7 @@ def test_a_reload_that_would_take_the_cards_from_a_container_is_refused_and_name
     assert problem["message"].startswith(f"container {container['Name'][1:]} (docker) would lose the cards: ")
 
 
-@pytest.mark.parametrize("container", [BY_CDI, BY_NAME, WITHOUT])
+@pytest.mark.parametrize("container", [BY_CDI, BY_CDI_UNDER_ITS_RUNTIME, BY_NAME, WITHOUT])
 def test_a_container_that_keeps_its_cards_is_none(host: FakeHost, container: Any):
     host.tools = {"docker": docker(container)}
     assert host.run("install").code == 0
