@@ -9,7 +9,7 @@ import yaml
 
 from tests.bed import driver_packages as stand_ins
 from tests.bed.driver_packages import KERNEL, OLD
-from tests.bed.playbook import NAME, PORT, ROOT, bed, run_playbook
+from tests.bed.playbook import NAME, PORT, ROOT, bed, run_playbook, snapshot
 from tests.bed.snapshot import differences
 
 SUITES = {"debian-12": ["bookworm"], "ubuntu-24.04": ["noble", "noble-updates"]}
@@ -105,7 +105,7 @@ class Host:
         return {name: (version, status) for name, version, status in (line.split() for line in listed)}
 
     def snapshot(self) -> dict:
-        found = json.loads(self.run("python3", "-c", (ROOT / "tests/bed/snapshot.py").read_text()))
+        found = snapshot(self.root_shell)
         found["paths"] = {path: what for path, what in found["paths"].items() if not path.startswith(BOOK_KEEPING)}
         return {**found, "packages": self.versions(), "automatic": self.run("apt-mark", "showauto").split()}
 

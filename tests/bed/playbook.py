@@ -77,6 +77,14 @@ def bed(*arguments: str) -> str:
     return ran.stdout
 
 
+def snapshot(root_shell: tuple[Any, ...] = (ROOT / "tests/bed/bed", "exec", NAME)) -> dict[str, Any]:
+    """A host as the judge of a revert sees it, for `tests.bed.snapshot.differences`."""
+    script = (ROOT / "tests/bed/snapshot.py").read_bytes()
+    ran = subprocess.run([*root_shell, "python3", "-"], input=script, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
 def _diff_text(result: dict[str, Any]) -> str:
     """The diff without what belongs to the run itself: temporary file names of the controller."""
     diffs = []

@@ -10,7 +10,7 @@ import yaml
 
 from tests.bed import driver_packages as stand_ins
 from tests.bed.driver_host import BOOK_KEEPING
-from tests.bed.playbook import NAME, PORT, ROOT, bed, run_playbook
+from tests.bed.playbook import NAME, PORT, ROOT, bed, run_playbook, snapshot
 
 MIRROR = "/srv/toolkit"
 IMAGE = "localhost/llama.cpp:bed"
@@ -154,7 +154,7 @@ class RuntimeHost:
         return run_playbook(name, "-i", str(self.folder / "hosts.yml"), "-e", json.dumps(given), *more)
 
     def snapshot(self) -> dict:
-        found = json.loads(self.run("python3", "-c", (ROOT / "tests/bed/snapshot.py").read_text()))
+        found = snapshot()
         left_out = (*BOOK_KEEPING, *IMAGES, *ENGINES_OWN)
         found["paths"] = {path: what for path, what in found["paths"].items() if not path.startswith(left_out)}
         listed = self.run("dpkg-query", "-W", "-f", "${Package} ${Version} ${db:Status-Abbrev}\n")

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.bed.driver_host import BOOK_KEEPING
 from tests.bed.fleet import SANDBOX, WITHOUT_A_CARD
-from tests.bed.playbook import NAME, PORT, ROOT, bed, run_playbook
+from tests.bed.playbook import NAME, PORT, ROOT, bed, run_playbook, snapshot
 from tests.bed.snapshot import differences
 
 HOST, SSH_PORT = f"{NAME}-front", int(PORT) + 15
@@ -58,7 +58,7 @@ class Front:
         return bed("exec", HOST, *command)
 
     def snapshot(self):
-        found = json.loads(self.on("python3", "-c", (ROOT / "tests/bed/snapshot.py").read_text()))
+        found = snapshot((ROOT / "tests/bed/bed", "exec", HOST))
         left_out = (*BOOK_KEEPING, "/run/haproxy")  # the package makes it, and leaves it to the next boot
         found["paths"] = {path: what for path, what in found["paths"].items() if not path.startswith(left_out)}
         return found

@@ -43,23 +43,22 @@ def watch(
     if report.check:
         _look_once(machine, plan, report)
         return
-    watcher = _Watcher(machine, plan, Say(say, machine.clock.now_s))
-    origin = _sources(machine)
-    notify("READY=1")
-    next_s = checked_s = machine.clock.now_s()
-    while not stopped():
-        watcher.turn()
-        notify("WATCHDOG=1")
-        now_s = machine.clock.now_s()
-        if now_s - checked_s >= RETRY_S:
-            checked_s = now_s
-            if _sources(machine) != origin:
-                watcher.close()
-                say("plan or program changed: starting again")
-                return
-        next_s = max(next_s + PERIOD_S, now_s)
-        machine.clock.sleep(next_s - now_s)
-    watcher.end()
+    with contextlib.closing(_Watcher(machine, plan, Say(say, machine.clock.now_s))) as watcher:
+        origin = _sources(machine)
+        notify("READY=1")
+        next_s = checked_s = machine.clock.now_s()
+        while not stopped():
+            watcher.turn()
+            notify("WATCHDOG=1")
+            now_s = machine.clock.now_s()
+            if now_s - checked_s >= RETRY_S:
+                checked_s = now_s
+                if _sources(machine) != origin:
+                    say("plan or program changed: starting again")
+                    return
+            next_s = max(next_s + PERIOD_S, now_s)
+            machine.clock.sleep(next_s - now_s)
+        watcher.end()
 
 
 def after_the_end(machine: Machine, plan: Plan, result: str, say: Callable[[str], None]) -> None:
@@ -67,14 +66,13 @@ def after_the_end(machine: Machine, plan: Plan, result: str, say: Callable[[str]
     guarded(plan)
     if result == NORMAL_END:
         return
-    watcher = _Watcher(machine, plan, Say(say, machine.clock.now_s))
-    watcher.search()
-    for card in watcher.cards.values():
-        if card.hold.state != FREE:
-            card.make_safe()
-        elif card.can_be_guarded():
-            card.trip(f"the guard ended ({result})", machine.clock.now_s())
-    watcher.close()
+    with contextlib.closing(_Watcher(machine, plan, Say(say, machine.clock.now_s))) as watcher:
+        watcher.search()
+        for card in watcher.cards.values():
+            if card.hold.state != FREE:
+                card.make_safe()
+            elif card.can_be_guarded():
+                card.trip(f"the guard ended ({result})", machine.clock.now_s())
     watcher.told.finish(watcher.now())
 
 
