@@ -8,7 +8,6 @@ original is lost, and a revert brings back the host of before once the function 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import dataclasses
 import json
@@ -30,7 +29,7 @@ from tests.faults import cells
 from tests.faults.codes import CODES, CONCERNS, FEW, NO_DRIVER, NO_INTERFACE, REFUSED, SPARED
 from tests.faults.test_every_write import DONE, comparable, rebooted, same, with_modes
 from tests.unit.host.fake_host import Answer, FakeHost, plan
-from tests.unit.host.simulated import simulator_state
+from tests.unit.host.simulated import simulator_state, without_sessions
 from tests.unit.host.test_host_mig import H100, HALVES, card_plan
 
 RUNS = {
@@ -165,7 +164,7 @@ class Stage:
 
     def attempt(self, function: str = "", code: int = 0, first_card_only: bool = False) -> Answer:
         """The run from its start, with this fault."""
-        closed()
+        without_sessions()
         for folder, name in ((self.host.root, "root"), (self.host.sim_folder, "sim")):
             shutil.rmtree(folder)
             shutil.copytree(self.image / name, folder, symlinks=True)
@@ -240,14 +239,6 @@ def staged(
 
     with simulator_state(tmp_path / "sim"):
         yield make
-        closed()
-
-
-def closed() -> None:
-    """No NVML session: a cell whose shutdown failed leaves one, which a process of its own would take with it."""
-    with contextlib.suppress(pynvml.NVMLError):
-        while True:
-            pynvml.nvmlShutdown()
 
 
 def codes(run: str, function: str) -> Iterable[int]:

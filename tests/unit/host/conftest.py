@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import pathlib
 from collections.abc import Iterator
 
@@ -27,19 +26,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return path
 
 
-def without_sessions() -> None:
-    """Ends what an earlier test left open in this process, as a guard that ends by a crash does with it."""
-    library = ctypes.CDLL("libnvidia-ml.so.1")
-    while library.nvmlShutdown() == 0:
-        pass
-
-
 @pytest.fixture
 def host(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib.Path) -> Iterator[FakeHost]:
     """A host nobody managed before: a limit of 480 W and persistence on, both set by hand."""
     with simulator_state(tmp_path / "sim"):
         found = FakeHost(tmp_path, simulator_build, program)
-        without_sessions()
         found.sim("set", "power_limit_mw", 480000)
         found.sim("set", "persistence", 1)
         yield found
@@ -59,7 +50,6 @@ def pair(tmp_path: pathlib.Path, simulator_build: pathlib.Path, program: pathlib
     """The same with two cards of one model."""
     with simulator_state(tmp_path / "sim"):
         found = FakeHost(tmp_path, simulator_build, program, cards=2)
-        without_sessions()
         found.sim("set", "power_limit_mw", 480000)
         found.sim("set", "persistence", 1)
         yield found

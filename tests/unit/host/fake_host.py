@@ -39,7 +39,7 @@ from inferhost.schema.plan import (
     identified,
     read_plan,
 )
-from tests.unit.host.simulated import PERSONALITY, SECOND_CARD
+from tests.unit.host.simulated import PERSONALITY, SECOND_CARD, without_sessions
 
 UNIT = "inferhost-serve@main.service"
 DROPIN = f"/etc/systemd/system/{UNIT}.d/10-inferhost.conf"
@@ -181,6 +181,7 @@ class FakeHost:
         text = PERSONALITY.read_text() + SECOND_CARD * (cards - 1)
         (folder / "personality.txt").write_text(text)
         self.sim("init", folder / "personality.txt")
+        without_sessions()
         self._make_tree()
 
     def _make_tree(self) -> None:

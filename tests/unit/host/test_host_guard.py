@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import json
 import os
 import pathlib
@@ -46,7 +45,6 @@ class Run:
 
         with contextlib.suppress(Gone):
             daemon.watch(self.machine, self.host.plan, Report(check=False), stopped, self.lines.append)
-        gc.collect()  # what it had open ends with a process; here an error that it kept may keep it too
 
     def for_s(self, seconds: float) -> None:
         self.until(lambda: False, seconds)
