@@ -16,6 +16,7 @@ from tests.unit import test_planner_driver as driver
 from tests.unit import test_planner_runtime as runtime
 from tests.unit.own_apt import Apt, own_apt
 from tests.unit.planner_wishes import planned
+from tests.unit.test_driver_role import SHARED, task
 
 TOOLKIT = "nvidia-container-toolkit-base"
 OTHERS = [Package("libc6", "2.36"), Package("dkms", "3.0.10"), Package("nvidia-persistenced", "535.171.04-1")]
@@ -81,6 +82,30 @@ def test_a_driver_of_no_source_does_not_come_either(apt, version):
     asked = moves(None, plan.driver.install, Installed({}, frozenset(), {}), Baseline(None, {}, False))["ask"]
     assert asked == sorted([f"{anchor}={version}*", *others])
     assert (apt.run(["apt-get", "--simulate", "install", *asked]).returncode == 0) is (version == OLD)
+
+
+def toolkit(version: str) -> list[Package]:
+    """All of it, as NVIDIA's own guide has it installed."""
+    return [
+        Package(TOOLKIT, version),
+        Package("nvidia-container-toolkit", version, f"{TOOLKIT} (= {version}), libnvidia-container1 (>= {version})"),
+        Package("libnvidia-container1", version),
+    ]
+
+
+def test_a_put_back_names_every_part_because_apt_removes_what_needs_the_very_version(tmp_path):
+    installs = task("package_versions.yml", "package_versions | The named versions are installed", SHARED)
+    argv = [*installs["vars"]["__installs"], "--simulate"]
+    apt = own_apt(tmp_path, *toolkit("1.17.8-1"), *toolkit("1.20.1-1"))
+    apt.installed(*toolkit("1.20.1-1"), held=(TOOLKIT,))
+    alone = apt.run([*argv, f"{TOOLKIT}=1.17.8-1"])
+    assert alone.returncode != 0
+    assert "Packages need to be removed but remove is disabled" in alone.stderr
+    together = apt.run([*argv, *(f"{package.name}={package.version}" for package in toolkit("1.17.8-1"))])
+    assert (together.returncode, together.stderr) == (0, "")
+    assert sorted(re.findall(r"^(\S+) (\S+) \[", together.stdout, re.M)) == sorted(
+        ("Inst", package.name) for package in toolkit("1.17.8-1")
+    )
 
 
 def test_unattended_upgrades_read_a_list_that_means_every_package_of_the_driver_and_nothing_else(apt):

@@ -45,6 +45,14 @@ def holds(condition: str | list[str], variables: dict) -> bool:
     )
 
 
+def message(told: dict, variables: dict) -> str:
+    """What a task that fails or shows something says, its own variables filled in the order in which they stand."""
+    for name, text in told.get("vars", {}).items():
+        variables = {**variables, name: Templar(loader=DataLoader(), variables=variables).template(text)}
+    words = told.get("ansible.builtin.fail", told.get("ansible.builtin.debug"))["msg"]
+    return Templar(loader=DataLoader(), variables=variables).template(words)
+
+
 @pytest.mark.parametrize(
     ("required", "consent", "boot_id"),
     list(itertools.product([True, False], [True, False], [OWN_BOOT_ID, OTHER_BOOT_ID])),
@@ -79,15 +87,19 @@ def test_packages_make_room_for_the_driver_only_with_consent(consent):
     assert templar.template(installs["ansible.builtin.dnf"]["allowerasing"]) is consent
 
 
+REMOVED = "Reading\nThe following packages will be REMOVED:\n  cuda-12-8\n  cuda-tools\n0 upgraded\n"
+"""As apt-get says what would go, before it says that nothing may."""
+
+
 def test_what_did_not_come_back_one_by_one_is_said_with_what_brings_a_newer_one():
     told = task("package_back.yml", "package_back | What did not come back is said", SHARED)
     lost = {"__together": ["nvidia-smi=470.1-1"], "failed": True, "stderr_lines": ["E: Version '470.1-1' not found"]}
     back = {"__together": ["libcuda1=470.1-1"], "failed": False, "stderr_lines": []}
     variables = {"ansible_failed_result": {"msg": "One or more items failed", "results": [lost, back]}}
-    for name in ("__failed", "__bare"):
-        variables[name] = Templar(loader=DataLoader(), variables=variables).template(told["vars"][name])
-    message = Templar(loader=DataLoader(), variables=variables).template(told["ansible.builtin.debug"]["msg"])
-    assert message == "E: Version '470.1-1' not found (apt-get install nvidia-smi brings what the archive has now)"
+    assert (
+        message(told, variables)
+        == "E: Version '470.1-1' not found (apt-get install nvidia-smi brings what the archive has now)"
+    )
 
 
 def test_packages_come_back_together_and_where_that_fails_each_by_itself():
@@ -112,6 +124,7 @@ def test_packages_come_back_together_and_where_that_fails_each_by_itself():
     [
         ({"msg": "One or more items failed", "results": [{"stderr": "E: Version not found", "msg": "rc"}]}, "E: Ver"),
         ({"msg": "Failed to install some of the specified packages"}, "Failed to install some"),
+        ({"msg": "rc", "results": [{"stderr": "E: Packages need", "stdout": REMOVED}]}, "E: Packages need"),
     ],
 )
 def test_a_held_version_that_no_source_has_any_more_is_told_with_what_would_work(accepts, way_out, failed, said):
@@ -119,11 +132,11 @@ def test_a_held_version_that_no_source_has_any_more_is_told_with_what_would_work
         "package_moved.yml", "package_moved | What works where no package source has it any more is said", SHARED
     )
     variables = {"__inferhost_plan_moved": ["libcuda1=535.261.03-1"], "__inferhost_plan_accepting": accepts}
-    variables["__failed"] = failed
-    message = Templar(loader=DataLoader(), variables=variables).template(told["ansible.builtin.fail"]["msg"])
-    assert message.startswith(said)
-    assert "libcuda1=535.261.03-1: held by us and moved by somebody else" in message
-    assert message.endswith(way_out)
+    words = message(told, {**variables, "ansible_failed_result": failed})
+    assert words.startswith(said)
+    assert "libcuda1=535.261.03-1: held by us and moved by somebody else" in words
+    assert words.endswith(way_out)
+    assert ("cuda-12-8, cuda-tools would be removed for it." in words) is ("REMOVED" in str(failed))
 
 
 @pytest.mark.parametrize(
@@ -137,13 +150,21 @@ def test_a_planned_version_that_no_source_has_is_told_with_the_option(section, f
     told = task(file, f"{file[:-4]} | What apt said is told", ROLES / f"inferhost_{section}/tasks")
     plan = {"driver": {"install": {"packages": [anchor]}}, "runtime": {"toolkit": [anchor]}}
     for failed, is_told in ((f"no available installation candidate for {anchor}=1.2*", True), ("unmet", False)):
-        variables = {"ansible_failed_result": {"msg": failed}, "__inferhost_plan": plan}
-        for name, text in told["vars"].items():
-            variables[name] = Templar(loader=DataLoader(), variables=variables).template(text)
-        message = Templar(loader=DataLoader(), variables=variables).template(told["ansible.builtin.fail"]["msg"])
-        assert message.startswith(failed)
-        assert (f"{option} takes a version" in message and f"apt-cache madison {anchor} lists" in message) is is_told
-        assert is_told or message == failed
+        words = message(told, {"ansible_failed_result": {"msg": failed}, "__inferhost_plan": plan})
+        assert words.startswith(failed)
+        assert (f"{option} takes a version" in words and f"apt-cache madison {anchor} lists" in words) is is_told
+        assert is_told or words == failed
+
+
+def test_what_would_have_to_go_for_an_engine_stays_and_is_named():
+    tasks = ROLES / "inferhost_runtime/tasks"
+    installs = task("apt.yml", "apt | The engine and the toolkit are installed", tasks)["ansible.builtin.apt"]
+    assert installs["fail_on_autoremove"] is True  # apt-get --no-remove
+    told = task("apt.yml", "apt | What apt said is told", tasks)
+    failed = {"msg": "E: Packages need to be removed but remove is disabled.", "stdout": REMOVED}
+    plan = {"runtime": {"toolkit": ["nvidia-container-toolkit-base"]}}
+    words = message(told, {"ansible_failed_result": failed, "__inferhost_plan": plan})
+    assert "disabled. cuda-12-8, cuda-tools would be removed for it: remove it first" in words
 
 
 @pytest.mark.parametrize("problems", [["would remove their-tool too"], []])

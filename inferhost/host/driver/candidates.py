@@ -1,4 +1,4 @@
-"""What no package source of the host offers, asked before anything is placed: a component that is switched off.
+"""What the host's package sources would do, asked before anything is placed: what they lack, and what would go for it.
 
 Without that, apt says it after the files are in place, and names neither the component nor an option.
 """
@@ -15,7 +15,7 @@ from inferhost.schema.plan import File
 LISTS = "/var/lib/apt/lists"
 SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d")
 OWN_SOURCES = ("/etc/apt/sources.list.d/", "/etc/yum.repos.d/")
-POLICY = ["apt-cache", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "policy"]
+UNWRITTEN = ("-oDir::Cache::pkgcache=", "-oDir::Cache::srcpkgcache=")
 """Without apt's cache files, which it would write. Source: apt.conf(5), Dir::Cache."""
 
 
@@ -31,11 +31,19 @@ def not_offered(machine: Machine, family: str, names: Sequence[str]) -> list[str
     """
     if family != "apt" or not names or not _lists_are_fresh(machine):
         return []
-    done = machine.command([*POLICY, *names])
+    done = machine.command(["apt-cache", *UNWRITTEN, "policy", *names])
     if done.code != 0:
         return []
     found = dict(re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (.*)$", done.stdout, re.M))
     return [name for name in names if found.get(name, "(none)") == "(none)"]
+
+
+def making_room(machine: Machine, family: str, names: Sequence[str]) -> list[str]:
+    """What apt would remove to install these packages; none where it cannot tell. dnf removes nothing unasked."""
+    if family != "apt" or not names:
+        return []
+    done = machine.command(["apt-get", *UNWRITTEN, "--simulate", "--no-install-recommends", "install", *names])
+    return re.findall(r"^Remv (\S+)", done.stdout, re.M)
 
 
 def _lists_are_fresh(machine: Machine) -> bool:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from inferhost.host.driver.candidates import brings_source, not_offered
+from inferhost.host.driver.candidates import brings_source, making_room, not_offered
 from inferhost.host.driver.packages import installed, lost_note, missing, removed_with, with_needs
 from inferhost.host.machine import Machine
 from inferhost.host.record import placed
@@ -221,7 +221,7 @@ def restore_daemon(machine: Machine, sections: Sequence[str], baseline: Baseline
 
 
 def _source_problems(machine: Machine, plan: Plan, runtime: Runtime) -> list[Problem]:
-    """Packages that are not there and that the host's own sources do not offer."""
+    """Packages that are not there and that the host's own sources do not offer, and what would go for an engine."""
     there = installed(machine, runtime.family)
     own = () if brings_source(plan.files, SECTION) else runtime.toolkit
     here, then = "to this host's package sources", "then apt-get update"
@@ -245,6 +245,12 @@ def _source_problems(machine: Machine, plan: Plan, runtime: Runtime) -> list[Pro
         if gone:
             message = f"{found}, and no package source of this host offers {', '.join(gone)}"
             problems.append(Problem(option, message, hint, "no-package"))
+    gone = making_room(machine, runtime.family, missing(runtime.packages, there))
+    if gone:
+        message = f"found {runtime.engine}, and installing it would remove {', '.join(gone)}"
+        other = "podman, which needs no room; or " if runtime.engine == "docker" else ""
+        hint = f"{other}remove {gone[0]} first if nothing needs it"
+        problems.append(Problem("inferhost_runtime_engine", message, hint, "foreign-packages"))
     return problems
 
 

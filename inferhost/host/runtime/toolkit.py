@@ -1,7 +1,9 @@
 """NVIDIA's container toolkit as packages: the version that is held, and whether somebody moved it.
 
 A toolkit that an upgrade moves while containers run writes its next specification by other rules than the one they
-started with, so its version moves only when the plan does. Ansible installs, holds and releases; this says what.
+started with, so its version moves only when the plan does. Its packages depend on each other's very version, so all
+that are there move, stay and go back together, whoever brought them. Ansible installs, holds and releases; this says
+what.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import fnmatch
 from collections.abc import Iterable
 from typing import Any
 
-from inferhost.host.driver.packages import Installed, dropped, installed, matching, with_needs
+from inferhost.host.driver.packages import Installed, dropped, installed, matching
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
@@ -31,13 +33,9 @@ def toolkit_moves(runtime: Runtime, there: Installed, baseline: Baseline) -> dic
     `restore`: `NAME=VERSION` that somebody else moved, and `accepts`: the wish that leaves it where it is.
     `replace`: packages that the wish gives another version.
     """
-    held, anchor = _recorded(baseline), runtime.toolkit[0] if runtime.toolkit else ""
-    restore: list[str] = []
-    replace: list[str] = []
-    if _fits(runtime, held.get(anchor)):
-        restore = [f"{name}={v}" for name, v in held.items() if there.versions.get(name, v) != v]
-    elif anchor in there.versions and not _fits(runtime, there.versions[anchor]):
-        replace = sorted({*runtime.toolkit, *held} & set(there.versions))
+    kept, parts = _kept(runtime, there, baseline), matching(there.versions, runtime.toolkit_pinned)
+    restore = [f"{name}={v}" for name, v in kept.items() if there.versions.get(name, v) != v]
+    replace = [] if kept or all(_fits(runtime, there.versions[name]) for name in parts) else parts
     brought = there.versions[restore[0].partition("=")[0]] if restore and runtime.family == "apt" else ""
     return {"restore": restore, "accepts": f"{OPTION}: {brought}" if brought else "", "replace": replace}
 
@@ -74,13 +72,11 @@ def hold_toolkit(machine: Machine, runtime: Runtime, baseline: Baseline, report:
 
     What was recorded for an earlier wish is replaced; a version that somebody else brought never is.
     """
-    there, held = installed(machine, runtime.family), _recorded(baseline)
-    names = matching(with_needs(machine, runtime.family, runtime.toolkit, there), runtime.toolkit_pinned)
+    there = installed(machine, runtime.family)
+    names = matching(there.versions, runtime.toolkit_pinned)
     versions = {name: there.versions[name] for name in names}
-    anchor = runtime.toolkit[0] if runtime.toolkit else ""
-    if _fits(runtime, held.get(anchor)):
-        versions |= {name: version for name, version in held.items() if name in names}
-    if versions != held and _fits(runtime, versions.get(anchor)):
+    versions |= {name: v for name, v in _kept(runtime, there, baseline).items() if name in names}
+    if versions != _recorded(baseline) and _fits(runtime, versions.get(_anchor(runtime))):
         baseline.drop([HELD], report.check)
         baseline.add({HELD: Record(SECTION, versions, {})}, report.check)
         report.note(f"held from now on: {', '.join(f'{n} {v}' for n, v in versions.items())}")
@@ -123,6 +119,23 @@ def _verdict(runtime: Runtime, there: Installed, name: str, wanted: str) -> Verd
     else:
         return Verdict(setting, wanted, found, "held", "none", "the package database; held")
     return Verdict(setting, wanted, found, "overridden", "other_writer", said)
+
+
+def _kept(runtime: Runtime, there: Installed, baseline: Baseline) -> dict[str, str]:
+    """The version that each part has to stay at; nothing where none is held, or one that the wish left.
+
+    A part that somebody added since is of the version of the others.
+    """
+    held, anchor = _recorded(baseline), _anchor(runtime)
+    if not _fits(runtime, held.get(anchor)):
+        return {}
+    names = sorted({*held, *matching(there.versions, runtime.toolkit_pinned)})
+    return {name: held.get(name, held[anchor]) for name in names}
+
+
+def _anchor(runtime: Runtime) -> str:
+    """The package that writes the specification."""
+    return runtime.toolkit[0] if runtime.toolkit else ""
 
 
 def _recorded(baseline: Baseline) -> dict[str, str]:

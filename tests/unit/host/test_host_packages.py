@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 
 import pytest
 
 from inferhost.host.machine import Finished
 from inferhost.schema.plan import File
-from tests.unit.host.driver_fake import NEXT, RUNNING, DriverHost, debian
+from tests.unit.host.driver_fake import NEXT, RUNNING, DriverHost, Package, debian
 from tests.unit.host.fake_host import FakeHost, plan
 from tests.unit.host.test_host_runtime import docker, runtime
 
@@ -124,6 +125,39 @@ def test_an_engine_or_a_toolkit_that_no_source_offers_is_refused_with_its_option
     bare.plan = plan(manage=("runtime",), runtime=wanted, service=(), dropins=(), files=files)
     bare.package_lists(*offered)
     assert sorted(refused(bare)) == paths
+
+
+@pytest.mark.parametrize(
+    ("engine", "hint"),
+    [
+        ("docker", "podman, which needs no room; or remove containerd.io first if nothing needs it"),
+        ("podman", "remove containerd.io first if nothing needs it"),
+    ],
+)
+def test_an_engine_that_would_take_the_place_of_somebody_elses_is_refused_with_whose(
+    bare: DriverHost, monkeypatch: pytest.MonkeyPatch, engine: str, hint: str
+):
+    """Ubuntu's docker.io and the containerd.io of a kubelet; apt removes that unasked."""
+    asked = []
+
+    def simulates(argv: Sequence[str]) -> Finished:
+        asked.append(argv)
+        return Finished(0, "Remv containerd.io [1.7.27-1]\nInst runc (1.3 x)\nInst docker.io (29 x)\n", "")
+
+    monkeypatch.setattr(bare, "_apt_get", simulates)
+    wanted = runtime(engine=engine, packages=(f"{engine}.io",), daemon={}, unit=None)
+    bare.plan = plan(manage=("runtime",), runtime=wanted, service=(), dropins=(), files=())
+    bare.package_lists(f"{engine}.io")
+    (problem,) = bare.run("install", "--check").problems
+    assert problem["path"] == "inferhost_runtime_engine"
+    assert problem["message"] == f"found {engine}, and installing it would remove containerd.io"
+    assert problem["hint"] == hint
+    assert all("--simulate" in argv for argv in asked)
+    assert asked[0][-2:] == ["install", f"{engine}.io"]
+    asked.clear()
+    bare.packages[f"{engine}.io"] = Package("29")
+    assert bare.run("install", "--check").problems == []
+    assert asked == []
 
 
 @pytest.mark.parametrize(("said", "paths"), [("aarch64", ["inferhost_manage"]), ("x86_64", []), ("", [])])

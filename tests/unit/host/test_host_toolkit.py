@@ -177,7 +177,7 @@ def test_a_version_that_was_not_planned_is_never_recorded_as_ours(bare: DriverHo
 def test_a_toolkit_that_was_there_before_us_goes_back_to_its_version(bare: DriverHost):
     bare.packages |= {BASE: Package("1.17.8-1", depends=LIBRARY), LIBRARY: Package("1.17.8-1")}
     wish(bare, NEW)
-    assert facts(bare, "install")["replace"] == [BASE]
+    assert facts(bare, "install")["replace"] == [LIBRARY, BASE]
     arrive(bare, NEW)
     bare.hold(facts(bare, "apply")["hold"])
     found = facts(bare, "status")
@@ -185,6 +185,49 @@ def test_a_toolkit_that_was_there_before_us_goes_back_to_its_version(bare: Drive
     assert found["release"] == [LIBRARY, BASE]
     assert found["restore"] == [f"{LIBRARY}=1.17.8-1", f"{BASE}=1.17.8-1"]
     assert bare.run("revert", "--section", "runtime").verdict("runtime.packages") == ("ignored", "unexplained")
+
+
+TOOLKIT = "nvidia-container-toolkit"
+PARTS = [LIBRARY, TOOLKIT, BASE]
+"""As NVIDIA's own guide installs it; the plan names the base alone."""
+
+
+def complete(host: DriverHost, version: str) -> None:
+    """All parts at one version; each wants the very same of the next one."""
+    arrive(host, version)
+    host.packages[TOOLKIT] = Package(version, host.packages[BASE].held, depends=f"{BASE} (= {version})")
+
+
+def test_a_complete_toolkit_moves_stays_and_goes_back_together(bare: DriverHost):
+    complete(bare, "1.17.8-1")
+    wish(bare, NEW)
+    found = facts(bare, "install")
+    assert (found["replace"], found["ask"]) == (PARTS, [f"{name}={NEW}" for name in PARTS])
+    complete(bare, NEW)
+    assert facts(bare, "apply")["hold"] == PARTS
+    bare.hold(PARTS)
+    complete(bare, "1.22.0-1")
+    assert facts(bare, "install")["restore"] == [f"{name}={NEW}" for name in PARTS]
+    complete(bare, NEW)
+    found = facts(bare, "status")
+    assert (found["release"], found["remove"]) == (PARTS, [])
+    assert found["restore"] == [f"{name}=1.17.8-1" for name in PARTS]
+
+
+def test_a_part_that_somebody_adds_is_of_the_version_of_the_others_from_then_on(host: DriverHost):
+    complete(host, NEW)
+    assert facts(host, "install")["restore"] == [f"{name}={OLD}" for name in PARTS]
+    assert facts(host, "apply")["hold"] == []
+    assert host.baseline()["containers:held"]["found"] == dict.fromkeys(PARTS, OLD)
+    complete(host, OLD)
+    assert facts(host, "install")["restore"] == []
+
+
+def test_another_part_of_an_older_toolkit_moves_with_the_first_base(bare: DriverHost):
+    bare.packages[LIBRARY] = Package("1.9.0-1")
+    wish(bare, NEW)
+    found = facts(bare, "install")
+    assert (found["missing"], found["ask"]) == ([BASE], [f"{BASE}={NEW}", f"{LIBRARY}={NEW}"])
 
 
 def test_a_toolkit_of_before_us_that_no_source_has_any_more_ends_no_revert_early(bare: DriverHost):
