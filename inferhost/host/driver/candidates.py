@@ -1,4 +1,4 @@
-"""What the host's package sources would do, asked before anything is placed: what they lack, and what would go for it.
+"""What apt would do with the host's own package sources, asked before anything is placed: what lacks, what would go.
 
 Without that, apt says it after the files are in place, and names neither the component nor an option.
 """

@@ -28,6 +28,7 @@ from inferhost.host.driver.packages import (
 )
 from inferhost.host.driver.persistence import persistence_verdicts
 from inferhost.host.driver.secure_boot import DKMS_KEY, firmware_knows, secure_boot_problems
+from inferhost.host.driver.sources import source_problems
 from inferhost.host.driver.streams import stream_as_now, stream_file, stream_problems
 from inferhost.host.driver.units import is_disabled, starts_at_boot, unit_verdict
 from inferhost.host.machine import Machine
@@ -39,6 +40,7 @@ from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
 SECTION = "driver"
+URL = "inferhost_driver_repository_url"
 INITRAMFS = {
     "/usr/sbin/update-initramfs": ["update-initramfs", "-u", "-k", "all"],
     "/usr/bin/dracut": ["dracut", "--force", "--regenerate-all"],
@@ -126,6 +128,7 @@ def driver_problems(machine: Machine, plan: Plan, baseline: Baseline) -> list[Pr
         *_architecture_problems(machine),
         *secure_boot_problems(machine, install),
         *_source_problems(machine, plan, install),
+        *source_problems(machine, plan, SECTION, URL, _way_out(install)),
         *stream_problems(machine, install, installed(machine, install.family), baseline),
     ]
 
@@ -266,7 +269,7 @@ def _source_problems(machine: Machine, plan: Plan, install: DriverPackages) -> l
         where = f"the components {', '.join(install.components)}" if install.components else "what has them"
         hint = f"add {where} to those sources, then apt-get update; or name an archive here"
         message = f"is empty, and no package source of this host offers {', '.join(driver)}"
-        problems.append(Problem("inferhost_driver_repository_url", message, hint, "no-package"))
+        problems.append(Problem(URL, message, hint, "no-package"))
     if old:
         hint = (
             "apt-get update and upgrade the kernel, restart the host into it, remove the old one, and run this again"
@@ -274,6 +277,13 @@ def _source_problems(machine: Machine, plan: Plan, install: DriverPackages) -> l
         message = f"found driver, and no package source of this host offers {', '.join(old)}"
         problems.append(Problem("inferhost_manage", message, hint, "no-package"))
     return problems
+
+
+def _way_out(install: DriverPackages) -> str:
+    """What lets the archive be used where `{path}` of the host has it already."""
+    if install.components:
+        return f"leave it empty, and add the components {', '.join(install.components)} to {{path}}"
+    return "take it out of {path}, or remove the package that brought that (cuda-keyring): ours stands for it"
 
 
 def _initramfs(machine: Machine) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from inferhost.host.driver.candidates import brings_source, making_room, not_offered
 from inferhost.host.driver.packages import installed, lost_note, missing, removed_with, with_needs
+from inferhost.host.driver.sources import source_problems
 from inferhost.host.machine import Machine
 from inferhost.host.record import placed
 from inferhost.host.record.baseline import Baseline, Record, read_baseline
@@ -35,6 +36,7 @@ from inferhost.schema.plan import Plan
 from inferhost.schema.problems import InputError, Problem
 from inferhost.schema.result import Verdict
 
+URL = "inferhost_runtime_toolkit_repository_url"
 NAMES = "containers:package:"
 DOCKER_GROUP = "docker"
 DOCKER_PACKAGE = "docker.io"
@@ -86,6 +88,7 @@ def runtime_problems(machine: Machine, plan: Plan, baseline: Baseline) -> list[P
             hint = "run inferhost discover again: it writes the engine that is there into container_engines"
             problems.append(Problem("inferhost_hardware.container_engines", message, hint, "foreign-engine"))
     problems += _source_problems(machine, plan, runtime)
+    problems += source_problems(machine, plan, SECTION, URL, "leave it empty, or take it out of {path}")
     problems += toolkit_problems(machine, runtime, baseline)
     problems += cdi_folders.folder_problems(machine, runtime)
     return problems + daemon_json.daemon_problems(machine, plan)
@@ -233,7 +236,7 @@ def _source_problems(machine: Machine, plan: Plan, runtime: Runtime) -> list[Pro
             f"add its component {here}, {then}",
         ),
         (
-            "inferhost_runtime_toolkit_repository_url",
+            URL,
             own,
             "is empty",
             f"NVIDIA's address of it, or your mirror's; or add one {here}, {then}",

@@ -1,0 +1,111 @@
+"""Two entries of one archive with two keys, which the real apt refuses, are found before ours is placed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+
+from inferhost.host.driver.sources import sources
+from inferhost.planner.machine.driver_packages import SOURCES_PATH
+from inferhost.planner.machine.runtime import SOURCES_PATH as TOOLKIT_SOURCES_PATH
+from inferhost.schema.plan import File
+from tests.bed.driver_packages import Package
+from tests.unit import test_planner_driver as driver
+from tests.unit import test_planner_runtime as runtime
+from tests.unit.host.driver_fake import DriverHost
+from tests.unit.own_apt import Apt, own_apt
+from tests.unit.planner_wishes import planned
+
+CUDA = "https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64"
+TOOLKIT = "https://nvidia.github.io/libnvidia-container/stable/deb"
+DEBIAN = "http://deb.debian.org/debian"
+OURS, THEIRS = "/etc/apt/keyrings/inferhost-driver.gpg", "/usr/share/keyrings/cuda-archive-keyring.gpg"
+KEY = {"toolkit_repository_key": "keys/toolkit.asc"}
+INSIDE = "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQ==\n -----END PGP PUBLIC KEY BLOCK-----"
+
+
+def stanza(uri: str, suites: str, key: str, more: str = "") -> str:
+    signed = f"Signed-By: {key}\n" if key else ""
+    components = "" if suites.endswith("/") else "Components: main\n"
+    return f"# placed by somebody\nTypes: deb\nURIs: {uri}\nSuites: {suites}\n{components}{signed}{more}"
+
+
+MINE = stanza(CUDA, "/", OURS)
+ENTRIES = [
+    ("cuda.list", f"deb [signed-by={THEIRS}] {CUDA}/ /\n", True),
+    ("cuda.list", f"deb [arch=amd64 signed-by={THEIRS}] {CUDA} /\n", True),
+    ("cuda.list", f"deb [signed-by={OURS}] {CUDA}/ /\n", False),
+    ("cuda.list", f"deb {CUDA}/ /\n", False),
+    ("cuda.list", f"# deb [signed-by={THEIRS}] {CUDA}/ /\n", False),
+    ("cuda.list", f"deb [signed-by={THEIRS}] {CUDA}/ ./\n", False),
+    ("cuda.list", f"deb [signed-by={THEIRS}] {CUDA.replace('2404', '2204')}/ /\n", False),
+    ("cuda.list.save", f"deb [signed-by={THEIRS}] {CUDA}/ /\n", False),
+    ("cuda.sources", stanza(f"{DEBIAN} {CUDA}/", "/", THEIRS), True),
+    ("cuda.sources", stanza(CUDA, "/", INSIDE), True),
+    ("cuda.sources", stanza(CUDA, "/", THEIRS, "Enabled: no\n"), False),
+    ("cuda.sources", stanza(DEBIAN, "trixie", "") + "\n" + stanza(CUDA, "/", THEIRS), True),
+]
+
+
+@pytest.fixture
+def apt(tmp_path) -> Apt:
+    return own_apt(tmp_path, Package("libc6", "2.36"))
+
+
+@pytest.mark.parametrize(("name", "text", "conflicts"), ENTRIES)
+def test_what_is_found_is_what_the_real_apt_refuses(apt: Apt, bare: DriverHost, name, text, conflicts):
+    (apt.folder / "no-parts" / name).write_text(text)
+    (apt.folder / "no-parts/inferhost-driver.sources").write_text(MINE)
+    said = apt.run(["apt-get", "--print-uris", "update"])
+    assert ("Conflicting values set for option Signed-By" in said.stderr) is conflicts, said.stderr
+    bare.plan = dataclasses.replace(bare.plan, files=(File(SOURCES_PATH, "driver", "0644", MINE, None, "none"),))
+    bare.write(f"/etc/apt/sources.list.d/{name}", text)
+    bare.write(SOURCES_PATH, MINE)  # as after a run
+    assert ("same-source" in [p["id"] for p in bare.run("install", "--check").problems]) is conflicts
+
+
+def test_nvidias_own_entry_is_named_with_what_works(bare: DriverHost):
+    bare.plan = dataclasses.replace(bare.plan, files=(File(SOURCES_PATH, "driver", "0644", MINE, None, "none"),))
+    install = dataclasses.replace(bare.plan.driver.install, components=())
+    bare.plan = dataclasses.replace(bare.plan, driver=dataclasses.replace(bare.plan.driver, install=install))
+    path = "/etc/apt/sources.list.d/cuda-ubuntu2404-x86_64.list"
+    bare.write(path, ENTRIES[0][1])
+    before = bare.snapshot()
+    (problem,) = bare.run("install").problems
+    assert {name: text for name, text in bare.snapshot().items() if name in before} == before
+    assert problem["path"] == "inferhost_driver_repository_url"
+    assert problem["message"].startswith(f'found "{CUDA}", and {path} has it with another key, {THEIRS}')
+    assert problem["hint"].startswith(f"take it out of {path}, or remove the package that brought that")
+
+
+def test_the_distributions_own_entry_wants_its_components_instead(bare: DriverHost):
+    wish = driver.wish(driver.FIRST, "debian-12", repository_url=DEBIAN)
+    bare.plan = dataclasses.replace(bare.plan, files=planned(wish).files)
+    bare.write("/etc/apt/sources.list.d/debian.sources", stanza(DEBIAN, "bookworm bookworm-updates", THEIRS))
+    (problem,) = bare.run("install").problems
+    assert problem["hint"].startswith("leave it empty, and add the components contrib, non-free")
+
+
+@pytest.mark.parametrize(("arch", "mine"), list(itertools.product(["$(ARCH)", "amd64"], repeat=2)))
+def test_the_toolkits_entry_of_nvidias_guide_is_found_however_the_architecture_is_written(
+    bare: DriverHost, arch: str, mine: str
+):
+    plan = planned(runtime.wish(toolkit_repository_url="https://nvidia.github.io/libnvidia-container", **KEY))
+    files = [dataclasses.replace(f, content=f.content.replace("$(ARCH)", mine)) for f in plan.files if f.content]
+    bare.plan = dataclasses.replace(plan, files=tuple(files))
+    path = "/etc/apt/sources.list.d/nvidia-container-toolkit.list"
+    bare.write(path, f"deb [signed-by={THEIRS}] {TOOLKIT}/{arch} /\n")
+    (problem,) = [p for p in bare.run("install").problems if p["id"] == "same-source"]
+    assert problem["path"] == "inferhost_runtime_toolkit_repository_url"
+    assert problem["hint"] == f"leave it empty, or take it out of {path}"
+
+
+def test_our_own_files_name_what_they_are_for():
+    wish = driver.wish(driver.FIRST, "debian-12", repository_url=DEBIAN)
+    mine = driver.content(planned(wish), SOURCES_PATH)
+    assert [(one.uri, one.suite) for one in sources(SOURCES_PATH, mine)] == [(DEBIAN, "bookworm")]
+    wish = runtime.wish(toolkit_repository_url="https://nvidia.github.io/libnvidia-container", **KEY)
+    mine = runtime.content(planned(wish), TOOLKIT_SOURCES_PATH)
+    assert [(one.uri, one.suite) for one in sources(TOOLKIT_SOURCES_PATH, mine)] == [(f"{TOOLKIT}/amd64", "/")]
