@@ -7,12 +7,16 @@ cannot disagree, and a failure half way still shows what was done before it. Eac
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from inferhost.schema import result
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Change, Result, Verdict
+
+IN_THE_WAY = (errno.ELOOP, errno.EISDIR, errno.EEXIST, errno.ENOTDIR)
+"""What a write fails with where a link, a folder or a file stands that is none of ours."""
 
 
 class HostError(Exception):
@@ -29,9 +33,12 @@ class WriteFailed(HostError):
     """A file could not be written; the file itself is as it was."""
 
     def __init__(self, path: str, error: OSError) -> None:
-        hint = (
-            "run as root" if isinstance(error, PermissionError) else "make room or repair the cause, then run again"
-        )
+        hint = "make room or repair the cause, then run again"
+        if isinstance(error, PermissionError):
+            hint = "run as root"
+        elif error.errno in IN_THE_WAY:
+            there = error.filename2 or error.filename or path
+            hint = f"{there} is in the way: see what it is and move it, then run again"
         super().__init__(Problem(path, f"could not be written: {reason(error)}", hint, "write-failed"))
 
 

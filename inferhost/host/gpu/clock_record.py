@@ -166,7 +166,9 @@ def remember_or_refuse(
         remember_asked(machine, key, asked, unlocked)
     except WriteFailed as error:
         evidence = f"{what}{error.problem.path} {error.problem.message}"
-        raise Unusable("refused", "unexplained", evidence, True) from error
+        refusal = Unusable("refused", "unexplained", evidence, True)
+        refusal.hint = error.problem.hint
+        raise refusal from error
 
 
 def later(last: LoadVerdict, known: str, now_s: float) -> tuple[str, str, str]:

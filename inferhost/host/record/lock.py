@@ -27,7 +27,10 @@ POLL_S = 0.1
 
 @contextlib.contextmanager
 def locked(machine: Machine, wait_s: float | None = None, lock: str = LOCK) -> Iterator[None]:
-    """Holds the lock for the block, or raises `Locked` after `wait_s` seconds (`WAIT_S` when None)."""
+    """Holds the lock for the block, or raises `Locked` after `wait_s` seconds (`WAIT_S` when None).
+
+    Raises `WriteFailed` where it cannot be opened: a link is not followed.
+    """
     wait_s = WAIT_S if wait_s is None else wait_s
     deadline_s = time.monotonic() + wait_s
     while True:
@@ -40,7 +43,8 @@ def locked(machine: Machine, wait_s: float | None = None, lock: str = LOCK) -> I
         time.sleep(POLL_S)
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # no room for the name of the holder; the kernel knows it
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         try:
@@ -89,6 +93,8 @@ def _taken(machine: Machine, lock: str) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except FileNotFoundError:  # its folder went between our mkdir and here
         return None
+    except OSError as error:
+        raise WriteFailed(lock, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
@@ -100,10 +106,10 @@ def _taken(machine: Machine, lock: str) -> int | None:
 
 
 def _problem(machine: Machine, wait_s: float, lock: str) -> Problem:
-    holder = (machine.read_text(lock) or "").strip() or "an unknown process"
+    holder = (machine.read_text(lock) or "").strip()
     return Problem(
         lock,
-        f"held by process {holder}, still after {wait_s:g} s",
+        f"held by {f'process {holder}' if holder else 'an unknown process'}, still after {wait_s:g} s",
         f"wait for it to end, or look at it with: ps -fp {holder}" if holder.isdigit() else "",
         "locked",
     )
