@@ -6,6 +6,7 @@ with those recorded when they were held; `module.py` compares the kernel's side.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,8 @@ ARCHITECTURE = "x86_64"
 """That of every row of `drivers.json`: its folders and headers are of no other."""
 DKMS = "/var/lib/dkms"
 """Where dkms makes a key when it first builds a module, to sign with. Its package leaves the key behind."""
+INSTALLER_LOG = "/var/lib/nvidia/log"
+"""What NVIDIA's .run installer has placed; nvidia-uninstall takes the log away too. Source: its backup.c."""
 FABRIC_MANAGER = "fabricmanager"
 """In the name of its package everywhere; it refuses a driver of any other version than its own."""
 
@@ -126,6 +129,7 @@ def driver_problems(machine: Machine, plan: Plan, baseline: Baseline) -> list[Pr
         return []
     return [
         *_architecture_problems(machine),
+        *_installer_problems(machine, install),
         *secure_boot_problems(machine, install),
         *_source_problems(machine, plan, install),
         *source_problems(machine, plan, SECTION, URL, _way_out(install)),
@@ -254,6 +258,21 @@ def _architecture_problems(machine: Machine) -> list[Problem]:
     message = f"found driver on {found}, and the driver section knows the packages of {ARCHITECTURE} only"
     hint = "leave driver out of inferhost_manage and install the driver by hand"
     return [Problem("inferhost_manage", message, hint, "architecture")]
+
+
+def _installer_problems(machine: Machine, install: DriverPackages) -> list[Problem]:
+    """A driver that no package database knows, where packages are to come: a revert could not give it back."""
+    log = machine.read_text(INSTALLER_LOG)
+    if log is None or not missing(install.packages, installed(machine, install.family)):
+        return []
+    version = re.search(r"\((\S+)\)", log.partition("\n")[0])
+    found = f"driver {version[1]}" if version else "a driver"
+    message = f"found driver, and NVIDIA's .run installer has brought {found}, which packages would write over"
+    hint = (
+        "nvidia-uninstall takes it away, and a revert does not bring it back; then run this again. "
+        "Or leave driver out of inferhost_manage"
+    )
+    return [Problem("inferhost_manage", message, hint, "another-driver")]
 
 
 def _source_problems(machine: Machine, plan: Plan, install: DriverPackages) -> list[Problem]:

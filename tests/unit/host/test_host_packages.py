@@ -168,6 +168,16 @@ def test_a_machine_of_another_architecture_is_refused_before_anything_is_placed(
     assert list(refused(bare)) == paths
 
 
+def test_a_driver_of_nvidias_installer_is_named_before_packages_are_written_over_it(bare: DriverHost):
+    bare.write("/var/lib/nvidia/log", "1.0-57013307 (570.133.07)\nNVIDIA Accelerated Graphics Driver\n")
+    found = "found driver, and NVIDIA's .run installer has brought driver 570.133.07"
+    assert refused(bare) == {"inferhost_manage": f"{found}, which packages would write over"}
+    (problem,) = bare.run("install").problems
+    assert problem["hint"].startswith("nvidia-uninstall takes it away")
+    bare.packages |= debian()
+    assert refused(bare) == {}
+
+
 def test_without_the_driver_section_the_architecture_is_no_obstacle(bare: DriverHost):
     bare.tools["uname"] = lambda argv: Finished(0, "aarch64\n", "")
     bare.plan = plan(manage=("gpu",), service=(), dropins=(), files=())
