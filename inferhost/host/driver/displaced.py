@@ -7,7 +7,7 @@ So the driver's packages are noted before an installation, and compared with wha
 from __future__ import annotations
 
 from inferhost.host.driver.changed_plan import BEFORE
-from inferhost.host.driver.packages import Installed, matching
+from inferhost.host.driver.packages import Installed, matching, with_dependents
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.schema.plan import DriverPackages
 
@@ -18,9 +18,13 @@ NAMES = "packages:displaced:"
 
 
 def noted(install: DriverPackages, there: Installed, baseline: Baseline) -> dict[str, Record]:
-    """What an installation that is about to begin may displace; nothing on a host that had no driver."""
+    """What an installation that is about to begin may displace; nothing on a host that had no driver.
+
+    What needs a driver that makes room goes with it, whatever its name: cuda-12-8 of NVIDIA's repository.
+    """
     first = baseline[BEFORE].found["versions"] if BEFORE in baseline else there.versions
-    names = matching(set(first) & set(there.versions), [*install.pinned, *install.packages])
+    drivers = matching(set(first) & set(there.versions), [*install.pinned, *install.packages])
+    names = sorted(with_dependents(drivers, there) & set(first))
     return {NOTED: Record(SECTION, {name: there.versions[name] for name in names}, {})} if names else {}
 
 

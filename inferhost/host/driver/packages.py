@@ -84,6 +84,14 @@ def with_needs(machine: Machine, family: str, names: Sequence[str], there: Insta
     return found
 
 
+def with_dependents(names: Iterable[str], there: Installed) -> set[str]:
+    """These packages, and every installed one that could not stay without them; Debian's alone."""
+    found = set(names)
+    while fresh := {name for name, needed in there.needs.items() if name not in found and needed & found}:
+        found |= fresh
+    return found
+
+
 def _providers(field: str, providers: dict[str, set[str]]) -> set[str]:
     """The installed packages that meet a `Depends` field: of alternatives, the first that is there."""
     found: set[str] = set()

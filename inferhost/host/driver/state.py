@@ -25,6 +25,7 @@ from inferhost.host.driver.packages import (
     missing,
     removed_with,
     upstream,
+    with_dependents,
     with_needs,
 )
 from inferhost.host.driver.persistence import persistence_verdicts
@@ -76,11 +77,12 @@ def driver_records(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str
     if SECTION not in plan.manage or install is None:
         return {}
     there = installed(machine, install.family)
+    drivers = matching(there.versions, [*install.pinned, *install.packages])
     before = {
         "versions": there.versions,
         "held": sorted(there.held),
         "family": install.family,
-        "automatic": matching(automatic(machine, install.family), [*install.pinned, *install.packages]),
+        "automatic": sorted(automatic(machine, install.family) & with_dependents(drivers, there)),
         "stream": stream_as_now(machine, install),
         "disabled": [unit for unit in install.units if not starts_at_boot(machine, unit)],
     }

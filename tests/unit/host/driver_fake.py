@@ -167,7 +167,7 @@ class DriverHost(FakeHost):
         lines = [
             f" {name} | {version} | http://deb.example bookworm/main amd64 Packages\n"
             for name in argv[2:]
-            for version in (f"{OLD}-1", f"{NEW}-1", "525.1-1", "470.1-1", "1.17.8-1")
+            for version in (f"{OLD}-1", f"{NEW}-1", "525.1-1", "470.1-1", "12.8-1", "1.17.8-1")
             if (name, version) not in self.dropped
         ]
         return Finished(0, "".join(lines), "")

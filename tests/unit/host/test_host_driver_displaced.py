@@ -55,6 +55,30 @@ def test_what_others_removed_and_freed_since_stays_so_and_the_revert_ends(host: 
     assert host.run("revert", "--section", "driver").verdict("driver.packages") == ("held", "none")
 
 
+CUDA = {
+    "cuda-drivers": Package("470.1-1", depends="nvidia-tesla-470-driver"),
+    "cuda-runtime-12-8": Package("12.8-1", depends="cuda-drivers (>= 470)", auto=True),
+    "cuda-12-8": Package("12.8-1", depends="cuda-runtime-12-8"),
+}
+"""What NVIDIA's repository names without the word nvidia, and apt removes with the driver."""
+
+
+def test_what_needs_the_driver_that_made_room_comes_back_with_it(bare: DriverHost):
+    bare.packages |= {**{name: Package("470.1-1") for name in IN_THE_WAY}, **CUDA, "vim": Package("9")}
+    bare.run("install")
+    for name in (*IN_THE_WAY, *CUDA, "vim"):  # vim was removed by a person
+        del bare.packages[name]
+    bare.converge()
+    back = {**dict.fromkeys(IN_THE_WAY, "470.1-1"), **{name: p.version for name, p in CUDA.items()}}
+    assert asked(bare)["restore"] == [f"{name}={back[name]}" for name in sorted(back)]
+    without_ours(bare)
+    assert bare.run("revert", "--section", "driver").verdict("driver.packages") == ("ignored", "unexplained")
+    bare.packages |= {name: Package(version) for name, version in back.items()}
+    assert asked(bare)["automatic"] == ["cuda-runtime-12-8"]
+    bare.packages["cuda-runtime-12-8"].auto = True
+    assert bare.run("revert", "--section", "driver").verdict("driver.packages") == ("held", "none")
+
+
 def test_a_hold_that_has_not_come_back_with_its_package_is_not_as_before(host: DriverHost):
     without_ours(host)
     host.packages |= {name: Package("470.1-1") for name in IN_THE_WAY}
