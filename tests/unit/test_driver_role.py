@@ -17,6 +17,7 @@ from tests.unit.test_playbooks import ansible_playbook
 
 ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
 TASKS = ROLES / "inferhost_driver/tasks"
+RUNTIME = ROLES / "inferhost_runtime/tasks"
 SHARED = ROLES / "inferhost_plan/tasks"
 """What every role may import; those of packages begin with `package_`."""
 OWN_BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -157,10 +158,9 @@ def test_a_planned_version_that_no_source_has_is_told_with_the_option(section, f
 
 
 def test_what_would_have_to_go_for_an_engine_stays_and_is_named():
-    tasks = ROLES / "inferhost_runtime/tasks"
-    installs = task("apt.yml", "apt | The engine and the toolkit are installed", tasks)["ansible.builtin.apt"]
+    installs = task("apt.yml", "apt | The engine and the toolkit are installed", RUNTIME)["ansible.builtin.apt"]
     assert installs["fail_on_autoremove"] is True  # apt-get --no-remove
-    told = task("apt.yml", "apt | What apt said is told", tasks)
+    told = task("apt.yml", "apt | What apt said is told", RUNTIME)
     failed = {"msg": "E: Packages need to be removed but remove is disabled.", "stdout": REMOVED}
     plan = {"runtime": {"toolkit": ["nvidia-container-toolkit-base"]}}
     words = message(told, {"ansible_failed_result": failed, "__inferhost_plan": plan})
@@ -230,13 +230,23 @@ def test_check_mode_asks_for_no_toolkit_of_a_source_that_it_has_not_placed(famil
         "__inferhost_runtime_files": {"changed": changed},
         "__inferhost_installed": {"runtime": {"missing": ["podman"], "ask": ["podman"]}},
     }
-    runtime = ROLES / "inferhost_runtime/tasks"
-    packages = task(f"{family}.yml", INSTALLS[family], runtime)
+    packages = task(f"{family}.yml", INSTALLS[family], RUNTIME)
     assert holds(packages["when"], variables) is (not (check and changed))
     nothing = {"runtime": {"missing": [], "ask": []}}
     assert not holds(packages["when"], {**variables, "__inferhost_installed": nothing})
-    said = task("main.yml", "What check mode cannot know is said", runtime)
+    said = task("main.yml", "What check mode cannot know is said", RUNTIME)
     assert holds(said["when"], variables) is (check and changed)
+
+
+@pytest.mark.parametrize(
+    ("daemon", "made"), [({}, []), ({"folder": ""}, []), ({"folder": "/etc/docker"}, ["/etc/docker"])]
+)
+def test_a_folder_of_the_daemon_that_is_there_keeps_its_mode(daemon, made):
+    folders = task("files.yml", "files | Drop-ins and the daemon's configuration have their folders", RUNTIME)
+    dropin = "/etc/systemd/system/docker.service.d/50-inferhost.conf"
+    variables = {"__dropins": [{"path": dropin}], "__daemon": daemon}
+    found = Templar(loader=DataLoader(), variables=variables).template(folders["loop"])
+    assert found == ["/etc/systemd/system/docker.service.d", *made]
 
 
 def test_a_tool_that_no_source_has_is_named_with_where_it_comes_from():
@@ -323,7 +333,7 @@ def test_only_what_is_missing_is_named_to_apt_because_it_marks_that_as_wanted_by
     variables = {"__inferhost_installed": {"driver": driver}}
     wanted = task("apt.yml", "apt | Every kernel of this host can get a module")["vars"]["__headers"]
     assert Templar(loader=DataLoader(), variables=variables).template(wanted) == ["linux-headers-2"]
-    runtime = task("apt.yml", "apt | The engine and the toolkit are installed", ROLES / "inferhost_runtime/tasks")
+    runtime = task("apt.yml", "apt | The engine and the toolkit are installed", RUNTIME)
     assert runtime["ansible.builtin.apt"]["name"] == "{{ __inferhost_installed.runtime.ask }}"
     installs = task("apt_packages.yml", "apt_packages | The driver's packages are installed")
     assert installs["ansible.builtin.apt"]["name"] == "{{ __inferhost_installed.driver.ask }}"

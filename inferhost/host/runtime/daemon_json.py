@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +46,10 @@ def daemon_problems(machine: Machine, plan: Plan) -> list[Problem]:
 
 
 def wanted_file(machine: Machine, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file has to be: content, mode and owner; theirs stay as they are. `InputError` where it is broken."""
+    """What the file has to be: content, mode and owner; theirs stay as they are. `InputError` where it is broken.
+
+    `folder`: the one to make, empty where there is one, whose mode is somebody's choice as well.
+    """
     found = observe_file(machine, PATH)
     if found is not None and "symlink" in found:
         message = f"is a link to {found['symlink']}, so somebody else's tool writes it"
@@ -56,6 +60,7 @@ def wanted_file(machine: Machine, ours: Mapping[str, Any]) -> dict[str, Any]:
     content = before if found is not None and merged == document else text(merged)
     return {
         "path": PATH,
+        "folder": "" if machine.exists(os.path.dirname(PATH)) else os.path.dirname(PATH),
         "content": content.decode(),
         "mode": "0644" if found is None else found["mode"],
         "owner": str(0 if found is None else found["uid"]),

@@ -45,6 +45,7 @@ DOCKERS = ("/usr/bin/dockerd", "/usr/local/bin/dockerd")
 VERSION = re.compile(r"\d+(?:\.\d+)+")
 TOOLKIT = "/usr/bin/nvidia-ctk"
 PROGRAMS = {"docker": "/usr/bin/docker", "podman": "/usr/bin/podman"}
+SNAP = "/snap/bin/docker"
 CNI = "/etc/cni/net.d"
 """Docker's containerd makes it when it first starts, and its package leaves it."""
 IMAGES = {"docker": "/var/lib/docker", "podman": "/var/lib/containers"}
@@ -87,6 +88,10 @@ def runtime_problems(machine: Machine, plan: Plan, baseline: Baseline) -> list[P
             message = f"{program} is on this host and is not of {' or '.join(runtime.packages)}"
             hint = "run inferhost discover again: it writes the engine that is there into container_engines"
             problems.append(Problem("inferhost_hardware.container_engines", message, hint, "foreign-engine"))
+    if runtime.engine == "docker" and machine.exists(SNAP) and not machine.exists(program):
+        message = f"found docker, which is a snap here: it reads neither {daemon_json.PATH} nor {runtime.unit}"
+        hint = "snap remove docker, and discover again; or inferhost_runtime_engine: podman"
+        problems.append(Problem("inferhost_hardware.container_engines", message, hint, "snap"))
     problems += _source_problems(machine, plan, runtime)
     problems += source_problems(machine, plan, SECTION, URL, "leave it empty, or take it out of {path}")
     problems += toolkit_problems(machine, runtime, baseline)

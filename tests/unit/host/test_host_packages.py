@@ -160,6 +160,25 @@ def test_an_engine_that_would_take_the_place_of_somebody_elses_is_refused_with_w
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    ("programs", "refused"),
+    [(["/snap/bin/docker"], True), (["/snap/bin/docker", "/usr/bin/docker"], False), (["/usr/bin/docker"], False)],
+)
+def test_a_docker_of_a_snap_reads_nothing_of_ours_and_is_refused(
+    bare: DriverHost, programs: list[str], refused: bool
+):
+    section = runtime(toolkit=())
+    bare.plan = plan(manage=("runtime",), runtime=section, service=(), dropins=(), files=())
+    bare.tools["docker"] = docker()
+    for path in programs:
+        bare.write(path, "")
+    answer = bare.run("install", "--check")
+    assert [p["id"] for p in answer.problems] == (["snap"] if refused else [])
+    if refused:
+        assert answer.problems[0]["path"] == "inferhost_hardware.container_engines"
+        assert answer.problems[0]["hint"].startswith("snap remove docker, and discover again")
+
+
 @pytest.mark.parametrize(("said", "paths"), [("aarch64", ["inferhost_manage"]), ("x86_64", []), ("", [])])
 def test_a_machine_of_another_architecture_is_refused_before_anything_is_placed(
     bare: DriverHost, said: str, paths: list[str]

@@ -74,6 +74,12 @@ def test_where_there_is_none_the_file_holds_our_keys_alone_and_goes_again(docked
     assert not docked.at("/etc/docker").exists()
 
 
+def test_a_folder_that_is_there_keeps_the_mode_that_somebody_chose(docked: FakeHost):
+    assert wanted(docked)["folder"] == "/etc/docker"
+    docked.write("/etc/docker/key.json", "{}")
+    assert wanted(docked)["folder"] == ""
+
+
 def test_keys_of_others_stay_in_their_order_and_the_file_goes_back_byte_for_byte(docked: FakeHost):
     theirs = json.dumps(FOREIGN, indent="\t")
     docked.write(PATH, theirs)
