@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from inferhost.host.gpu.sample import EVENT_COUNTERS, Sample
@@ -48,6 +48,7 @@ MEMORY_TOLERANCE_MHZ = 15
 """The reading flickers by 7 to 15 MHz, far less than from one memory clock to the next. Source: facts-nvml.md A.3."""
 
 UNEXPLAINED = "unexplained"
+IDLE, APPLICATION = "gpu_idle", "applications_clocks"
 LIMITERS = {
     "sw_power_cap": "power_cap",
     "sw_thermal_slowdown": "thermal",
@@ -57,10 +58,13 @@ LIMITERS = {
     "sync_boost": UNEXPLAINED,
     "board_limit": UNEXPLAINED,
     "reliability": UNEXPLAINED,
+    APPLICATION: UNEXPLAINED,
+    "display_clock": UNEXPLAINED,
 }
 """Event reasons that keep a clock down, and the cause they stand for; one without a cause of its own comes last.
 
-`hw_slowdown` accompanies the two before it; alone it may be heat or power. Source: facts-nvml.md A.2.
+`hw_slowdown` accompanies the two before it; alone it may be heat or power. A bit without a name may be anything, so
+it counts as a limiter too. Source: facts-nvml.md A.2.
 """
 PASSING = frozenset(LIMITERS.values()) - {UNEXPLAINED}
 """Causes that come and go with the load and the room: they say why a clock was low, and nothing of its lock later."""
@@ -88,13 +92,19 @@ class Range:
     steps_mhz: Sequence[int]  # of the card, ascending
     natural_mhz: tuple[int, int] | None  # seen under load without a lock of ours
 
-    limiters: ClassVar[Mapping[str, str]] = LIMITERS
+    no_limiters: ClassVar[frozenset[str]] = frozenset({IDLE})
+    """Event reasons that do not move this clock."""
     unexplained: ClassVar[str] = "unexplained"
     unlimited_ratio: ClassVar[float] = UNLIMITED_RATIO
 
     def of(self, sample: Sample) -> int | None:
         """The clock in question."""
         return sample.sm_clock_mhz
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether power and heat move this clock, so that a card has to say that they do not."""
+        return not self.no_limiters >= set(EVENT_COUNTERS)
 
     @property
     def step_mhz(self) -> int:
@@ -122,6 +132,8 @@ class Range:
 class ApplicationRange(Range):
     """The same of an application clock: the card itself says which one it has without a request."""
 
+    no_limiters: ClassVar[frozenset[str]] = frozenset({IDLE, APPLICATION})
+
     def own_mhz(self) -> tuple[float, float]:
         return self.natural_mhz or super().own_mhz()
 
@@ -130,7 +142,7 @@ class ApplicationRange(Range):
 class MemoryRange(Range):
     """The same of the memory clock: neither power nor heat takes it down, but the P-state of CUDA programs does."""
 
-    limiters: ClassVar[Mapping[str, str]] = {}
+    no_limiters: ClassVar[frozenset[str]] = frozenset({IDLE, *LIMITERS} - {APPLICATION})
     unexplained: ClassVar[str] = "memory_pstate"
     unlimited_ratio: ClassVar[float] = MEMORY_UNLIMITED_RATIO
 
@@ -175,7 +187,7 @@ def judge_clock(samples: Sequence[Sample], asked: Range) -> Judged:
     if limiter is not None:
         cause, reasons = limiter
         return Judged("clamped", cause, median, f"below the range, by {reasons}; {evidence}", limited=True)
-    if asked.limiters and not _tells(below):
+    if asked.is_throttled and not _tells(below):
         text = f"below the range, and the card does not say what limits it; {evidence}"
         return Judged("clamped", asked.unexplained, median, text)
     natural = asked.own_mhz()
@@ -222,7 +234,7 @@ def natural_clock_mhz(samples: Sequence[Sample]) -> tuple[int, int] | None:
     """
     busy = settled(samples)
     clocks = [s.sm_clock_mhz for s in busy if s.sm_clock_mhz is not None]
-    limited = any(reason in LIMITERS for s in busy for reason in _said(s)) or any(_limited_s(busy).values())
+    limited = any(_said(s) for s in busy) or any(_limited_s(busy).values())
     known = len(clocks) >= SAMPLES_MIN and _tells(busy)
     return (min(clocks), max(clocks)) if known and not limited else None
 
@@ -259,7 +271,7 @@ def _judge_inside(busy: Sequence[Sample], median: int, asked: Range, evidence: s
     if limiter is not None:
         text = f"in the range, but {limiter[1]} may have brought it there; {evidence}"
         return Judged("unverified", "indistinguishable", median, text)
-    if asked.limiters and not _tells(busy):
+    if asked.is_throttled and not _tells(busy):
         text = f"in the range, and the card does not say whether something else brought it there; {evidence}"
         return Judged("unverified", "indistinguishable", median, text)
     if min(abs(median - asked.low_mhz), abs(median - asked.high_mhz)) > asked.step_mhz:
@@ -272,7 +284,7 @@ def _judge_inside(busy: Sequence[Sample], median: int, asked: Range, evidence: s
 
 
 def _is_busy(sample: Sample) -> bool:
-    return (sample.utilization_percent or 0) >= BUSY_PERCENT and "gpu_idle" not in _said(sample)
+    return (sample.utilization_percent or 0) >= BUSY_PERCENT and IDLE not in _said(sample)
 
 
 def _said(sample: Sample) -> tuple[str, ...]:
@@ -288,19 +300,40 @@ def _tells(samples: Sequence[Sample]) -> bool:
 def _limiter(samples: Sequence[Sample], asked: Range) -> tuple[str, str] | None:
     """What takes the clock down in most of these samples, or for most of their time where the card counts it.
 
-    Its cause, one of its own before none, and the event reasons that say so.
+    All limiters count together, as they may take turns; the largest that explain it are named. The cause is one of
+    its own only where such causes explain it without the others.
+    """
+    counted = [name for name, seconds in _limited_s(samples).items() if seconds > 0]
+    at_work = {*counted, *(name for s in samples for name in _said(s))} - asked.no_limiters
+    causes: dict[str, list[str]] = {}
+    for name in [*(name for name in LIMITERS if name in at_work), *sorted(at_work - set(LIMITERS))]:
+        causes.setdefault(LIMITERS.get(name, UNEXPLAINED), []).append(name)
+    own = {cause: names for cause, names in causes.items() if cause in PASSING}
+    for explaining in (own, causes):
+        named: list[str] = []
+        ranked = sorted(explaining, key=lambda cause: -_share(samples, causes[cause]))
+        for cause in ranked:
+            named += causes[cause]
+            if _share(samples, named) > 0.5:
+                return ranked[0] if explaining is own else UNEXPLAINED, " and ".join(named)
+    return None
+
+
+def _share(samples: Sequence[Sample], names: Collection[str]) -> float:
+    """In what part of these samples, or of their time, one of these limiters was at work.
+
+    Counters of one cause run together, those of two may take turns; what no counter covers is seen in samples only.
     """
     limited_s, span_s = _limited_s(samples), _span_s(samples)
-    shares: dict[tuple[str, str], float] = {}
-    for cause in dict.fromkeys(asked.limiters.values()):
-        names = [name for name, stands_for in asked.limiters.items() if stands_for == cause]
-        seen = [s for s in samples if any(name in _said(s) for name in names)]
-        counted_s = max((limited_s.get(name, 0.0) for name in names), default=0.0)
-        said = [n for n in names if limited_s.get(n) or any(n in _said(s) for s in seen)]
-        share = max(len(seen) / len(samples), counted_s / max(span_s, counted_s, 1e-9))
-        if share > 0.5:
-            shares[cause, " and ".join(said)] = share
-    return max(shares, key=lambda key: (key[0] != UNEXPLAINED, shares[key]), default=None)
+    by_cause: dict[str, float] = {}
+    for name in names:
+        cause = LIMITERS.get(name, UNEXPLAINED)
+        by_cause[cause] = max(by_cause.get(cause, 0.0), limited_s.get(name, 0.0))
+    counted_s = sum(by_cause.values())
+    seen = [found for s in samples if (found := set(_said(s)) & set(names))]
+    uncounted = [found for found in seen if not found & set(limited_s)]
+    counted = counted_s / max(span_s, counted_s, 1e-9)
+    return max(len(seen), len(uncounted) + counted * len(samples)) / len(samples)
 
 
 def _span_s(samples: Sequence[Sample]) -> float:

@@ -227,9 +227,87 @@ def test_a_clock_that_a_limiter_may_have_brought_into_the_range_proves_nothing(n
     assert (judged.verdict, judged.cause) == ("unverified", "indistinguishable")
 
 
+def in_turn(*named: tuple[str, ...], **changes: object) -> list[Sample]:
+    """Sixty busy samples whose event reasons go round."""
+    return [dataclasses.replace(s, event_reasons=named[n % len(named)]) for n, s in enumerate(busy(60, **changes))]
+
+
+TURNS = [("sw_power_cap",), ("sw_thermal_slowdown",), ("hw_slowdown", "hw_power_brake")]
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        in_turn(*TURNS[:2]),
+        in_turn(*TURNS),
+        in_turn(("0x800",)),
+        in_turn(("applications_clocks",)),
+        in_turn(("display_clock",)),
+        in_turn(("0x800",), ("sw_power_cap",), ()),
+    ],
+)
+def test_limiters_that_take_turns_and_reasons_without_a_name_prove_no_lock(samples: list[Sample]):
+    judged = judge_clock(samples, asked(2100, 2100))
+    assert (judged.verdict, judged.cause) == ("unverified", "indistinguishable")
+    assert natural_clock_mhz(samples) is None
+
+
+def test_limiters_in_half_of_the_samples_leave_the_other_half_as_proof():
+    assert judge_clock(in_turn(("sw_power_cap",), (), ("0x800",), ()), asked(2100, 2100)).verdict == "held"
+
+
+@pytest.mark.parametrize(
+    ("named", "cause", "reasons_told"),
+    [
+        (TURNS, "power_cap", "sw_power_cap and sw_thermal_slowdown"),
+        ([("hw_slowdown", "hw_power_brake"), ("sw_power_cap",), ()], "power_cap", "sw_power_cap and hw_power_brake"),
+        ([("0x800",), ("sw_power_cap",), ()], "unexplained", "sw_power_cap and 0x800"),
+        ([("0x800",)], "unexplained", "0x800"),
+        ([("applications_clocks",)], "unexplained", "applications_clocks"),
+    ],
+)
+def test_below_its_range_the_largest_limiters_that_explain_it_are_named(
+    named: list[tuple[str, ...]], cause: str, reasons_told: str
+):
+    judged = judge_clock(in_turn(*named, sm_clock_mhz=1500), asked(2100, 2100))
+    assert (judged.verdict, judged.cause, judged.limited) == ("clamped", cause, True)
+    assert judged.evidence.startswith(f"below the range, by {reasons_told}; ")
+
+
+def test_an_application_clock_is_not_limited_by_being_one_and_may_move_a_memory_clock():
+    steps = tuple(range(180, 3091, 10))
+    samples = in_turn(("applications_clocks",), memory_clock_mhz=7001)
+    assert judge_clock(samples, load.ApplicationRange(2100, 2100, steps, (2700, 2700))).verdict == "held"
+    memory = load.MemoryRange(7001, 7001, (405, 7001, 14001), None)
+    assert judge_clock(samples, memory).cause == "indistinguishable"
+    assert judge_clock(in_turn(("sw_power_cap",), memory_clock_mhz=7001), memory).verdict == "held"
+
+
 def counted(name: str, share: float, **changes: object) -> list[Sample]:
     """Forty busy samples between which one counter rises by this share of the time."""
     return [dataclasses.replace(s, limited_s={name: 7 + share * s.time_s}) for s in busy(40, **changes)]
+
+
+@pytest.mark.parametrize(
+    ("counters", "told", "limited"),
+    [
+        (("sw_power_cap", "sw_thermal_slowdown"), (), True),
+        (("sw_thermal_slowdown", "hw_thermal_slowdown"), (), False),  # one heat
+        (("sw_power_cap",), ("0x800",), True),
+        (("sw_power_cap",), ("sw_power_cap",), False),  # seen and counted is one
+    ],
+)
+def test_counters_of_two_causes_and_what_is_not_counted_add_up(
+    counters: tuple[str, ...], told: tuple[str, ...], limited: bool
+):
+    samples = [
+        dataclasses.replace(
+            s, limited_s=dict.fromkeys(counters, 0.3 * s.time_s), event_reasons=told if n % 3 == 0 else ()
+        )
+        for n, s in enumerate(busy(60))
+    ]
+    verdict = "unverified" if limited else "held"
+    assert judge_clock(samples, asked(2100, 2100)).verdict == verdict
 
 
 @pytest.mark.parametrize(
