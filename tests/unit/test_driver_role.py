@@ -135,7 +135,7 @@ def test_a_held_version_that_no_source_has_any_more_is_told_with_what_would_work
     variables = {"__inferhost_plan_moved": ["libcuda1=535.261.03-1"], "__inferhost_plan_accepting": accepts}
     words = message(told, {**variables, "ansible_failed_result": failed})
     assert words.startswith(said)
-    assert "libcuda1=535.261.03-1: held by us and moved by somebody else" in words
+    assert "libcuda1=535.261.03-1: held by us and changed by somebody else" in words
     assert words.endswith(way_out)
     assert ("cuda-12-8, cuda-tools would be removed for it." in words) is ("REMOVED" in str(failed))
 

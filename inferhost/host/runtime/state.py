@@ -107,11 +107,12 @@ def runtime_facts(machine: Machine, plan: Plan, baseline: Baseline) -> dict[str,
     there = installed(machine, runtime.family)
     absent = missing([*runtime.packages, *runtime.toolkit, *runtime.tools], there)
     moves = toolkit_moves(runtime, there, baseline)
+    back = {one.partition("=")[0] for one in moves["restore"]}
     return {
         "daemon": _daemon_file(machine, runtime),
         "missing": absent,
         **moves,
-        "ask": asked_for(runtime, [*absent, *(name for name in moves["replace"] if name not in absent)]),
+        "ask": asked_for(runtime, [name for name in absent if name not in back] + moves["replace"]),
     }
 
 

@@ -30,13 +30,14 @@ OPTION = "inferhost_runtime_toolkit_version"
 def toolkit_moves(runtime: Runtime, there: Installed, baseline: Baseline) -> dict[str, Any]:
     """What the role does to versions.
 
-    `restore`: `NAME=VERSION` that somebody else moved, and `accepts`: the wish that leaves it where it is.
+    `restore`: `NAME=VERSION` that somebody else moved or removed, and `accepts`: the wish that leaves it where it is.
     `replace`: packages that the wish gives another version.
     """
     kept, parts = _kept(runtime, there, baseline), matching(there.versions, runtime.toolkit_pinned)
-    restore = [f"{name}={v}" for name, v in kept.items() if there.versions.get(name, v) != v]
+    restore = [f"{name}={v}" for name, v in kept.items() if there.versions.get(name) != v]
     replace = [] if kept or all(_fits(runtime, there.versions[name]) for name in parts) else parts
-    brought = there.versions[restore[0].partition("=")[0]] if restore and runtime.family == "apt" else ""
+    moved = [there.versions[name] for name, v in kept.items() if there.versions.get(name, v) != v]
+    brought = moved[0] if moved and runtime.family == "apt" else ""
     return {"restore": restore, "accepts": f"{OPTION}: {brought}" if brought else "", "replace": replace}
 
 

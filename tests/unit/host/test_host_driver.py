@@ -174,6 +174,16 @@ def test_a_package_that_is_gone_is_found(host: DriverHost):
     assert "not installed" in answer.evidence("package.libcuda1")
 
 
+def test_a_held_package_that_somebody_removed_comes_back_at_the_version_of_the_others(host: DriverHost):
+    """The archive may have a newer one of the branch by now, which the held ones do not fit."""
+    for name in ("libcuda1", "nvidia-kernel-dkms"):
+        del host.packages[name]
+    found = facts(host, "install")
+    assert found["missing"] == ["nvidia-kernel-dkms", "libcuda1"]
+    assert found["restore"] == [f"libcuda1={OLD}-1", f"nvidia-kernel-dkms={OLD}-1"]
+    assert found["ask"] == []
+
+
 def test_another_version_in_the_wish_replaces_all_that_is_held(host: DriverHost):
     host.plan = golden_plan("driver-p4-new")
     assert host.run("verify").verdict("package.nvidia-kernel-dkms") == ("overridden", "other_writer")

@@ -223,6 +223,20 @@ def test_a_part_that_somebody_adds_is_of_the_version_of_the_others_from_then_on(
     assert facts(host, "install")["restore"] == []
 
 
+def test_a_held_part_that_somebody_removed_comes_back_at_its_version(host: DriverHost):
+    complete(host, OLD)
+    host.run("apply")
+    complete(host, NEW)
+    for name in (TOOLKIT, BASE):
+        del host.packages[name]
+    found = facts(host, "install")
+    assert (found["missing"], found["ask"]) == ([BASE], [])
+    assert found["restore"] == [f"{name}={OLD}" for name in PARTS]
+    assert found["accepts"] == f"inferhost_runtime_toolkit_version: {NEW}"
+    del host.packages[LIBRARY]
+    assert facts(host, "install")["accepts"] == ""
+
+
 def test_another_part_of_an_older_toolkit_moves_with_the_first_base(bare: DriverHost):
     bare.packages[LIBRARY] = Package("1.9.0-1")
     wish(bare, NEW)
