@@ -65,6 +65,7 @@ def record_new(knobs: Sequence[Knob], baseline: Baseline, report: Report) -> Non
     if new:
         baseline.add(new, report.check)
         report.note(f"recorded: {', '.join(sorted(new))}")
+    baseline.number([knob.context() for knob in knobs], report.check)
 
 
 def managed(plan: Plan, sections: Iterable[str], report: Report) -> list[str]:
@@ -81,6 +82,7 @@ def _remember(found: Mapping[str, Record], baseline: Baseline, report: Report) -
     before, fresh = "\n".join(baseline) if baseline.on_disk else "absent", not baseline.on_disk
     if baseline.add(found, report.check) or fresh:
         report.change(BASELINE, before, "\n".join(baseline))
+    baseline.number([one.context for one in found.values()], report.check)
 
 
 def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report) -> None:

@@ -58,7 +58,7 @@ def knobs(plan: Plan, nvml: Nvml, machine: Machine, report: Report, *, whole: bo
     taken: dict[str, int] = {}
     for number, (gpu, card) in enumerate(zip(plan.gpus, which.chosen_cards(plan, nvml, machine, cards))):
         if card is None:
-            problems.append(which.missing(gpu, number, cards, nvml))
+            problems.append(which.missing(plan, number, cards, nvml, machine))
         elif taken.setdefault(card.uuid, number) != number:
             problems.append(which.twice(card, number, taken[card.uuid]))
         else:

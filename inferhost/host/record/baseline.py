@@ -28,6 +28,8 @@ SCHEMA = 1
 BASELINE = f"{STATE_DIRECTORY}/baseline.json"
 MARK = f"{STATE_DIRECTORY}/recorded"
 """Stands beside the record, so that its loss shows where plan and program tell nothing: on NixOS they are links."""
+SELECTED_AS = "selected_as"
+"""What a record's context calls the number that its card has in the plan: `2BB1[0]`."""
 MACHINE_ID = "/etc/machine-id"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -86,6 +88,22 @@ class Baseline:
         if not check and (added or not self.on_disk or not self._machine.exists(MARK)):
             self._write()
         return added
+
+    def number(self, contexts: Iterable[Mapping[str, str]], check: bool) -> None:
+        """Gives each number in these contexts to that card alone: it may have been another one's before."""
+        owners = {found[SELECTED_AS]: found["uuid"] for found in contexts if SELECTED_AS in found}
+        numbers = {uuid: number for number, uuid in owners.items()}
+        renumbered = {}
+        for key, record in self._records.items():
+            old, uuid = record.context.get(SELECTED_AS), record.context.get("uuid", "")
+            new = numbers.get(uuid, None if old in owners else old)
+            if new != old:
+                kept = {name: text for name, text in record.context.items() if name != SELECTED_AS}
+                number = {} if new is None else {SELECTED_AS: new}
+                renumbered[key] = dataclasses.replace(record, context={**kept, **number})
+        self._records.update(renumbered)
+        if renumbered and not check:
+            self._write()
 
     def drop(self, keys: Iterable[str], check: bool) -> None:
         """Forgets keys whose originals are proven to be back."""
