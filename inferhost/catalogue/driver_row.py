@@ -35,3 +35,5 @@ class DriverRow:
     notes: str
     source: str
     signed: Tuple[str, ...] = ()  # built and signed by the distribution; {open} is -open or nothing
+    subnet_manager: Tuple[str, ...] = ()  # beside the fabric manager, for cards whose `nvswitch_subnet` is true
+    subnet_tools: Tuple[str, ...] = ()  # what that runs; as `tools`, never held

@@ -61,6 +61,7 @@ class GpuRow:
     nvswitch_cards: Optional[int] = (
         None  # so many on one board are joined by NVSwitch; None: no such board, or unknown
     )
+    nvswitch_subnet: bool = False  # the host reaches those NVSwitches over InfiniBand, as a subnet of its own
 
 
 @dataclasses.dataclass(frozen=True)

@@ -329,10 +329,12 @@ def test_an_initramfs_that_has_to_know_of_a_file_is_made_even_where_the_packages
 
 
 def test_only_what_is_missing_is_named_to_apt_because_it_marks_that_as_wanted_by_name():
-    driver = {"headers": ["linux-headers-1", "linux-headers-2"], "missing": ["linux-headers-2", "libcuda1"]}
-    variables = {"__inferhost_installed": {"driver": driver}}
+    driver = {"headers": ["linux-headers-1", "linux-headers-2"], "missing": ["ibstat", "linux-headers-2", "libcuda1"]}
+    plan = {"driver": {"install": {"tools": ["there", "ibstat"]}}}
+    variables = {"__inferhost_installed": {"driver": driver}, "__inferhost_plan": plan}
     wanted = task("apt.yml", "apt | Every kernel of this host can get a module")["vars"]["__headers"]
-    assert Templar(loader=DataLoader(), variables=variables).template(wanted) == ["linux-headers-2"]
+    named = Templar(loader=DataLoader(), variables=variables).template(wanted)
+    assert sorted(named) == ["ibstat", "linux-headers-2"]
     runtime = task("apt.yml", "apt | The engine and the toolkit are installed", RUNTIME)
     assert runtime["ansible.builtin.apt"]["name"] == "{{ __inferhost_installed.runtime.ask }}"
     installs = task("apt_packages.yml", "apt_packages | The driver's packages are installed")

@@ -219,14 +219,6 @@ def test_persistence_is_a_drop_in_only_where_the_packaged_unit_refuses_it(os, dr
         assert "StopWhenUnneeded=no\n" in dropin.content
 
 
-def test_the_fabric_manager_has_the_drivers_branch():
-    plan = planned(wish("h100-sxm", "ubuntu-22.04", fabric_manager=True))
-    assert "nvidia-fabricmanager-580" in plan.driver.install.packages
-    assert "no fabric manager of debian-12.distribution is known" in refusal(
-        wish("h100-sxm", "debian-12", fabric_manager=True)
-    )
-
-
 def test_the_last_version_that_a_distribution_takes_is_not_passed():
     values = {**wish(BLACKWELL, "debian-12"), **NVIDIA}
     assert planned(values).driver.install.version == "570.133.20"
@@ -299,52 +291,6 @@ def test_nvidias_libraries_without_its_name_are_pinned_too(os):
     pinned = content(planned({**wish(EITHER, os), **NVIDIA}), PIN_PATH)
     for name in ("libcuda", "libcudadebugger", "libnvcuvid", "libnvoptix"):
         assert f"Package: {name}*\nPin: version 5" in pinned
-
-
-JOINED = [card.key for card in CATALOGUE.gpus.values() if card.nvswitch_cards]
-
-
-def board(card, cards, os="ubuntu-22.04", **own):
-    """A host with so many of a card."""
-    values = {f"inferhost_driver_{name}": value for name, value in own.items()}
-    return {
-        **DRIVER,
-        **(NVIDIA if os.startswith("rocky") else {}),
-        "inferhost_hardware": hardware(*[gpu(card)] * cards, os=os, driver_version=None),
-        **values,
-    }
-
-
-@pytest.mark.parametrize("os", ["ubuntu-22.04", "rocky-9.6"])
-@pytest.mark.parametrize("card", JOINED)
-def test_a_board_with_nvswitch_wants_an_answer_about_the_fabric_manager(card, os):
-    text = refusal(board(card, 8, os))
-    assert f"error: inferhost_driver_fabric_manager: is not set, and 8 {card} are usually joined by NVSwitch" in text
-    assert "hint: true; or false where this host has no NVSwitch" in text
-    for answer in (True, False):
-        packages = planned(board(card, 8, os, fabric_manager=answer)).driver.install.packages
-        assert any("fabricmanager" in name for name in packages) is answer
-
-
-@pytest.mark.parametrize(("card", "cards"), [("h100-sxm", 4), ("h100-pcie", 8), ("rtx-pro-6000-bw-ws", 8)])
-def test_where_no_board_with_nvswitch_is_known_nothing_is_asked(card, cards):
-    assert planned(board(card, cards)).driver.install.units == ()
-
-
-def test_where_no_fabric_manager_is_packaged_the_board_is_refused_with_who_packages_one():
-    values = {**NVIDIA, **board("h100-sxm", 8, "debian-13")}
-    assert "hint: take Ubuntu or the RHEL 9 family" in refusal(values)
-    assert planned({**values, "inferhost_driver_fabric_manager": False}).driver.install
-
-
-def test_the_boards_with_nvswitch_are_known():
-    assert sorted(JOINED) == ["a100-sxm4-40gb", "a100-sxm4-80gb", "b200", "h100-sxm", "h200-sxm"]
-
-
-def test_the_fabric_manager_is_to_start_at_boot():
-    plan = planned(wish("h100-sxm", "ubuntu-22.04", fabric_manager=True))
-    assert plan.driver.install.units == ("nvidia-fabricmanager.service",)
-    assert planned(wish("h100-sxm", "ubuntu-22.04")).driver.install.units == ()
 
 
 def test_without_the_wish_for_persistence_no_drop_in_is_placed():

@@ -14,6 +14,14 @@ from inferhost.catalogue import Catalogue
 from inferhost.catalogue.driver_row import DriverRow
 from inferhost.catalogue.rows import GpuRow
 from inferhost.planner.machine.driver import driver_version
+from inferhost.planner.machine.fabric import (
+    FABRIC_MANAGER,
+    LOADS_UMAD,
+    fabric_dropins,
+    fabric_packages,
+    fabric_problems,
+    fabric_tools,
+)
 from inferhost.planner.machine.module_options import (
     Options,
     module_option_reasons,
@@ -39,7 +47,6 @@ SOURCES_PATH = "/etc/apt/sources.list.d/inferhost-driver.sources"
 REPO_PATH = "/etc/yum.repos.d/inferhost-driver.repo"
 KEY_PATHS = {"apt": "/etc/apt/keyrings/inferhost-driver", "dnf": "/etc/pki/rpm-gpg/inferhost-driver"}
 PERSISTENCED = "nvidia-persistenced.service"
-FABRIC_MANAGER = "nvidia-fabricmanager.service"
 VERSION = re.compile(r"[0-9]{3}(\.[0-9]{1,4}){1,2}(-[0-9A-Za-z.+~]+)?")
 
 
@@ -71,8 +78,7 @@ def driver_section(
     problems = [*_engine_problems(branch, services, catalogue), *_address_problems(request, row)]
     version, version_problems = _version(request, rows, row, branch)
     kind, kind_problems = _kernel_module(request, asked, branch)
-    problems += version_problems + kind_problems + _fabric_problems(request, rows, row)
-    fabric_manager = request.wish.flag(OPTION + "fabric_manager")
+    problems += version_problems + kind_problems + fabric_problems(request, rows, row)
     options: Options = ()
     try:
         options = module_options(request, catalogue)
@@ -80,8 +86,8 @@ def driver_section(
         problems += error.problems
     if problems:
         raise InputError(problems)
-    names = [*(row.packages_open if kind == "open" else row.packages_proprietary)]
-    names += [row.fabric_manager] if fabric_manager and row.fabric_manager else []
+    fabric_manager = fabric_packages(request, rows, row)
+    names = [*(row.packages_open if kind == "open" else row.packages_proprietary), *fabric_manager]
     stream = row.module_stream_open if kind == "open" else row.module_stream_proprietary
     install = DriverPackages(
         family=row.family,
@@ -99,12 +105,12 @@ def driver_section(
         units=(FABRIC_MANAGER,) if fabric_manager else (),
         signed=tuple(_signed(name, branch, kind) for name in row.signed),
         may_replace=request.wish.flag(OPTION + "replace_packages"),
-        tools=row.tools,
+        tools=(*row.tools, *fabric_tools(request, rows, row)),
         module_options=options,
         components=row.components,
     )
     files = _files(request, row, install)
-    dropins = _dropins(request, row)
+    dropins = (*_dropins(request, row), *fabric_dropins(request, rows))
     reasons = [*_reasons(request, row, install, files, dropins), *module_option_reasons(options, catalogue)]
     return DriverSection(install, (*files, *module_options_file(options, NOTICE)), dropins, reasons)
 
@@ -209,23 +215,6 @@ def _kernel_module(request: Request, asked: Driver, branch: int) -> tuple[str, l
         message = f'found "{wanted}", but the cards need the {asked.kernel_module} kernel module'
         return wanted, [Problem(option, message, f"auto, or {asked.kernel_module}", "kernel-module")]
     return wanted, []
-
-
-def _fabric_problems(request: Request, rows: tuple[GpuRow, ...], row: DriverRow) -> list[Problem]:
-    """A fabric manager that nobody packages, or a board of cards joined by NVSwitch without an answer about it."""
-    option, elsewhere = OPTION + "fabric_manager", "take Ubuntu or the RHEL 9 family on such hosts"
-    if request.wish.flag(option) and row.fabric_manager is None:
-        return [Problem(option, f"found true, but no fabric manager of {row.key} is known", elsewhere)]
-    joined = [card for card in rows if card.nvswitch_cards and rows.count(card) >= card.nvswitch_cards]
-    if not joined or option in request.given:
-        return []
-    message = (
-        f"is not set, and {rows.count(joined[0])} {joined[0].key} are usually joined by NVSwitch: "
-        "without a fabric manager every CUDA program fails there (error 802)"
-    )
-    able = "true" if row.fabric_manager else f"{elsewhere}, whose fabric manager is known"
-    hint = f"{able}; or false where this host has no NVSwitch of its own, or brings the fabric manager otherwise"
-    return [Problem(option, message, hint, "fabric-manager")]
 
 
 def _engine_problems(branch: int, services: tuple[Service, ...], catalogue: Catalogue) -> list[Problem]:
@@ -338,9 +327,14 @@ def _reasons(
         ),
         *((f"files.{file.path}", file.path, *why[file.path]) for file in files),
     ]
+    without = "the packaged unit starts with --no-persistence-mode"
+    over = {
+        PERSISTENCED: ("StopWhenUnneeded", "no", without, f"{source}#persistenced_command"),
+        FABRIC_MANAGER: ("Wants", LOADS_UMAD, "its switches are on InfiniBand", f"{source}#subnet_manager"),
+    }
     for dropin in dropins:
-        because = "the packaged unit starts with --no-persistence-mode"
-        found.append((f"dropins.{dropin.unit}.StopWhenUnneeded", "no", because, f"{source}#persistenced_command"))
+        key, value, because, where = over[dropin.unit]
+        found.append((f"dropins.{dropin.unit}.{key}", value, because, where))
     return [
         reason(
             setting,
