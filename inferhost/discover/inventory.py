@@ -21,7 +21,7 @@ LIBRARY_PREFIXES = ("CUDA_", "NCCL_", "TORCH", "PYTORCH_", "TRITON_", "HF_", "NV
 
 def hardware(facts: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     """The hardware document; a card that the catalogue does not know keeps its name, and the plan refuses it."""
-    cpu, engines = facts["cpu"], facts.get("container_engines", [])
+    cpu, engines, switches = facts["cpu"], facts.get("container_engines", []), facts.get("nvswitches", 0)
     return {
         "gpus": [_gpu(gpu, catalogue) for gpu in facts["gpus"]],
         "cpu": {
@@ -38,6 +38,7 @@ def hardware(facts: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
         "os": facts["os"] or "unknown",
         "driver_version": facts["driver_version"],
         **({"container_engines": engines} if engines else {}),
+        **({"nvswitches": switches} if switches else {}),
     }
 
 

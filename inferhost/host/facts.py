@@ -23,6 +23,9 @@ CPU = "/sys/devices/system/cpu"
 NODES = "/sys/devices/system/node"
 NVIDIA_VENDOR = "0x10de"
 DISPLAY_CLASSES = ("0x0300", "0x0302")  # VGA controller, 3D controller. Source: pci.ids
+SWITCH_CLASSES = ("0x0680",)
+"""A bridge that is none of the others, which NVIDIA's driver takes for an NVSwitch. Those of NVLink 5 are none of
+these. Source: NVIDIA open-gpu-kernel-modules, kernel-open/nvidia/linux_nvswitch.c and nv-pci-table.c."""
 
 
 def observe_facts(machine: Machine, report: Report) -> None:
@@ -40,6 +43,7 @@ def observe_facts(machine: Machine, report: Report) -> None:
     report.facts.update(
         {
             "gpus": cards,
+            "nvswitches": len(_pci_devices(machine, SWITCH_CLASSES)),
             **driver,
             "cpu": cpu_facts(machine),
             "memory_mib": memory_mib(machine),
@@ -67,13 +71,20 @@ def container_engines(machine: Machine) -> list[str]:
 def pci_cards(machine: Machine) -> list[dict[str, Any]]:
     """NVIDIA's display devices on the PCI bus, in bus order, with what sysfs knows of them."""
     found = []
-    for bus_id in machine.entries(PCI):
-        vendor = machine.read_text(f"{PCI}/{bus_id}/vendor")
-        kind = machine.read_text(f"{PCI}/{bus_id}/class") or ""
-        if vendor == NVIDIA_VENDOR and kind[:6] in DISPLAY_CLASSES:
-            device = (machine.read_text(f"{PCI}/{bus_id}/device") or "").replace("0x", "").upper()
-            found.append(_row(machine, bus_id, {"pci_device_id": device}))
+    for bus_id in _pci_devices(machine, DISPLAY_CLASSES):
+        device = (machine.read_text(f"{PCI}/{bus_id}/device") or "").replace("0x", "").upper()
+        found.append(_row(machine, bus_id, {"pci_device_id": device}))
     return found
+
+
+def _pci_devices(machine: Machine, classes: tuple[str, ...]) -> list[str]:
+    """NVIDIA's devices of these classes, by bus id."""
+    return [
+        bus_id
+        for bus_id in machine.entries(PCI)
+        if machine.read_text(f"{PCI}/{bus_id}/vendor") == NVIDIA_VENDOR
+        and (machine.read_text(f"{PCI}/{bus_id}/class") or "")[:6] in classes
+    ]
 
 
 def cpu_facts(machine: Machine) -> dict[str, Any]:

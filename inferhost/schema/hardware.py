@@ -56,3 +56,4 @@ class Hardware:
     os: str
     driver_version: Optional[str]
     container_engines: Tuple[str, ...] = ()  # such as "docker 26.1.5"
+    nvswitches: int = 0  # on the PCI bus, where those of NVLink 5 are not

@@ -90,6 +90,12 @@ def test_the_hardware_is_a_document_that_plans():
     assert "WOULD PLAN" in render_plan("box", inventory.wish(facts(), CATALOGUE)[0], made, CATALOGUE)
 
 
+def test_switches_are_written_down_where_there_are_any():
+    assert "nvswitches" not in inventory.hardware(facts(nvswitches=0), CATALOGUE)
+    made = inventory.hardware(facts(nvswitches=6), CATALOGUE)
+    assert document.read(Hardware, made).nvswitches == 6
+
+
 def test_a_cards_memory_is_what_cuda_gives_and_not_what_nvml_counts():
     assert inventory.hardware(facts(), CATALOGUE)["gpus"][0]["memory_mib"] == 97280
 

@@ -31,6 +31,21 @@ def test_a_board_with_nvswitch_wants_an_answer_about_the_fabric_manager(card, os
         assert any("fabricmanager" in name for name in packages) is answer
 
 
+@pytest.mark.parametrize("cards", [4, 7, 8])
+def test_switches_that_discovery_saw_want_it_unasked_however_many_cards_there_are(cards):
+    """Seven: one of the board's cards is out of order."""
+    values = board("h100-sxm", cards)
+    values["inferhost_hardware"]["nvswitches"] = 4
+    plan = planned(values)
+    assert "nvidia-fabricmanager-580" in plan.driver.install.packages
+    assert plan.driver.install.units == ("nvidia-fabricmanager.service",)
+    (why,) = [reason.because for reason in plan.reasons if reason.setting == "driver.install.units"]
+    assert why == "NVSwitches on this host's PCI bus: 4"
+    assert planned({**values, "inferhost_driver_fabric_manager": False}).driver.install.units == ()
+    values["inferhost_hardware"]["os"] = "debian-12"
+    assert "NVSwitches on this host's PCI bus: 4, but no fabric manager of debian-12" in refusal(values)
+
+
 def dropin_of_the_fabric_manager(plan):
     return [dropin.content for dropin in plan.dropins if dropin.unit == "nvidia-fabricmanager.service"]
 

@@ -21,6 +21,7 @@ from inferhost.planner.machine.fabric import (
     fabric_packages,
     fabric_problems,
     fabric_tools,
+    fabric_why,
 )
 from inferhost.planner.machine.module_options import (
     Options,
@@ -327,6 +328,8 @@ def _reasons(
         ),
         *((f"files.{file.path}", file.path, *why[file.path]) for file in files),
     ]
+    if install.units:
+        found.append(("driver.install.units", list(install.units), *fabric_why(request)))
     without = "the packaged unit starts with --no-persistence-mode"
     over = {
         PERSISTENCED: ("StopWhenUnneeded", "no", without, f"{source}#persistenced_command"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from inferhost.catalogue.driver_row import DriverRow
 from inferhost.catalogue.rows import GpuRow
-from inferhost.planner.request import Request
+from inferhost.planner.request import HARDWARE, Request
 from inferhost.schema.plan import Dropin
 from inferhost.schema.problems import Problem
 
@@ -19,21 +19,26 @@ LOADS_UMAD = "modprobe@ib_umad.service"
 """Of systemd from 245 on: it loads the module also where the fabric manager starts long after the boot."""
 
 
+def fabric_wanted(request: Request) -> bool:
+    """The wish's answer; without one, whether discovery saw switches."""
+    return request.wish.flag(OPTION) if OPTION in request.given else request.hardware.nvswitches > 0
+
+
 def fabric_packages(request: Request, rows: tuple[GpuRow, ...], row: DriverRow) -> list[str]:
-    """What the wish for a fabric manager installs; nothing without it, and where nobody packages one."""
-    if not request.wish.flag(OPTION) or row.fabric_manager is None:
+    """What a fabric manager installs; nothing where none is wanted, or nobody packages one."""
+    if not fabric_wanted(request) or row.fabric_manager is None:
         return []
     return [row.fabric_manager, *(row.subnet_manager if _on_subnet(rows) else ())]
 
 
 def fabric_tools(request: Request, rows: tuple[GpuRow, ...], row: DriverRow) -> tuple[str, ...]:
     """What the fabric manager runs; others may have it for a network of their own, so it is never held."""
-    return row.subnet_tools if request.wish.flag(OPTION) and _on_subnet(rows) else ()
+    return row.subnet_tools if fabric_wanted(request) and _on_subnet(rows) else ()
 
 
 def fabric_dropins(request: Request, rows: tuple[GpuRow, ...]) -> tuple[Dropin, ...]:
     """The module that the packaged unit asks for and does not load."""
-    if not request.wish.flag(OPTION) or not _on_subnet(rows):
+    if not fabric_wanted(request) or not _on_subnet(rows):
         return ()
     return (Dropin(FABRIC_MANAGER, "driver", (("Unit", "Wants", LOADS_UMAD), ("Unit", "After", LOADS_UMAD)), "none"),)
 
@@ -41,10 +46,11 @@ def fabric_dropins(request: Request, rows: tuple[GpuRow, ...]) -> tuple[Dropin, 
 def fabric_problems(request: Request, rows: tuple[GpuRow, ...], row: DriverRow) -> list[Problem]:
     """A fabric manager that nobody packages, or a board of cards joined by NVSwitch without an answer about it."""
     lacks, elsewhere = _lacking(rows, row)
-    if request.wish.flag(OPTION) and lacks:
-        return [Problem(OPTION, f"found true, but {lacks}", elsewhere)]
+    if fabric_wanted(request) and lacks:
+        found = "found true" if OPTION in request.given else fabric_why(request)[0]
+        return [Problem(OPTION, f"{found}, but {lacks}", elsewhere)]
     joined = [card for card in rows if card.nvswitch_cards and rows.count(card) >= card.nvswitch_cards]
-    if not joined or OPTION in request.given:
+    if not joined or OPTION in request.given or fabric_wanted(request):
         return []
     message = (
         f"is not set, and {rows.count(joined[0])} {joined[0].key} are usually joined by NVSwitch: "
@@ -53,6 +59,13 @@ def fabric_problems(request: Request, rows: tuple[GpuRow, ...], row: DriverRow) 
     able = f"{elsewhere}, then true" if lacks else "true"
     hint = f"{able}; or false where this host has no NVSwitch of its own, or brings the fabric manager otherwise"
     return [Problem(OPTION, message, hint, "fabric-manager")]
+
+
+def fabric_why(request: Request) -> tuple[str, str]:
+    """Why a fabric manager is wanted, and where that stands."""
+    if OPTION in request.given:
+        return request.origin(OPTION), f"wish:{OPTION}"
+    return f"NVSwitches on this host's PCI bus: {request.hardware.nvswitches}", f"wish:{HARDWARE}"
 
 
 def _on_subnet(rows: tuple[GpuRow, ...]) -> str:

@@ -144,6 +144,15 @@ def test_facts_work_without_a_library(host: FakeHost, program: pathlib.Path):
     assert "note: GPUs as the PCI bus shows them: nvmlInit: LibraryNotFound (NVML error 12)" in done.stderr
 
 
+def test_nvswitches_are_nvidias_bridges_on_the_pci_bus(host: FakeHost):
+    """Addresses and classes as a p4d.24xlarge shows them: Bottlerocket's fabricmanager-condition."""
+    rows = ("10:1c", "0x10de", "0x030200"), ("80:1a", "0x10de", "0x068000"), ("80:1b", "0x10de", "0x068000")
+    for slot, vendor, kind in (*rows, ("00:01", "0x8086", "0x068000"), ("00:04", "0x1d0f", "0x010802")):
+        host.write(f"/sys/bus/pci/devices/0000:{slot}.0/vendor", f"{vendor}\n")
+        host.write(f"/sys/bus/pci/devices/0000:{slot}.0/class", f"{kind}\n")
+    assert host.run("facts").document["facts"]["nvswitches"] == 2
+
+
 def test_facts_have_the_same_keys_with_and_without_a_driver(host: FakeHost):
     device = "/sys/bus/pci/devices/0000:03:00.0"
     for name, text in (("vendor", "0x10de"), ("class", "0x030200"), ("device", "0x2bb1"), ("numa_node", "1")):
