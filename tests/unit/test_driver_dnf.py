@@ -6,7 +6,7 @@ from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
 from inferhost.schema import document
-from tests.unit.test_driver_role import SHARED, TASKS
+from tests.unit.test_driver_role import SHARED, TASKS, message
 from tests.unit.test_driver_role import task as named_task
 from tests.unit.test_planner_driver import BLACKWELL, FIRST, NVIDIA, planned, wish
 
@@ -142,6 +142,22 @@ def test_what_dnf_refuses_is_told_with_the_option(consent):
         said = Templar(loader=DataLoader(), variables=variables).template(told)
         assert "Error: conflicting requests" in said
         assert ("inferhost_driver_replace_packages: true" in said) is not consent
+
+
+@pytest.mark.parametrize(
+    ("failures", "epel", "headers"),
+    [
+        ([], False, False),
+        (["No package dkms available."], True, False),
+        (["No package kernel-devel-5.14.0-1.el9.x86_64 available."], False, True),
+    ],
+)
+def test_a_tool_that_no_source_has_is_told_with_what_brings_it(failures, epel, headers):
+    told = named_task("dnf_tools.yml", "dnf_tools | What is missing is named")
+    said = "Failed to download metadata for repo 'x'" if not failures else "Failed to install some packages"
+    words = message(told, {"ansible_failed_result": {"msg": said, "failures": failures}})
+    assert words.startswith(", ".join([said, *failures]))
+    assert ("EPEL" in words, "the headers of an old kernel are gone" in words) == (epel, headers)
 
 
 @pytest.mark.parametrize("stream", [["enable", "nvidia-driver:570-dkms"], ["reset", "nvidia-driver"]])

@@ -249,14 +249,6 @@ def test_a_folder_of_the_daemon_that_is_there_keeps_its_mode(daemon, made):
     assert found == ["/etc/systemd/system/docker.service.d", *made]
 
 
-def test_a_tool_that_no_source_has_is_named_with_where_it_comes_from():
-    said = task("dnf_tools.yml", "dnf_tools | What is missing is named")["ansible.builtin.fail"]["msg"]
-    failed = {"msg": "Failed to install some of the specified packages", "failures": ["No package dkms available."]}
-    told = Templar(loader=DataLoader(), variables={"ansible_failed_result": failed}).template(said)
-    assert "No package dkms available." in told
-    assert "EPEL" in told
-
-
 @pytest.mark.parametrize("family", ["apt", "dnf"])
 def test_what_the_hosts_own_sources_lack_is_found_before_anything_is_placed(family):
     steps = task("main.yml", "The driver section is placed")["block"]

@@ -5,7 +5,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
-from tests.unit.test_driver_role import ROLES, holds, task
+from tests.unit.test_driver_role import ROLES, RUNTIME, holds, message, task
 
 LISTS = ROLES / "inferhost_plan/tasks"
 NOTHING = {
@@ -39,6 +39,53 @@ def apt_tasks() -> list[tuple[str, dict]]:
             if one.get("ansible.builtin.apt", {}).get("state") != "absent" and "ansible.builtin.apt" in one:
                 found.append((path.name, one["ansible.builtin.apt"]))
     return found
+
+
+YUM = "/etc/yum.repos.d/inferhost-driver.repo"
+
+
+def asks_of_dnf(changed: bool, wanted: list[str], path: str = YUM) -> list[str]:
+    """What the role of the driver section has dnf asked before it installs on a host that lacks this."""
+    facts = {"driver": {**NOTHING["driver"], "missing": wanted}}
+    variables = {"__inferhost_installed": facts, "__inferhost_driver_files": {"changed": changed}}
+    asked = task("dnf.yml", "dnf | The package lists are fresh")
+    given = {name: Templar(loader=DataLoader(), variables=variables).template(v) for name, v in asked["vars"].items()}
+    given |= {"__inferhost_plan": {"files": [{"section": "driver", "path": path}]}}
+    asks = task("package_lists.yml", "package_lists | Our source answers (dnf)", LISTS)
+    block = task("package_lists.yml", "package_lists | The package lists are read again", LISTS)
+    for name, text in asks["vars"].items():
+        given[name] = Templar(loader=DataLoader(), variables=given).template(text)
+    if not (holds(block["when"], given) and holds(asks["when"], given)):
+        return []
+    return list(Templar(loader=DataLoader(), variables=given).template(asks["ansible.builtin.command"]["argv"]))
+
+
+def test_dnf_is_asked_of_our_source_alone_where_something_comes_out_of_it():
+    asked = ["dnf", "--disablerepo=*", "--enablerepo=inferhost-driver"]
+    for changed, wanted in ((True, []), (False, ["nvidia-driver-cuda"])):
+        argv = asks_of_dnf(changed, wanted)
+        assert argv == [*asked, "--setopt=inferhost-driver.skip_if_unavailable=0", "--refresh", "makecache"]
+    assert asks_of_dnf(False, []) == []
+    assert asks_of_dnf(True, [], path="/etc/modprobe.d/inferhost-nouveau.conf") == []
+
+
+def test_the_runtime_asks_the_same_before_it_installs():
+    asked = task("dnf.yml", "dnf | The package lists are fresh", RUNTIME)
+    assert asked["ansible.builtin.import_role"] == {"name": "inferhost_plan", "tasks_from": "package_lists"}
+    option = "inferhost_runtime_toolkit_repository_url"
+    assert (asked["vars"]["__inferhost_plan_repository"], asked["vars"]["__inferhost_plan_family"]) == (option, "dnf")
+
+
+def test_what_dnf_says_of_our_source_is_told_with_the_option():
+    option = "inferhost_driver_repository_url"
+    said = "Error: Failed to download metadata for repo 'inferhost-driver'"
+    variables = {
+        "ansible_failed_result": {"msg": "non-zero return code", "stderr": f"{said}\n"},
+        "__inferhost_plan_repository": option,
+        "__inferhost_plan_family": "dnf",
+    }
+    told = task("package_lists.yml", "package_lists | What does not answer is said", LISTS)
+    assert message(told, variables).startswith(f"{option}: {said}. Every package source")
 
 
 def reads_lists(section: str, facts: dict, changed: bool) -> bool:
@@ -77,6 +124,7 @@ def test_only_a_source_of_the_section_that_came_in_this_run_goes_again(changed):
         {"section": "runtime", "path": "/etc/systemd/system/inferhost-cdi.service"},
         {"section": "runtime", "path": "/etc/apt/sources.list.d/inferhost-toolkit.sources"},
         {"section": "driver", "path": "/etc/apt/sources.list.d/inferhost-driver.sources"},
+        {"section": "runtime", "path": "/etc/yum.repos.d/inferhost-toolkit.repo"},
     ]
     variables = {
         "__inferhost_plan": {"files": files},
@@ -85,7 +133,7 @@ def test_only_a_source_of_the_section_that_came_in_this_run_goes_again(changed):
     }
     left = "package_lists | A source of ours that may not answer is not left behind"
     removes = task("package_lists.yml", left, LISTS)
-    assert Templar(loader=DataLoader(), variables=variables).template(removes["loop"]) == [files[1]]
+    assert Templar(loader=DataLoader(), variables=variables).template(removes["loop"]) == [files[1], files[3]]
     assert holds(removes["when"], variables) is changed
 
 
@@ -94,11 +142,12 @@ def test_only_a_source_of_the_section_that_came_in_this_run_goes_again(changed):
 def test_the_option_is_named_where_its_address_is_the_one_that_does_not_answer(dead, named, wished):
     option = "inferhost_driver_repository_url"
     said = f"Failed to update apt cache: E:The repository '{dead} bookworm Release' has no Release file"
-    variables = {"ansible_failed_result": {"msg": said}, "__inferhost_plan_repository": option}
+    variables = {
+        "ansible_failed_result": {"msg": said},
+        "__inferhost_plan_repository": option,
+        "__inferhost_plan_family": "apt",
+    }
     variables |= {} if wished is None else {option: wished}
     told = task("package_lists.yml", "package_lists | What does not answer is said", LISTS)
-    for name in ("__wished", "__ours"):
-        variables[name] = Templar(loader=DataLoader(), variables=variables).template(told["vars"][name])
-    templar = Templar(loader=DataLoader(), variables=variables)
-    message = templar.template(told["ansible.builtin.fail"]["msg"])
-    assert message.startswith(f"{option}: {said}. Every" if named and wished else f"{said}. Every package source")
+    words = message(told, variables)
+    assert words.startswith(f"{option}: {said}. Every" if named and wished else f"{said}. Every package source")

@@ -87,9 +87,9 @@ def test_the_toolkit_repository_is_named_by_a_keyring_file():
         "Signed-By: /etc/apt/keyrings/inferhost-toolkit.asc",
     ]
     assert plan.runtime.key == "/etc/apt/keyrings/inferhost-toolkit.asc"
-    assert "baseurl=https://mirror.example/toolkit/stable/rpm/$basearch" in content(
-        planned(wish("rocky-9", **TOOLKIT)), REPO_PATH
-    )
+    repository = content(planned(wish("rocky-9", **TOOLKIT)), REPO_PATH)
+    assert "baseurl=https://mirror.example/toolkit/stable/rpm/$basearch" in repository
+    assert "gpgcheck=1\nskip_if_unavailable=1\n" in repository
 
 
 @pytest.mark.parametrize("missing", list(TOOLKIT))

@@ -46,6 +46,8 @@ PIN_PRIORITY = 1000
 """The least at which apt also goes back to an older version."""
 SOURCES_PATH = "/etc/apt/sources.list.d/inferhost-driver.sources"
 REPO_PATH = "/etc/yum.repos.d/inferhost-driver.repo"
+PASSED_OVER = "skip_if_unavailable=1"
+"""dnf does nothing at all for anybody where a source without this does not answer. Source: dnf.conf(5)."""
 KEY_PATHS = {"apt": "/etc/apt/keyrings/inferhost-driver", "dnf": "/etc/pki/rpm-gpg/inferhost-driver"}
 PERSISTENCED = "nvidia-persistenced.service"
 VERSION = re.compile(r"[0-9]{3}(\.[0-9]{1,4}){1,2}(-[0-9A-Za-z.+~]+)?")
@@ -278,7 +280,8 @@ def _files(request: Request, row: DriverRow, install: DriverPackages) -> tuple[F
             found.append((SOURCES_PATH, f"# {NOTICE}\n" + "\n".join(lines) + "\n", "none"))
     elif url:
         text = f"[inferhost-driver]\nname=NVIDIA driver\nbaseurl={url}/{row.folder}\nenabled=1\ngpgcheck=1\n"
-        found.append((REPO_PATH, f"# {NOTICE}\n{text}gpgkey=file://{signed_by}\n", "none"))
+        text += f"{PASSED_OVER}\ngpgkey=file://{signed_by}\n"
+        found.append((REPO_PATH, f"# {NOTICE}\n{text}", "none"))
     return tuple(File(path, SECTION, "0644", text, None, disruption) for path, text, disruption in found)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from inferhost.catalogue import Catalogue
 from inferhost.catalogue.runtime_row import RuntimeRow
-from inferhost.planner.machine.driver_packages import PIN_PRIORITY, is_os
+from inferhost.planner.machine.driver_packages import PASSED_OVER, PIN_PRIORITY, is_os
 from inferhost.planner.reasons import reason
 from inferhost.planner.request import HARDWARE, Request, read_instances
 from inferhost.schema.container import Runtime
@@ -191,7 +191,7 @@ def _files(request: Request, row: RuntimeRow, runtime: Runtime) -> tuple[File, .
         found.append(File(SOURCES_PATH, SECTION, "0644", text, None, "none"))
     elif url:
         lines = ["[inferhost-toolkit]", "name=NVIDIA Container Toolkit", f"baseurl={url}/{row.toolkit_folder}"]
-        lines += ["enabled=1", "gpgcheck=1", f"gpgkey=file://{runtime.key}"]
+        lines += ["enabled=1", "gpgcheck=1", PASSED_OVER, f"gpgkey=file://{runtime.key}"]
         found.append(File(REPO_PATH, SECTION, "0644", "\n".join([f"# {NOTICE}", *lines]) + "\n", None, "none"))
     return tuple(found)
 
