@@ -10,6 +10,7 @@ from inferhost.host.gpu import load
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
 from inferhost.host.gpu.sample import Sample
 from inferhost.host.knob import Knob, Unusable
+from inferhost.host.record.baseline import SELECTED_AS
 from inferhost.schema.result import Verdict
 
 
@@ -105,8 +106,11 @@ class Again:
 
     def takes(self, knob: CardKnob) -> bool:
         """Not what somebody else wrote and the look before told: it still stands, so no reload took it."""
-        if knob.setting not in self.told or not is_among(knob.setting, self.what):
-            return is_among(knob.setting, self.what)
+        number = knob.context().get(SELECTED_AS)  # its name while nobody is recorded for it
+        if not is_among(knob.setting, self.what) and not is_among(f"gpu.{number}.{knob.name}", self.what):
+            return False
+        if knob.setting not in self.told:
+            return True
         try:
             boots_with, found = knob.boots_with(), knob.observe()
         except Unusable:

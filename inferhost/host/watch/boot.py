@@ -1,14 +1,14 @@
-"""What the boot unit runs: wait for the cards, then `apply`, section by section, and never stop the boot.
+"""What the boot unit runs: `apply`, section by section and to each card as soon as it is there.
 
-A section that was taken back is left alone. A card that is missing is told, and the others get their settings all
-the same: nobody is there to put it back. The same unit runs after a suspend.
+It never stops the boot. A section that was taken back is left alone. A card that is missing is told, and written down
+for the drift timer, which gives it its settings when it is there. The same unit runs after a suspend.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from inferhost.host import verbs
 from inferhost.host.gpu import which
@@ -17,10 +17,12 @@ from inferhost.host.machine import Machine
 from inferhost.host.record import base_units, left
 from inferhost.host.record.baseline import read_baseline
 from inferhost.host.report import HostError, Report
+from inferhost.host.watch.watched import remember_undone
 from inferhost.schema.plan import Plan
 from inferhost.schema.problems import InputError, Problem
 
-SECTIONS = ("gpu", "cpu")
+GPU = "gpu"
+SECTIONS = (GPU, "cpu")
 """What has no file; systemd starts the engines itself."""
 
 POLL_S = 0.5
@@ -31,18 +33,50 @@ NOT_COMING = (12, 18)
 
 
 def boot(machine: Machine, plan: Plan, asked: Sequence[str] | None, wait_s: float, report: Report) -> None:
-    """Applies the sections that stand, or those asked for by name, after at most `wait_s` seconds for the cards."""
+    """Applies the sections that stand, or those asked for by name; cards have `wait_s` seconds to come."""
     standing = base_units.standing(plan, read_baseline(machine))
     chosen = [s for s in SECTIONS if s in (asked or standing) and s in plan.manage]
     for section in (s for s in SECTIONS if s in plan.manage and s not in chosen):
         report.note(f"section {section} was taken back: not applied")
-    here = with_cards_that_are_here(machine, plan, wait_s, report)[0] if "gpu" in chosen else plan
     for section in chosen:  # what stops one leaves the next its turn
-        with _told(report):
-            verbs.apply(machine, here, [section], report)
-    if "gpu" in chosen:
+        if section == GPU:
+            _apply_to_cards(machine, plan, wait_s, report)
+        else:
+            _apply(machine, plan, section, report)
+    if GPU in chosen:
         with _told(report):
             left.give_back(machine, plan, report)
+
+
+def _apply_to_cards(machine: Machine, plan: Plan, wait_s: float, report: Report) -> None:
+    """Each card gets its settings as soon as it is there; what is left undone is the drift timer's to do."""
+    start_s, slept = machine.clock.now_s(), False
+    names, todo = which.known_names(plan, machine), set(range(len(plan.gpus)))
+    while True:
+        missing, mended_by_waiting = _missing(machine, plan)
+        come = sorted(todo - missing.keys())
+        if come:
+            _apply(machine, dataclasses.replace(plan, gpus=tuple(plan.gpus[number] for number in come)), GPU, report)
+            todo -= set(come)
+        waited_s = machine.clock.now_s() - start_s
+        if not todo or not mended_by_waiting or waited_s >= wait_s:
+            break
+        machine.clock.sleep(min(POLL_S, wait_s - waited_s))
+        slept = True
+    if slept:
+        report.note(f"waited {waited_s:.1f} s for the cards")
+    if todo and is_silent(missing):
+        _apply(machine, plan, GPU, report)  # which says it of each setting
+    else:
+        report.problems.extend(missing[number] for number in sorted(todo))
+    failed = [problem.path for problem in report.problems if problem.path.startswith("gpu.")]
+    if not report.check:
+        remember_undone(machine, [*(f"gpu.{names[number]}" for number in sorted(todo)), *failed], report)
+
+
+def _apply(machine: Machine, plan: Plan, section: str, report: Report) -> None:
+    with _told(report):
+        verbs.apply(machine, plan, [section], report)
 
 
 @contextlib.contextmanager
@@ -56,25 +90,22 @@ def _told(report: Report) -> Iterator[None]:
         report.stopped([error.problem])
 
 
-def with_cards_that_are_here(
-    machine: Machine, plan: Plan, wait_s: float, report: Report
-) -> tuple[Plan, Container[int]]:
-    """The plan for the cards that answer; each of the others is a problem of its own, told once, and numbered."""
-    start_s, slept = machine.clock.now_s(), False
-    while True:
-        missing, mended_by_waiting = _missing(machine, plan)
-        waited_s = machine.clock.now_s() - start_s
-        if not missing or not mended_by_waiting or waited_s >= wait_s:
-            break
-        machine.clock.sleep(min(POLL_S, wait_s - waited_s))
-        slept = True
-    if slept:
-        report.note(f"waited {waited_s:.1f} s for the cards")
-    if any(problem.path == NO_ANSWER for problem in missing.values()):  # apply says it of each setting
+def with_cards_that_are_here(machine: Machine, plan: Plan, report: Report) -> tuple[Plan, Mapping[int, Problem]]:
+    """The plan for the cards that answer; each of the others is a problem of its own, told once, and numbered.
+
+    Where nobody answers at all it is the whole plan, and whoever follows it says so.
+    """
+    missing, _ = _missing(machine, plan)
+    if is_silent(missing):
         return plan, missing
     report.problems.extend(missing.values())
     here = tuple(entry for number, entry in enumerate(plan.gpus) if number not in missing)
     return dataclasses.replace(plan, gpus=here), missing
+
+
+def is_silent(missing: Mapping[int, Problem]) -> bool:
+    """Whether these are no cards of their own: NVML does not answer at all."""
+    return any(problem.path == NO_ANSWER for problem in missing.values())
 
 
 def _missing(machine: Machine, plan: Plan) -> tuple[dict[int, Problem], bool]:

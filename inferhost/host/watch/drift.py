@@ -31,7 +31,14 @@ from inferhost.host.record.baseline import read_baseline
 from inferhost.host.report import HostError, Report
 from inferhost.host.watch import boot
 from inferhost.host.watch.metrics import write_metrics
-from inferhost.host.watch.watched import Watched, drivers_now, lost_requests, read_watched, still_asked, write_watched
+from inferhost.host.watch.watched import (
+    Watched,
+    drivers_now,
+    lost_requests,
+    read_watched,
+    still_asked,
+    write_watched,
+)
 from inferhost.host.watch.writers import other_writers
 from inferhost.schema import result
 from inferhost.schema.plan import Plan
@@ -69,7 +76,8 @@ def watch(machine: Machine, plan: Plan, metrics_folder: str | None, report: Repo
 def _not_held(report: Report, stopped: Sequence[Problem]) -> tuple[str, ...]:
     """What is not as planned, for `status`: settings, cards that are not there, and what cut the look short."""
     settings = {verdict.setting for verdict in report.verdicts}
-    drifted = [f"{v.setting}: {v.verdict} ({v.cause})" for v in report.verdicts if v.verdict in DRIFT]
+    not_so = [v for v in report.verdicts if v.verdict in DRIFT or v.verdict == "pending"]
+    drifted = [f"{v.setting}: {v.verdict} ({v.cause})" for v in not_so]
     problems = [*report.problems, *stopped]
     return (*drifted, *(f"{p.path}: {p.message}" for p in problems if p.path not in settings))
 
@@ -83,7 +91,9 @@ def _told(report: Report) -> dict[str, Any]:
 def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool], report: Report) -> Watched:
     """The look itself, and what the next one has to know; `cards` says which of the plan's answer."""
     names = which.known_names(plan, machine)
-    now = dataclasses.replace(before, time_s=machine.clock.now_s())
+    meant = [f"gpu.{name}" for name in names]
+    again = tuple(what for what in before.again if is_among(what, meant))
+    now = dataclasses.replace(before, time_s=machine.clock.now_s(), again=again)
     sections = base_units.standing(plan, read_baseline(machine))
     if "gpu" in sections:
         awake = held_open(machine) if before.asleep else []
@@ -99,13 +109,7 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
         if unseen and not plan.gpus:
             sections.remove("gpu")
         else:
-            names = which.known_names(plan, machine)
-            plan, missing = boot.with_cards_that_are_here(machine, plan, 0, report)
-            cards.update({name: number not in missing for number, name in enumerate(names)})
-            now = _drivers(machine, plan, now)
-            again = _why_again(machine, plan, before, now.loaded, report)
-            failed = _apply_again(machine, plan, again, before, report)
-            now = dataclasses.replace(_drivers(machine, plan, now) if again else now, again=failed)
+            plan, now = _repaired(machine, plan, now, cards, report)
     seen = _verified(machine, plan, sections, report)
     uncounted = [uuid for uuid, driver in now.loaded.items() if driver.energy_mj is None]
     reset = _reset_cards(machine, plan, uncounted, report) if "gpu" in sections else []
@@ -117,6 +121,25 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
     now = dataclasses.replace(now, reset=tuple(reset), asked=still_asked(machine, before, drifted))
     _take_over(seen, report)
     return now
+
+
+def _repaired(
+    machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool], report: Report
+) -> tuple[Plan, Watched]:
+    """The plan of the cards that answer, after what of them has to be applied again."""
+    names = which.known_names(plan, machine)
+    plan, missing = boot.with_cards_that_are_here(machine, plan, report)
+    cards.update({name: number not in missing for number, name in enumerate(names)})
+    if boot.is_silent(missing):
+        if before.loaded.keys() & set(names):  # in this boot they answered
+            report.problems.append(missing[0])
+        return plan, before
+    now = _drivers(machine, plan, before)
+    again = _why_again(machine, plan, before, now.loaded, report)
+    failed = _apply_again(machine, plan, again, before, report)
+    here = [f"gpu.{name}" for name, answers in cards.items() if answers]
+    later = [what for what in before.again if not is_among(what, here)]
+    return plan, dataclasses.replace(_drivers(machine, plan, now) if again else now, again=(*later, *failed))
 
 
 def _unseen(plan: Plan, names: Sequence[str], asleep: Sequence[str]) -> dict[str, Verdict]:
@@ -165,11 +188,11 @@ def _why_again(
     A card whose driver was loaded again, a request of ours that stopped half way or of which the record is lost, and
     what of those failed last time.
     """
-    found = dict.fromkeys(before.again, "the last repair failed")
     names = which.known_names(plan, machine)
     wished = [f"gpu.{n}.{k}" for n, entry in zip(names, plan.gpus) for k in LOCKS if getattr(entry, k) is not None]
-    found |= {s: "its record of this boot is lost" for s in lost_requests(machine, before) if s in wished}
     here = [f"gpu.{name}" for name in names]
+    found = {what: "left undone by the boot or by a repair" for what in before.again if is_among(what, here)}
+    found |= {s: "its record of this boot is lost" for s in lost_requests(machine, before) if s in wished}
     found |= {s: "a request of ours did not come to its end" for s in unfinished(machine) if is_among(s, here)}
     for uuid in (uuid for uuid in now if uuid in before.loaded):
         signs = before.loaded[uuid].reload_signs(now[uuid])

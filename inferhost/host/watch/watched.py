@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, Optional
 
 from inferhost.host.gpu.card_knob import CardKnob
@@ -37,7 +37,7 @@ class Watched:
     not_held: tuple[str, ...]
     time_s: float
     reset: tuple[str, ...] = ()  # UUIDs of cards found at what they boot with, though nothing counts their drivers
-    again: tuple[str, ...] = ()  # cards (`gpu.UUID`) and settings of which a repair failed
+    again: tuple[str, ...] = ()  # cards (`gpu.UUID`) and settings that boot or a repair left undone
     told: Optional[dict[str, Any]] = None  # settings of cards that drifted: what was found
     asked: tuple[str, ...] = ()  # clock locks that were on record, and not told as drift
 
@@ -97,6 +97,16 @@ def remember_applied(machine: Machine, knobs: Iterable[Knob], report: Report) ->
         report.note(f"{WATCHED}: not written; {error.evidence}")
     except WriteFailed as error:
         report.note(f"{error.problem.path}: {error.problem.message}")
+
+
+def remember_undone(machine: Machine, left: Sequence[str], report: Report) -> None:
+    """Cards and settings that are to be applied at the next look. A failure is a remark."""
+    before = read_watched(machine)
+    if set(left) - set(before.again):
+        try:
+            write_watched(machine, dataclasses.replace(before, again=tuple(sorted({*before.again, *left}))))
+        except WriteFailed as error:
+            report.note(f"{error.problem.path}: {error.problem.message}")
 
 
 def remember_awake(machine: Machine, knobs: Iterable[Knob], report: Report) -> None:
