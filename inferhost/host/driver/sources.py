@@ -17,7 +17,7 @@ from inferhost.schema.problems import Problem
 ONE_LINE = re.compile(r"^\s*deb(?:-src)?\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)", re.M)
 """Source: sources.list(5), one-line style."""
 FIELD = re.compile(r"^([^\s:#]+):[ \t]*(.*(?:\n[ \t].*)*)", re.M)
-"""Source: sources.list(5), deb822 style: a field goes on in lines that begin with a space."""
+"""Source: sources.list(5), deb822 style: a field goes on in lines that begin with a space, a comment is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,7 @@ def sources(path: str, text: str) -> Iterator[Source]:
             key = re.search(r"signed-by\s*=\s*(\S+)", options, re.I)
             yield Source(_plain(uri), suite, key[1] if key else "")
     elif path.endswith(".sources"):
-        commentless = re.sub(r"^#.*\n?", "", text, flags=re.M)
-        for paragraph in re.split(r"\n\s*\n", commentless):
+        for paragraph in re.split(r"\n\s*\n", text):
             fields = {name.lower(): value.strip() for name, value in FIELD.findall(paragraph)}
             if fields.get("enabled", "yes").lower() in ("no", "false", "0", "off", "without", "disable"):
                 continue

@@ -79,6 +79,15 @@ def test_what_needs_the_driver_that_made_room_comes_back_with_it(bare: DriverHos
     assert bare.run("revert", "--section", "driver").verdict("driver.packages") == ("held", "none")
 
 
+def test_what_somebody_brought_since_the_first_day_is_not_noted(bare: DriverHost):
+    bare.packages |= {name: Package("470.1-1") for name in IN_THE_WAY}
+    bare.run("install")
+    bare.run("apply")  # which ends the first look
+    bare.packages["their-tool"] = Package("1", depends=IN_THE_WAY[1])
+    bare.run("install")
+    assert sorted(bare.baseline()["packages:noted"]["found"]) == sorted(IN_THE_WAY)
+
+
 def test_a_hold_that_has_not_come_back_with_its_package_is_not_as_before(host: DriverHost):
     without_ours(host)
     host.packages |= {name: Package("470.1-1") for name in IN_THE_WAY}

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from inferhost.host.driver.sources import sources
+from inferhost.host.driver.sources import source_problems, sources
 from inferhost.planner.machine.driver_packages import SOURCES_PATH
 from inferhost.planner.machine.runtime import SOURCES_PATH as TOOLKIT_SOURCES_PATH
 from inferhost.schema.plan import File
@@ -45,6 +45,7 @@ ENTRIES = [
     ("cuda.sources", stanza(f"{DEBIAN} {CUDA}/", "/", THEIRS), True),
     ("cuda.sources", stanza(CUDA, "/", INSIDE), True),
     ("cuda.sources", stanza(CUDA, "/", THEIRS, "Enabled: no\n"), False),
+    ("cuda.sources", stanza(CUDA, "/", THEIRS, "#Enabled: no\n"), True),
     ("cuda.sources", stanza(DEBIAN, "trixie", "") + "\n" + stanza(CUDA, "/", THEIRS), True),
 ]
 
@@ -78,6 +79,18 @@ def test_nvidias_own_entry_is_named_with_what_works(bare: DriverHost):
     assert problem["path"] == "inferhost_driver_repository_url"
     assert problem["message"].startswith(f'found "{CUDA}", and {path} has it with another key, {THEIRS}')
     assert problem["hint"].startswith(f"take it out of {path}, or remove the package that brought that")
+
+
+def test_our_own_file_with_the_key_of_an_earlier_wish_is_no_obstacle_and_each_section_speaks_of_its_own(
+    bare: DriverHost,
+):
+    bare.plan = dataclasses.replace(bare.plan, files=(File(SOURCES_PATH, "driver", "0644", MINE, None, "none"),))
+    bare.write(SOURCES_PATH, stanza(CUDA, "/", OURS.replace(".gpg", ".asc")))
+    assert bare.run("install", "--check").problems == []
+    bare.write("/etc/apt/sources.list.d/cuda.list", ENTRIES[0][1])
+    machine = bare.machine(str(bare.root))
+    found = [source_problems(machine, bare.plan, section, "x", "{path}") for section in ("driver", "runtime")]
+    assert [len(one) for one in found] == [1, 0]
 
 
 def test_the_distributions_own_entry_wants_its_components_instead(bare: DriverHost):
