@@ -8,11 +8,14 @@ number the one that the kernel gave when the module was loaded.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from inferhost.host.gpu.nvml import NO_DRIVER, NvmlError, open_nvml
 from inferhost.host.machine import Machine
 from inferhost.host.report import Report
+from inferhost.host.runtime import cdi_folders
 from inferhost.schema.container import Runtime
+from inferhost.schema.plan import Plan
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
@@ -27,9 +30,15 @@ NUMBERED_ANEW = {UVM: f"/dev/{UVM}", "nvidia-caps": "/dev/nvidia-caps/"}
 LIBRARY_VERSION = re.compile(r"/lib(?:cuda|nvidia-ml)\.so\.(\d{3}(?:\.\d+){1,2})")
 
 
-def apply_cdi(machine: Machine, runtime: Runtime, report: Report) -> None:
+def planned_names(plan: Plan) -> list[str]:
+    """The names of the cards that the plan gives to containers; those of slices are read when a unit starts."""
+    given = {device for s in plan.service if s.container is not None for device in s.container.devices}
+    return sorted(device.partition("=")[2] for device in given if "$" not in device)
+
+
+def apply_cdi(machine: Machine, runtime: Runtime, report: Report, names: Sequence[str] = ()) -> None:
     """Has the specification made again where it is missing or stale. It is a cache: no change of a setting."""
-    why = stale(machine, runtime)
+    why = stale(machine, runtime, names)
     if why and not report.check and loaded_driver(machine) is not None:
         machine.before_write(f"systemctl start {UNIT}")
         done = machine.command(["systemctl", "start", UNIT])
@@ -37,13 +46,17 @@ def apply_cdi(machine: Machine, runtime: Runtime, report: Report) -> None:
         if done.code != 0:
             said = (done.stderr.strip().splitlines() or [f"exit status {done.code}"])[0]
             report.problems.append(Problem(SETTING, f"{UNIT}: {said}", f"see: journalctl -u {UNIT}", "cdi"))
-    verify_cdi(machine, runtime, report)
+    verify_cdi(machine, runtime, report, names)
 
 
-def verify_cdi(machine: Machine, runtime: Runtime, report: Report) -> None:
-    """The verdict on the specification that is there now."""
-    why, wanted = stale(machine, runtime), "this driver's"
-    if not why:
+def verify_cdi(machine: Machine, runtime: Runtime, report: Report, names: Sequence[str] = ()) -> None:
+    """The verdict on the specification that is there now, and on files that keep engines from it."""
+    why, wanted = stale(machine, runtime, names), "this driver's"
+    rivals = cdi_folders.rivals(machine, runtime)
+    if rivals and not why:
+        said = f"{rivals[0].path} {rivals[0].message}"
+        report.verdicts.append(Verdict(SETTING, wanted, "another's", "overridden", "other_writer", said))
+    elif not why:
         said = "every file that it names is there"
         report.verdicts.append(Verdict(SETTING, wanted, wanted, "held", "none", said))
     elif loaded_driver(machine) is None:
@@ -55,8 +68,8 @@ def verify_cdi(machine: Machine, runtime: Runtime, report: Report) -> None:
         report.verdicts.append(Verdict(SETTING, wanted, "stale", "overridden", "driver_reload", why))
 
 
-def stale(machine: Machine, runtime: Runtime) -> str:
-    """Why the specification cannot be used; empty where it can."""
+def stale(machine: Machine, runtime: Runtime, names: Sequence[str] = ()) -> str:
+    """Why the specification cannot be used; empty where it can. `names`: the cards that containers are given."""
     text = machine.read_text(runtime.cdi_spec)
     if text is None:
         return f"{runtime.cdi_spec} is not there"
@@ -70,7 +83,8 @@ def stale(machine: Machine, runtime: Runtime) -> str:
     named, loaded = set(LIBRARY_VERSION.findall(text)), loaded_driver(machine)
     if loaded is not None and named and named != {loaded}:
         return f"it names libraries of driver {' and '.join(sorted(named))}, and {loaded} is loaded"
-    return ""
+    lacking = [name for name in names if name not in cdi_folders.device_names(text)]
+    return f"it does not name {lacking[0]}, which the plan gives to a container" if lacking else ""
 
 
 def device_numbers(machine: Machine) -> dict[str, str]:

@@ -25,6 +25,7 @@ from inferhost.host.runtime.toolkit import (
     SECTION,
     asked_for,
     hold_toolkit,
+    name_problems,
     toolkit_moves,
     toolkit_problems,
     toolkit_revert,
@@ -95,6 +96,7 @@ def runtime_problems(machine: Machine, plan: Plan, baseline: Baseline) -> list[P
     problems += _source_problems(machine, plan, runtime)
     problems += source_problems(machine, plan, SECTION, URL, "leave it empty, or take it out of {path}")
     problems += toolkit_problems(machine, runtime, baseline)
+    problems += name_problems(machine, runtime, cdi.planned_names(plan))
     problems += cdi_folders.folder_problems(machine, runtime)
     return problems + daemon_json.daemon_problems(machine, plan)
 
@@ -132,7 +134,7 @@ def apply_runtime(machine: Machine, plan: Plan, baseline: Baseline, report: Repo
     elif _lacks_cdi(machine):
         _restart(machine, plan, runtime, report)
     hold_toolkit(machine, runtime, baseline, report)
-    cdi.apply_cdi(machine, runtime, report)
+    cdi.apply_cdi(machine, runtime, report, cdi.planned_names(plan))
 
 
 def verify_runtime(machine: Machine, plan: Plan, report: Report) -> None:
@@ -147,7 +149,7 @@ def verify_runtime(machine: Machine, plan: Plan, report: Report) -> None:
         report.verdicts.append(_daemon_key(machine, key, value))
     if runtime.daemon:
         report.verdicts.append(_daemon_runs(machine))
-    cdi.verify_cdi(machine, runtime, report)
+    cdi.verify_cdi(machine, runtime, report, cdi.planned_names(plan))
 
 
 def runtime_revert(machine: Machine, baseline: Baseline, report: Report) -> dict[str, Any]:

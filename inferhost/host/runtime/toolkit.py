@@ -9,10 +9,11 @@ what.
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable
 from typing import Any
 
-from inferhost.host.driver.packages import Installed, dropped, installed, matching
+from inferhost.host.driver.packages import Installed, dropped, installed, matching, upstream
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.report import Report
@@ -25,6 +26,8 @@ BEFORE = "containers:before"
 HELD = "containers:held"
 SITE = "ansible-playbook site.yml --tags runtime"
 OPTION = "inferhost_runtime_toolkit_version"
+FIRST_WITH_UUIDS = (1, 15)
+"""Its specifications name each card by number and by UUID. Source: the toolkit's CHANGELOG, 1.15.0-rc.4."""
 
 
 def toolkit_moves(runtime: Runtime, there: Installed, baseline: Baseline) -> dict[str, Any]:
@@ -66,6 +69,20 @@ def toolkit_problems(machine: Machine, runtime: Runtime, baseline: Baseline) -> 
     wanted = str(runtime.toolkit_version).removesuffix("-*")
     message = f'found "{wanted}", and {names} is held by somebody else'
     return [Problem(OPTION, message, hint, "held")]
+
+
+def name_problems(machine: Machine, runtime: Runtime, cards: Iterable[str]) -> list[Problem]:
+    """A toolkit that stays, or that the wish names, and that does not know a card by its UUID, as the plan does."""
+    found = installed(machine, runtime.family).versions.get(_anchor(runtime))
+    version = found if _fits(runtime, found) else runtime.toolkit_version
+    is_old = version is not None and tuple(map(int, re.findall(r"\d+", upstream(version)))) < FIRST_WITH_UUIDS
+    if not is_old or all(card.isdigit() for card in cards):
+        return []
+    wanted = str(runtime.toolkit_version or "newest").removesuffix("-*")
+    there = f"{_anchor(runtime)} {found} is there, which" if version == found else "that"
+    lists = f"apt-cache madison {_anchor(runtime)}" if runtime.family == "apt" else "dnf upgrade brings the newest"
+    hint = f"one from {'.'.join(map(str, FIRST_WITH_UUIDS))}.0 on: {lists}"
+    return [Problem(OPTION, f'found "{wanted}", and {there} names cards by number only', hint, "toolkit-names")]
 
 
 def hold_toolkit(machine: Machine, runtime: Runtime, baseline: Baseline, report: Report) -> None:

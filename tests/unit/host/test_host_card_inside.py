@@ -61,6 +61,19 @@ def test_a_module_that_is_not_loaded_has_no_number_to_differ_from(host: FakeHost
     assert cdi.stale(host.machine(str(host.root)), RUNTIME) == ""
 
 
+@pytest.mark.parametrize(
+    ("device", "lacks"),
+    [(CARD, ""), ("0", ""), (OTHER, OTHER), ("1", "1"), ("${SLICE}", "")],
+)
+def test_a_specification_without_a_card_that_the_plan_gives_is_stale(host: FakeHost, device: str, lacks: str):
+    plan = contained()
+    container = dataclasses.replace(plan.service[0].container, devices=(f"nvidia.com/gpu={device}",))
+    plan = dataclasses.replace(plan, service=(dataclasses.replace(plan.service[0], container=container),))
+    host.write(SPEC, f'kind: nvidia.com/gpu\ndevices:\n- name: "0"\n  containerEdits: {{}}\n- name: {CARD}\n')
+    found = cdi.stale(host.machine(str(host.root)), RUNTIME, cdi.planned_names(plan))
+    assert found == (f"it does not name {lacks}, which the plan gives to a container" if lacks else "")
+
+
 def looked_at(host: FakeHost, mode: str, *nodes: str, by_cdi: bool = True, managed: bool = False) -> Verdict:
     """The verdict on the plan's container, whose first process has these nodes."""
     plan = contained(mode)

@@ -74,3 +74,54 @@ def test_podmans_last_word_counts(podded: FakeHost, files: dict[str, str], where
 def test_the_engine_that_is_not_planned_is_not_asked(podded: FakeHost):
     podded.write(PATH, json.dumps({"cdi-spec-dirs": ["/etc/cdi"]}))
     assert podded.run("install").code == 0
+
+
+NAMES = "cdiVersion: 0.5.0\nkind: {}\ndevices:\n- name: {}\n"
+SPEC, BESIDE, BEFORE = "/run/cdi/nvidia.yaml", "/run/cdi/toolkit.json", "/etc/cdi/nvidia.yaml"
+JSON = '{"cdiVersion":"0.5.0","kind":"nvidia.com/gpu","devices":[{"name":"all","containerEdits":{}}]}'
+
+
+def test_a_second_file_of_the_same_devices_beside_ours_is_refused_because_engines_take_neither(docked: FakeHost):
+    docked.write(BESIDE, JSON)
+    (problem,) = docked.run("install").problems
+    assert (problem["path"], problem["id"]) == (BESIDE, "cdi-rival")
+    assert "of two files in one folder an engine takes neither" in problem["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (BESIDE, JSON.replace("nvidia.com/gpu", "management.nvidia.com/gpu")),
+        (BESIDE, JSON.replace("all", "own")),
+        (f"{BESIDE}.bak", JSON),
+        (BEFORE, NAMES.format("nvidia.com/gpu", "all")),
+        (SPEC, NAMES.format("nvidia.com/gpu", "all")),
+    ],
+)
+def test_a_file_of_other_devices_and_one_in_a_folder_that_counts_less_are_no_rivals(
+    docked: FakeHost, path: str, text: str
+):
+    docked.write(path, text)
+    assert docked.run("install").code == 0
+
+
+@pytest.mark.parametrize(
+    ("folders", "counts"), [(["/var/run/cdi", "/etc/cdi"], True), (["/etc/cdi", "/run/cdi"], False)]
+)
+def test_the_folder_that_is_named_last_counts(docked: FakeHost, folders: list[str], counts: bool):
+    docked.write(PATH, json.dumps({"cdi-spec-dirs": folders}))
+    docked.write(BEFORE, NAMES.format('"nvidia.com/gpu"', "all"))
+    found = docked.run("install").problems
+    assert [problem["path"] for problem in found] == ([BEFORE] if counts else [])
+    assert [problem["hint"] for problem in found] == (
+        ['name "/run/cdi" last in cdi-spec-dirs, or take that file away'] if counts else []
+    )
+
+
+def test_a_rival_that_came_later_is_told_by_the_verdict_on_ours(docked: FakeHost):
+    docked.run("install")
+    docked.write(SPEC, NAMES.format("nvidia.com/gpu", '"0"'))
+    assert docked.run("verify").verdict("runtime.cdi_spec") == ("held", "none")
+    docked.write(BESIDE, NAMES.format("nvidia.com/gpu", "0"))
+    assert docked.run("verify").verdict("runtime.cdi_spec") == ("overridden", "other_writer")
+    assert BESIDE in docked.run("verify").evidence("runtime.cdi_spec")

@@ -12,6 +12,7 @@ from inferhost.host.record.baseline import read_baseline
 from inferhost.host.runtime.state import to_move
 from tests.unit.host.driver_fake import DriverHost, Package
 from tests.unit.host.fake_host import plan
+from tests.unit.host.test_host_container import contained
 from tests.unit.host.test_host_runtime import docker, runtime
 
 BASE, LIBRARY = "nvidia-container-toolkit-base", "libnvidia-container1"
@@ -256,3 +257,21 @@ def test_a_toolkit_of_before_us_that_no_source_has_any_more_ends_no_revert_early
     answer = bare.run("revert", "--section", "runtime")
     assert answer.verdict("runtime.packages") == ("held", "none")
     assert f"{BASE}: 1.17.8-1 was here before us" in answer.prose
+
+
+def test_a_toolkit_that_is_there_and_names_cards_by_number_only_is_refused_where_the_plan_names_one_by_uuid(
+    bare: DriverHost,
+):
+    bare.packages |= {BASE: Package("1.14.6-1", depends=LIBRARY), LIBRARY: Package("1.14.6-1")}
+    assert bare.run("install", "--check").code == 0
+    service = contained("compose").service[0]
+    by_uuid = dataclasses.replace(service.container, devices=("nvidia.com/gpu=GPU-1",))
+    bare.plan = dataclasses.replace(bare.plan, service=(dataclasses.replace(service, container=by_uuid),))
+    (problem,) = bare.run("install", "--check").problems
+    assert problem["path"] == "inferhost_runtime_toolkit_version"
+    assert problem["message"] == f'found "newest", and {BASE} 1.14.6-1 is there, which names cards by number only'
+    assert problem["hint"].startswith("one from 1.15.0 on")
+    wish(bare, "1.14.6-*")
+    assert 'found "1.14.6"' in bare.run("install", "--check").problems[0]["message"]
+    wish(bare, "1.20.1-*")
+    assert bare.run("install", "--check").code == 0
