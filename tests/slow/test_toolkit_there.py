@@ -51,7 +51,8 @@ def test_another_version_in_the_wish_moves_and_holds_every_part(host):
 def test_parts_that_somebody_moved_and_removed_are_put_back(host):
     changes = (f"{TOOLKIT.name}={NEWEST}", f"{WHOLE}-")  # the second goes, because it wants the first of before
     host.run("apt-get", "-y", "--ignore-hold", "--allow-change-held-packages", "install", *changes)
-    assert state(host) == {TOOLKIT.name: (NEWEST, "hi"), "libnvidia-container1": (PLANNED, "hi")}
+    found = {name: version for name, (version, _) in state(host).items()}
+    assert found == {TOOLKIT.name: NEWEST, "libnvidia-container1": PLANNED}
     ran = host.playbook("site.yml", runtime_toolkit_version="1.20.1")
     assert ran.code == 0, ran.told()
     assert state(host) == dict.fromkeys(NAMES, (PLANNED, "hi"))

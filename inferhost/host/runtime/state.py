@@ -259,7 +259,7 @@ def _source_problems(machine: Machine, plan: Plan, runtime: Runtime) -> list[Pro
     gone = making_room(machine, runtime.family, missing(runtime.packages, there))
     if gone:
         message = f"found {runtime.engine}, and installing it would remove {', '.join(gone)}"
-        other = "podman, which needs no room; or " if runtime.engine == "docker" else ""
+        other = "podman; or " if runtime.engine == "docker" else ""
         hint = f"{other}remove {gone[0]} first if nothing needs it"
         problems.append(Problem("inferhost_runtime_engine", message, hint, "foreign-packages"))
     return problems

@@ -130,7 +130,7 @@ def test_an_engine_or_a_toolkit_that_no_source_offers_is_refused_with_its_option
 @pytest.mark.parametrize(
     ("engine", "hint"),
     [
-        ("docker", "podman, which needs no room; or remove containerd.io first if nothing needs it"),
+        ("docker", "podman; or remove containerd.io first if nothing needs it"),
         ("podman", "remove containerd.io first if nothing needs it"),
     ],
 )
