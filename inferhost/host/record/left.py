@@ -7,10 +7,11 @@ part of one, as a repair has, means fewer.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+from dataclasses import replace
 
 from inferhost.host.gpu import which
 from inferhost.host.gpu.nvml import Nvml, NvmlError, open_nvml
+from inferhost.host.gpu.occupants import card_places
 from inferhost.host.guard.latch import forget_latches
 from inferhost.host.knob import restore_knobs, verify_knobs
 from inferhost.host.machine import Machine
@@ -52,7 +53,20 @@ def tell(machine: Machine, plan: Plan, report: Report) -> None:
         for verdict in own.verdicts:
             if verdict.verdict in DRIFT:
                 evidence = f"{IN_NO_PLAN}; {verdict.evidence}"
-                report.verdicts.append(dataclasses.replace(verdict, cause="none", evidence=evidence))
+                report.verdicts.append(replace(verdict, cause="none", evidence=evidence))
+
+
+def tell_beside(machine: Machine, plan: Plan, report: Report) -> None:
+    """The same while a card of the plan stays closed: only such cards are opened, by the driver's own list.
+
+    Says nothing while one of the plan's is not known by its UUID.
+    """
+    names, places = which.known_names(plan, machine), card_places(machine)
+    recorded = dict.fromkeys(_uuid(key.partition(":")[2]) for key in which.recorded_keys(machine))
+    cards = tuple(places[uuid][0] for uuid in recorded if uuid in places and uuid not in names)
+    if cards and recorded.keys() >= set(names):
+        known = [replace(gpu, select=replace(gpu.select, uuid=name)) for gpu, name in zip(plan.gpus, names)]
+        tell(replace(machine, cards=cards), replace(plan, gpus=tuple(known)), report)
 
 
 def _opened(machine: Machine) -> contextlib.AbstractContextManager[Nvml]:
@@ -73,7 +87,7 @@ def _left(machine: Machine, nvml: Nvml, plan: Plan, report: Report) -> dict[str,
     recorded = {key.partition(":")[2]: record for key, record in which.recorded_keys(machine).items()}
     left = {name: record for name, record in recorded.items() if _uuid(name) not in meant}
     for uuid in dict.fromkeys(_uuid(name) for name in left):
-        if uuid not in here:
+        if uuid not in here and machine.cards is None:  # else it may be one that was not opened
             report.note(f"{uuid}: in no plan any more, and not on this host; what it was before stays on record")
     return {name: record for name, record in left.items() if _uuid(name) in here}
 

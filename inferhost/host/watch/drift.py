@@ -103,6 +103,7 @@ def _look(machine: Machine, plan: Plan, before: Watched, cards: dict[str, bool],
         unseen = _unseen(plan, names, now.asleep)
         report.verdicts += unseen.values()
         if unseen:
+            left.tell_beside(machine, plan, report)
             machine, plan = _beside(machine, plan, names, unseen)
         else:
             left.tell(machine, plan, report)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tests.unit.host.fake_host import FakeHost
+from inferhost.host.record import lock
+from tests.unit.host.fake_host import FakeHost, with_gpu
 from tests.unit.host.simulated import UUID
 from tests.unit.host.test_host_clock_lock import CLOCKS, LOCK, SETTING, applied, under_load
 
@@ -153,3 +154,23 @@ def test_check_mode_keeps_no_verdict(host: FakeHost):
     host.sim("load", "on")
     assert under_load(host, "--check").verdict(LOCK) == ("held", "none")
     assert host.run("verify", "--section", "gpu").verdict(LOCK) == ("unverified", "needs_load")
+
+
+def test_a_verdict_that_cannot_be_kept_while_another_is_at_work_takes_no_other_with_it(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100), power_limit_w=600)
+    host.converge()
+    host.sim("load", "on")
+    host.wait(5)
+    monkeypatch.setattr(lock, "WAIT_S", 0.0)
+    with lock.locked(host.machine(str(host.root))):
+        answer = host.run("verify", "--under-load")
+    assert (answer.code, answer.verdict(LOCK), answer.verdict("vm.swappiness")) == (
+        0,
+        ("held", "none"),
+        ("held", "none"),
+    )
+    note = "what the samples showed is not kept for later: /run/inferhost/lock held by process "
+    assert [one for one in answer.document["notes"] if one.startswith(note)]
+    assert json.loads(host.read(CLOCKS))["asked"][UUID]["last"] is None

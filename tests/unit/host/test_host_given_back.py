@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
+from inferhost.host.record.baseline import BASELINE
 from inferhost.schema.plan import GpuSelector
 from tests.unit.host.fake_host import FakeHost, plan, with_gpu
 from tests.unit.host.simulated import SECOND_UUID, UUID
 from tests.unit.host.test_host_clock_lock import CLOCKS, LOCK, applied
 from tests.unit.host.test_host_guard import ROOM, RULE, SAFE_MW, Run
+from tests.unit.host.test_host_watch_repair import known
 
 
 @pytest.mark.parametrize("name", [LOCK, "memory_clock_lock_mhz"])
@@ -185,3 +188,39 @@ def test_nothing_is_given_back_while_nobody_knows_which_cards_are_meant(pair: Fa
     for verb in ("boot", "verify", "watch"):
         assert "in no plan any more" not in pair.run(verb).prose
     assert (pair.card(0)["power_limit_mw"], pair.card(0)[LOCK]) == (450000, [1200, 1200])
+
+
+@pytest.mark.parametrize("asleep", ["by plan", "lost"])
+def test_beside_a_card_that_is_not_looked_at_one_in_no_plan_is_told_all_the_same(pair: FakeHost, asleep: str):
+    """By its place, as far as the driver's own list says where it is: the card that sleeps stays closed."""
+    locked_pair(pair, persistence_mode=asleep != "by plan")
+    for place, uuid, minor in (("0000:03:00.0", UUID, 0), ("0000:0b:00.0", SECOND_UUID, 1)):
+        known(pair, place, uuid, minor)
+    without_second(pair)
+    if asleep == "lost":
+        pair.sim("load", "on", "--gpu", 1)
+        pair.sim("set", "persistence", 0, "--gpu", 0)
+        pair.run("watch")
+    pair.sim("fail", "nvmlDeviceGetHandleByIndex_v2", 999)  # whoever opens every card is caught
+    record = json.loads(pair.read(BASELINE))
+    record["records"][f"gpu:GPU-3:{LOCK}"] = record["records"][f"gpu:{UUID}:{LOCK}"]
+    pair.write(BASELINE, json.dumps(record))
+    answer = pair.run("watch")
+    assert "not on this host" not in answer.prose  # nobody looked at all of them
+    assert answer.code == 3
+    assert answer.verdict(f"{SECOND_UUID}.power_limit_w") == ("overridden", "none")
+    assert "is in no plan any more" in answer.evidence(f"{SECOND_UUID}.{LOCK}")
+    pair.at("/proc/driver/nvidia/gpus/0000:0b:00.0/information").unlink()
+    answer = pair.run("watch")
+    assert SECOND_UUID not in answer.prose
+
+
+def test_beside_a_card_that_sleeps_no_card_is_in_no_plan_while_one_of_the_plans_is_not_known(pair: FakeHost):
+    locked_pair(pair, persistence_mode=False)
+    for place, uuid, minor in (("0000:03:00.0", UUID, 0), ("0000:0b:00.0", SECOND_UUID, 1)):
+        known(pair, place, uuid, minor)
+    record = json.loads(pair.read(BASELINE))
+    for key in (key for key in record["records"] if key.startswith(f"gpu:{SECOND_UUID}")):
+        del record["records"][key]["context"]["selected_as"]  # its number was another card's, which is gone now
+    pair.write(BASELINE, json.dumps(record))
+    assert "in no plan" not in pair.run("watch").prose
