@@ -16,7 +16,7 @@ class DriverRow:
     os: Tuple[str, ...]  # as `Hardware.os` begins
     repository: str  # "distribution" or "nvidia"
     family: str  # "apt" or "dnf"
-    branches: Tuple[int, ...]
+    branches: Tuple[int, ...]  # of which `auto` takes the newest that drives the cards
     last_version: Optional[str]  # of its branches, where the distribution takes nothing newer
     packages_open: Tuple[str, ...]
     packages_proprietary: Tuple[str, ...]
@@ -35,5 +35,6 @@ class DriverRow:
     notes: str
     source: str
     signed: Tuple[str, ...] = ()  # built and signed by the distribution; {open} is -open or nothing
+    branches_by_name: Tuple[int, ...] = ()  # it holds these too, and only a wish takes them
     subnet_manager: Tuple[str, ...] = ()  # beside the fabric manager, for cards whose `nvswitch_subnet` is true
     subnet_tools: Tuple[str, ...] = ()  # what that runs; as `tools`, never held

@@ -46,6 +46,17 @@ def test_blackwell_gets_the_open_module():
     assert install.packages == ("nvidia-headless-580-server-open", "nvidia-utils-580-server")
 
 
+@pytest.mark.parametrize("os", ["ubuntu-22.04", "ubuntu-24.04"])
+def test_a_newer_branch_of_the_repository_is_taken_by_name_only(os):
+    assert planned(wish(EITHER, os)).driver.install.branch == "580"
+    install = planned(wish(EITHER, os, branch="595", fabric_manager=True)).driver.install
+    assert install.packages == (
+        "nvidia-headless-595-server-open", "nvidia-utils-595-server", "nvidia-fabricmanager-595"
+    )  # fmt: skip
+    assert "hint: branch 580 can" in refusal(wish(FIRST, os, branch="595"))
+    assert f'found "570", {os}.distribution is known to hold 580, 595' in refusal(wish(EITHER, os, branch="570"))
+
+
 @pytest.mark.parametrize(
     ("os", "branch", "kind"), [("debian-12", "535", "proprietary"), ("ubuntu-24.04", "580", "open")]
 )

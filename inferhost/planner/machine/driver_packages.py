@@ -156,8 +156,9 @@ def _repository(request: Request, rows: tuple[GpuRow, ...], catalogue: Catalogue
 def _branch(request: Request, rows: tuple[GpuRow, ...], row: DriverRow, catalogue: Catalogue) -> int:
     option, text = OPTION + "branch", request.wish.text(OPTION + "branch")
     if text != "auto":
-        if not text.isdecimal() or int(text) not in row.branches:
-            held = ", ".join(str(branch) for branch in row.branches)
+        known = (*row.branches, *row.branches_by_name)
+        if not text.isdecimal() or int(text) not in known:
+            held = ", ".join(str(branch) for branch in known)
             message = f'found "{text}", {row.key} is known to hold {held}'
             raise InputError([Problem(option, message, _other(request, rows, row, catalogue))])
         branches: tuple[int, ...] = (int(text),)
