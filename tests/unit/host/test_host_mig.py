@@ -130,6 +130,15 @@ def test_limit_and_lock_that_a_reset_takes_are_given_to_the_card_in_the_same_run
     assert (card["power_limit_mw"], card["graphics_clock_lock_mhz"]) == (200_000, [1200, 1200])
 
 
+def test_a_lock_that_was_asked_for_after_the_reset_is_on_record_with_the_counter_of_after_it(a100: FakeHost):
+    a100.wait(900)  # the energy counter counts, and starts again with the reset
+    a100.plan = card_plan("20B5", mig=HALVES, graphics_clock_lock_mhz=(1200, 1200))
+    assert a100.run("install").code == a100.run("apply", *GPU).code == 0
+    assert a100.card()["graphics_clock_lock_mhz"] == [1200, 1200]
+    assert a100.run("verify", *GPU).verdict(LOCK) == ("unverified", "needs_load")
+    assert a100.run("watch").code == 0
+
+
 def test_only_what_differs_is_destroyed(a100: FakeHost):
     by_hand(shared_in_three)
     assert a100.run("install").code == 0
