@@ -16,7 +16,7 @@ from inferhost.host.gpu import challenge, load
 from inferhost.host.gpu.card_knob import Again, CardKnob, only_again
 from inferhost.host.gpu.sample import checked_period
 from inferhost.host.gpu.session import gpu_knobs, verify_under_load
-from inferhost.host.guard.latch import forget_latches, read_latches
+from inferhost.host.guard.latch import forget_latches, read_latches, say_unguarded
 from inferhost.host.install import managed, record_new
 from inferhost.host.knob import apply_knobs, restore_knobs, verify_knobs
 from inferhost.host.machine import Machine
@@ -58,12 +58,13 @@ def apply(
             with gpu_knobs(machine, plan, report, whole=whole) as found:
                 knobs = found if again is None else only_again(found, again)
                 record_new(knobs, baseline, report)
+                unguarded = {k.card.uuid for k in knobs if isinstance(k, CardKnob) and not k.guarded}
+                say_unguarded(machine, unguarded, report)
                 apply_knobs([knob for knob in knobs if not knob.gives_back], baseline, report)
                 restore_knobs([knob for knob in knobs if knob.gives_back], baseline, report)
                 slices.apply_slices(machine, plan, knobs, report)
                 if not report.check:
                     remember_applied(machine, knobs, report)
-                    unguarded = {k.card.uuid for k in knobs if isinstance(k, CardKnob) and not k.guarded}
                     forget_latches(machine, unguarded, report)
         if "cpu" in chosen:
             knobs = sysctl.knobs(machine, plan.sysctl)

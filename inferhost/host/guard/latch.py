@@ -99,6 +99,14 @@ def given_back_next(machine: Machine, uuid: str) -> bool:
     return read_latches(machine).get(uuid, NOTHING).state == RESTORING
 
 
+def say_unguarded(machine: Machine, uuids: Iterable[str], report: Report) -> None:
+    """Names those that the guard holds and that no guard will watch from now on: what was lowered goes up again."""
+    for uuid, hold in read_latches(machine).items():
+        if uuid in uuids and hold.state == LATCHED:
+            after = "the plan guards it no more: it is written all the same, and nothing watches its heat from then on"
+            report.note(f"{uuid}: the guard held this card, {hold.why}; {after}")
+
+
 def forget_latches(machine: Machine, uuids: Iterable[str], report: Report) -> None:
     """Lets go of cards that the plan guards no more, or that were put back. A failure is a remark."""
     latches = read_latches(machine)

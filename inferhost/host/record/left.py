@@ -12,7 +12,7 @@ from dataclasses import replace
 from inferhost.host.gpu import which
 from inferhost.host.gpu.nvml import Nvml, NvmlError, open_nvml
 from inferhost.host.gpu.occupants import card_places
-from inferhost.host.guard.latch import forget_latches
+from inferhost.host.guard.latch import forget_latches, say_unguarded
 from inferhost.host.knob import restore_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Record, read_baseline
@@ -38,6 +38,7 @@ def give_back(machine: Machine, plan: Plan, report: Report) -> None:
         uuids = dict.fromkeys(_uuid(name) for name in found)
         for uuid in uuids:
             report.note(f"{uuid}: in no plan any more: it goes back to what it was before inferhost")
+        say_unguarded(machine, uuids, report)
         restore_knobs(original_knobs(machine, nvml, found, report), read_baseline(machine), report)
         if not report.check:
             forget_latches(machine, uuids, report)

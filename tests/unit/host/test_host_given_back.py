@@ -157,8 +157,28 @@ def test_a_card_that_leaves_the_plan_while_the_guard_holds_it_is_given_back(
 ):
     run = latched(pair, monkeypatch)
     without_second(pair)
-    assert pair.run("apply").code == 0
+    for verb in (("apply", "--check"), ("apply",)):
+        answer = pair.run(*verb)
+        assert answer.code == 0
+        assert f"{SECOND_UUID}: the guard held this card, " in answer.prose
     assert (run.state(SECOND_UUID), as_found(pair, 1)) == ("free", True)
+    assert "the guard held" not in pair.run("apply").prose
+
+
+def test_a_hot_card_whose_guard_is_switched_off_is_named_before_it_draws_more(
+    pair: FakeHost, monkeypatch: pytest.MonkeyPatch
+):
+    run = latched(pair, monkeypatch)
+    assert "the guard held" not in pair.run("apply").prose
+    gpus = tuple(dataclasses.replace(gpu, guard=None) for gpu in pair.plan.gpus)
+    pair.plan = dataclasses.replace(pair.plan, gpus=gpus)
+    assert pair.run("install").code == 0
+    for verb in (("apply", "--check"), ("apply",)):
+        answer = pair.run(*verb)
+        assert answer.code == 0
+        assert f"{SECOND_UUID}: the guard held this card, " in answer.prose
+        assert f"{UUID}: the guard held" not in answer.prose
+    assert (run.state(SECOND_UUID), pair.card(1)["power_limit_mw"]) == ("free", 450000)
 
 
 def test_the_section_does_not_leave_the_plan_while_the_guard_holds_a_card(
