@@ -20,7 +20,17 @@ from inferhost.host.gpu.clock_record import read_clocks
 from inferhost.host.gpu.nvml import NO_DRIVER, Card, Nvml, NvmlError
 from inferhost.host.gpu.power_limit import PowerLimit, watts
 from inferhost.host.guard import rule
-from inferhost.host.guard.latch import FREE, LATCHED, NOTHING, RESTORING, UNIT, Hold, read_latches, write_latches
+from inferhost.host.guard.latch import (
+    FREE,
+    LATCHED,
+    NOTHING,
+    RESTORING,
+    UNIT,
+    Hold,
+    hold_of,
+    read_latches,
+    write_latches,
+)
 from inferhost.host.guard.originals import Originals
 from inferhost.host.guard.rule import Reading
 from inferhost.host.machine import Machine
@@ -319,14 +329,17 @@ class GuardedCard:
         found = "; ".join(f"{v.setting.rpartition('.')[2]} {v.wanted} {v.verdict}" for v in report.verdicts)
         self.say.now(f"{self.card.uuid}: cool again: {found}")
 
+    def remember(self) -> None:
+        """The file as it should be, where it is lost or nobody can read it."""
+        self._remember(self.hold)
+
     def _remember(self, hold: Hold) -> None:
         """The file before the card; a disk that is full must not keep the card hot."""
         changed, self.hold = hold != self.hold, hold
-        on_disk = read_latches(self.machine)
-        if not changed and on_disk.get(self.card.uuid) == hold:
+        if not changed and hold_of(self.machine, self.card.uuid) == hold:
             return
         try:
-            write_latches(self.machine, {**on_disk, self.card.uuid: hold})
+            write_latches(self.machine, {**read_latches(self.machine), self.card.uuid: hold})
         except WriteFailed as error:
             path, message = error.problem.path, error.problem.message
             self.say.once("latch", f"{path} {message}; apply does not see what the guard holds")

@@ -18,7 +18,7 @@ from inferhost.host.gpu import selection, which
 from inferhost.host.gpu.nvml import NO_DRIVER, Card, Nvml, NvmlError, open_nvml
 from inferhost.host.gpu.power_limit import watts
 from inferhost.host.guard.card import RETRY_S, GuardedCard, Say
-from inferhost.host.guard.latch import FREE, NOTHING, read_latches
+from inferhost.host.guard.latch import FREE, NOTHING, hold_of, read_latches
 from inferhost.host.guard.originals import Originals
 from inferhost.host.guard.rule import too_hot
 from inferhost.host.guard.told import Told, samples
@@ -126,6 +126,8 @@ class _Watcher:
         now_s = self.machine.clock.now_s()
         if now_s >= self.read_at_s:
             self.originals.look()
+            for card in self.cards.values():
+                card.remember()
             self.read_at_s = now_s + RETRY_S
         if len(self.cards) < len(guarded(self.plan)) and now_s >= self.search_at_s:
             self.search()
@@ -184,7 +186,7 @@ class _Watcher:
         found = [card for card in which.chosen_cards(alone, nvml, self.machine, here) if card is not None]
         if found:
             self.uuids[number] = found[0].uuid
-            hold = self.holds.get(found[0].uuid, NOTHING)
+            hold = self.holds.get(found[0].uuid) or hold_of(self.machine, found[0].uuid)
             self.cards[number] = GuardedCard(
                 self.machine, alone, nvml, found[0], hold=hold, say=self.say, originals=self.originals
             )

@@ -2,8 +2,8 @@
 
 A latched card is left alone by `apply`, which looks here before each write; the guard itself never waits for the
 lock. What the guard took away stays written down after the latch is gone, because no call tells that a clock is no
-longer locked. The guard is the only writer, but for cards that the plan no longer guards. A file that cannot be read
-is none.
+longer locked. The guard is the only writer, but for cards that the plan no longer guards. A file that cannot be
+read, cut short or of a newer version, may hold any card: each counts as held until the guard found it cool.
 """
 # ruff: noqa: UP045 (the document reader resolves the hints of Python 3.9)
 
@@ -67,12 +67,31 @@ NOTHING = Hold(FREE, "", None, (), None)
 
 
 def read_latches(machine: Machine) -> dict[str, Hold]:
-    """Every card that the guard took hold of in this boot."""
-    try:
-        found = document.read(Latches, json.loads(machine.read_text(LATCH) or ""))
-    except (json.JSONDecodeError, InputError):
+    """Every card that the guard took hold of in this boot, as far as that can be read."""
+    return _read(machine) or {}
+
+
+def hold_of(machine: Machine, uuid: str) -> Hold:
+    """What the guard did to this card, or what has to be thought of it."""
+    found = _read(machine)
+    if found is not None:
+        return found.get(uuid, NOTHING)
+    now_s = machine.clock.now_s()
+    return Hold(LATCHED, f"as far as anybody knows: {LATCH} cannot be read", None, (now_s,), None, now_s)
+
+
+def _read(machine: Machine) -> dict[str, Hold] | None:
+    """The cards of the file; none of another boot's, and None where nobody can read it."""
+    text = machine.read_text(LATCH)
+    if text is None:
         return {}
-    return found.cards if found.schema == SCHEMA and found.boot_id == boot_id(machine) else {}
+    try:
+        found = document.read(Latches, json.loads(text))
+    except (json.JSONDecodeError, InputError):
+        return None
+    if found.schema != SCHEMA:
+        return None
+    return found.cards if found.boot_id == boot_id(machine) else {}
 
 
 def write_latches(machine: Machine, cards: dict[str, Hold]) -> None:
@@ -83,7 +102,7 @@ def write_latches(machine: Machine, cards: dict[str, Hold]) -> None:
 
 def held_back(machine: Machine, uuid: str) -> Unusable | None:
     """Why nothing may be written to this card now."""
-    hold = read_latches(machine).get(uuid, NOTHING)
+    hold = hold_of(machine, uuid)
     if hold.state != LATCHED:
         return None
     unit = base_units.state(machine, UNIT)
@@ -96,14 +115,14 @@ def held_back(machine: Machine, uuid: str) -> Unusable | None:
 
 def given_back_next(machine: Machine, uuid: str) -> bool:
     """Whether this card is cool again and still as the guard left it."""
-    return read_latches(machine).get(uuid, NOTHING).state == RESTORING
+    return hold_of(machine, uuid).state == RESTORING
 
 
 def say_unguarded(machine: Machine, uuids: Iterable[str], report: Report) -> None:
     """Names those that the guard holds and that no guard will watch from now on: what was lowered goes up again."""
     for uuid, hold in read_latches(machine).items():
         if uuid in uuids and hold.state == LATCHED:
-            after = "the plan guards it no more: it is written all the same, and nothing watches its heat from then on"
+            after = "the plan guards it no more: it is written all the same, and nothing watches its heat then"
             report.note(f"{uuid}: the guard held this card, {hold.why}; {after}")
 
 
@@ -132,9 +151,9 @@ def held_problems(machine: Machine, plan: Plan) -> list[Problem]:
 
 def taken_back_s(machine: Machine, uuid: str) -> float | None:
     """When the guard last took back whatever was asked of this card's clocks."""
-    return read_latches(machine).get(uuid, NOTHING).unlocked_s
+    return hold_of(machine, uuid).unlocked_s
 
 
 def maybe_taken_back_s(machine: Machine, uuid: str) -> float | None:
     """When the guard last began to take back what was asked of this card's clocks, whether or not it could."""
-    return read_latches(machine).get(uuid, NOTHING).unlock_began_s
+    return hold_of(machine, uuid).unlock_began_s

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from inferhost.host.guard.latch import UNIT
+from inferhost.host.guard.latch import LATCH, UNIT, hold_of
 from inferhost.host.record.lock import locked
 from tests.unit.host.fake_host import FakeHost, with_gpu
+from tests.unit.host.simulated import UUID
 from tests.unit.host.test_host_guard import LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, Run, made_hot
 
 AS_PLANNED, AT_SAFE_STATE = (PLANNED_MW, [2100, 2400]), (SAFE_MW, None)
@@ -44,6 +47,52 @@ def test_what_the_guard_lowered_is_nobody_else_s_while_it_is_stopped(held: Run, 
     assert answer.verdict(LOCK) == ("overridden", "thermal")
     assert "the guard holds the card" in answer.evidence("power_limit_w")
     assert state(held.host) == AT_SAFE_STATE
+
+
+def cut_short(text: str) -> str:
+    return text[: len(text) // 2]
+
+
+def of_a_newer_version(text: str) -> str:
+    return text.replace('"state":', '"someday": 1, "state":')
+
+
+def of_a_newer_schema(text: str) -> str:
+    return text.replace('"schema": 1', '"schema": 2')
+
+
+@pytest.mark.parametrize("damaged", [cut_short, of_a_newer_version, of_a_newer_schema])
+def test_a_hold_that_cannot_be_read_counts_until_the_card_was_cool(held: Run, damaged: Callable[[str], str]):
+    host = held.host
+    host.write(LATCH, damaged(host.read(LATCH)))
+    for verb in ("apply", "verify", "watch"):
+        answer = host.run(verb)
+        assert answer.verdict("power_limit_w") == answer.verdict(LOCK) == ("overridden", "thermal")
+        assert f"{LATCH} cannot be read" in answer.evidence("power_limit_w")
+        assert state(host) == AT_SAFE_STATE
+    held.for_s(RULE.cool_down_s)
+    assert state(host) == AT_SAFE_STATE
+    held.until(lambda: state(host) == AS_PLANNED, 200)
+    held.for_s(5)
+    assert (held.state(), state(host)) == ("free", AS_PLANNED)
+    assert host.run("verify", "--section", "gpu").code == 0
+
+
+def test_a_running_guard_writes_down_again_what_nobody_can_read_any_more(held: Run):
+    held.until(lambda: held.state() == "free", 300)
+    host = held.host
+    seen: list[str] = []
+    damaged_s = host.passed_s + 2
+
+    def over() -> bool:
+        if host.passed_s >= damaged_s:
+            if not seen:
+                host.write(LATCH, "{")
+            seen.append(hold_of(held.machine, UUID).state)
+        return seen[-1:] == ["free"]
+
+    held.until(over, 20)
+    assert (seen[0], seen[-1], state(host)) == ("latched", "free", AS_PLANNED)
 
 
 def test_what_the_guard_lowered_is_nobody_else_s_until_it_is_given_back(held: Run):
