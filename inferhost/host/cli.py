@@ -62,11 +62,14 @@ VERBS = {
 
 
 SWITCHES = {
-    "revert": ("--purge", "delete the models that were fetched, too"),
-    "rollback": ("--before", "what served before the one that serves now"),
-    "guard": ("--after-end", "what systemd runs when the guard has ended, however it did"),
+    "revert": (
+        ("--purge", "delete the models that were fetched, too"),
+        ("--gone", "forget the cards on record that are not on this host any more"),
+    ),
+    "rollback": (("--before", "what served before the one that serves now"),),
+    "guard": (("--after-end", "what systemd runs when the guard has ended, however it did"),),
 }
-"""Verbs with one switch of their own."""
+"""Verbs with switches of their own."""
 
 
 OBSERVERS = {"discover": discover.observe_host, "facts": facts.observe_facts}
@@ -138,8 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--plan", metavar="FILE", help=f"the plan (default: {PLAN})")
         if verb == "install":
             command.add_argument("--program", metavar="FILE", default=sys.argv[0], help="the zipapp to install")
-        if verb in SWITCHES:
-            name, meaning = SWITCHES[verb]
+        for name, meaning in SWITCHES.get(verb, ()):
             command.add_argument(name, action="store_true", help=meaning)
         if verb == "gate":
             command.add_argument(
@@ -191,7 +193,9 @@ def _run(options: argparse.Namespace, machine: Machine, report: Report) -> None:
         verbs.status(machine, _installed_plan(options, machine, report), report)
     elif options.verb == "revert":
         plan = _installed_plan(options, machine, Report(options.check))  # it may be gone, and that is no news
-        revert.revert(machine, options.section or SECTIONS, report, options.purge, plan=plan)
+        revert.revert(
+            machine, options.section or SECTIONS, report, options.purge, plan=plan, forgets_gone=options.gone
+        )
     else:
         content = _plan_content(options, machine)
         FOLLOWERS[options.verb](options, machine, _read(content, options.plan or PLAN), content, report)

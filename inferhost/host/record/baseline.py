@@ -35,6 +35,12 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 KEEP = "put the file back from a backup; without it, what inferhost set so far would count as the original"
 
+CLONE = (
+    f"a copy of that machine is managed after {BASELINE}, {MARK} and {PLAN} are removed: what is there then counts"
+    " as what was here before, files and values of inferhost included, so revert a machine before it is copied; where"
+    " it is the same machine, give it its id back"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -167,7 +173,8 @@ def read_baseline(machine: Machine) -> Baseline:
         raise _unusable(f"{first.path}: {first.message}") from error
     here = machine_id(machine)
     if read.machine_id != here:
-        raise _unusable(f"belongs to machine {read.machine_id or '(none)'}, this is {here or '(none)'}")
+        message = f"belongs to machine {read.machine_id or '(none)'}, this is {here or '(none)'}"
+        raise _unusable(message, CLONE)
     return Baseline(machine, read.records, on_disk=True)
 
 

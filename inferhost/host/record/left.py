@@ -17,7 +17,7 @@ from inferhost.host.knob import restore_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Record, read_baseline
 from inferhost.host.record.lock import lock_unless_check
-from inferhost.host.record.revert import original_knobs
+from inferhost.host.record.revert import GONE, original_knobs
 from inferhost.host.report import Report
 from inferhost.schema.plan import Plan
 from inferhost.schema.result import DRIFT
@@ -89,7 +89,8 @@ def _left(machine: Machine, nvml: Nvml, plan: Plan, report: Report) -> dict[str,
     left = {name: record for name, record in recorded.items() if _uuid(name) not in meant}
     for uuid in dict.fromkeys(_uuid(name) for name in left):
         if uuid not in here and machine.cards is None:  # else it may be one that was not opened
-            report.note(f"{uuid}: in no plan any more, and not on this host; what it was before stays on record")
+            ways = f"apply gives it back when it is here again; gone for good, {GONE} forgets it"
+            report.note(f"{uuid}: in no plan any more, and not on this host: {ways}")
     return {name: record for name, record in left.items() if _uuid(name) in here}
 
 

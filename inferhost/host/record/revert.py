@@ -43,6 +43,8 @@ from inferhost.schema.plan import BASE, SECTIONS, Plan
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
 
+GONE = "inferhost revert --section gpu --gone"
+"""What forgets the cards that are not here, beside putting the others back."""
 GPU_ORDER = (
     "mig",
     "graphics_clock_lock_mhz",
@@ -56,10 +58,17 @@ GPU_ORDER = (
 
 
 def revert(
-    machine: Machine, sections: Sequence[str], report: Report, purge: bool = False, *, plan: Plan | None = None
+    machine: Machine,
+    sections: Sequence[str],
+    report: Report,
+    purge: bool = False,
+    *,
+    plan: Plan | None = None,
+    forgets_gone: bool = False,
 ) -> None:
     """Restores the sections; a revert of every section removes Inferhost as well. Models go only with `purge`.
 
+    What is on record of a card that is not here stays there, unless it `forgets_gone`.
     The installed `plan`, where it can be read, says whether containers may lose their cards by it, and what was ours.
     """
     with _no_fetch(machine, sections, report), lock_unless_check(machine, report):
@@ -69,7 +78,7 @@ def revert(
             raise NothingTouched(Problem(OPTION, hurt, WAYS_OUT, "containers"))
         everything = set(sections) >= set(SECTIONS)
         base_units.remember_reverts(sections, baseline, report)
-        before = _Before(plan, read_latches(machine))
+        before = _Before(plan, read_latches(machine), forgets_gone)
         if "gpu" in sections:
             base_units.stop_for_revert(machine, baseline, report)
         _restore_gpus(machine, baseline.of("gpu", sections), baseline, report, before)
@@ -107,10 +116,11 @@ def _no_fetch(machine: Machine, sections: Sequence[str], report: Report) -> cont
 
 @dataclasses.dataclass(frozen=True)
 class _Before:
-    """What is told of a card beside its record: what the plan asked for, and whether the guard held it."""
+    """What counts beside the record of a card: the plan, what the guard held, and whether it may be forgotten."""
 
     plan: Plan | None
     holds: Mapping[str, Hold]
+    forgets_gone: bool
 
 
 def _restore_gpus(
@@ -121,6 +131,8 @@ def _restore_gpus(
         return
     try:
         with open_nvml(machine.before_write) as nvml:
+            if before.forgets_gone:
+                records = _without_gone(nvml, records, baseline, report)
             knobs = original_knobs(machine, nvml, records, report)
             _say_what_to_know(knobs, records, boot_id(machine), report)
             for knob in knobs:
@@ -132,6 +144,19 @@ def _restore_gpus(
             report.problems.append(Problem("nvml", error.evidence, error.hint, "nvml"))
         for name, record in records.items():
             _keep(name, record, error, report)
+
+
+def _without_gone(nvml: Nvml, records: Mapping[str, Record], baseline: Baseline, report: Report) -> dict[str, Record]:
+    """The records of the cards that are here; the others are said and forgotten, while every card answers."""
+    here = {card.uuid for card in nvml.cards()}
+    gone = {name: record for name, record in records.items() if name.rpartition(":")[0] not in here}
+    if nvml.unreadable:  # it may be the silent one
+        return dict(records)
+    for uuid in dict.fromkeys(name.rpartition(":")[0] for name in gone):
+        values = [f"{name.rpartition(':')[2]} {gone[name].found}" for name in gone if name.startswith(f"{uuid}:")]
+        report.note(f"{uuid}: not on this host: forgotten with {', '.join(values)}")
+    baseline.drop([f"gpu:{name}" for name in gone], report.check)
+    return {name: record for name, record in records.items() if name not in gone}
 
 
 def original_knobs(machine: Machine, nvml: Nvml, records: Mapping[str, Record], report: Report) -> list[Knob]:
@@ -150,10 +175,10 @@ def original_knobs(machine: Machine, nvml: Nvml, records: Mapping[str, Record], 
             found.append(knob)
             continue
         lost = "".join(f"; {error.evidence}" for error in nvml.unreadable)
-        message = (
-            f"this host has no such card now{lost}" if uuid not in cards else "this version knows no such setting"
-        )
-        hint = "put the card back and revert again, or remove the key from the record by hand"
+        message, hint = "this version knows no such setting", "revert with the version that recorded it"
+        if uuid not in cards:
+            message = f"this host has no such card now{lost}"
+            hint = f"put the card back and revert again; gone for good: {GONE}"
         report.problems.append(Problem(f"gpu:{name}", message, hint, "gpu-missing"))
         report.verdicts.append(
             Verdict(f"gpu:{name}", wanted, None, "unverified", "none", f"{message}; kept on record")

@@ -244,3 +244,56 @@ def test_beside_a_card_that_sleeps_no_card_is_in_no_plan_while_one_of_the_plans_
         del record["records"][key]["context"]["selected_as"]  # its number was another card's, which is gone now
     pair.write(BASELINE, json.dumps(record))
     assert not [v for v in pair.run("watch").document["verdicts"] if "in no plan" in v["evidence"]]
+
+
+@pytest.fixture
+def dead(pair: FakeHost) -> FakeHost:
+    """A host whose second card is gone from it and from its plan."""
+    locked_pair(pair)
+    without_second(pair)
+    text = (pair.folder / "personality.txt").read_text()
+    (pair.folder / "alone.txt").write_text("[gpu]".join(text.split("[gpu]")[:2]))
+    pair.sim("init", pair.folder / "alone.txt")
+    pair.sim("set", "persistence", 1)
+    assert pair.run("boot").code == 0
+    return pair
+
+
+def test_what_is_on_record_of_a_card_that_is_gone_for_good_is_forgotten_when_asked_for(dead: FakeHost):
+    kept = {key: record for key, record in dead.baseline().items() if SECOND_UUID not in key}
+    for verb in ("apply", "verify"):
+        assert f"{SECOND_UUID}: in no plan any more, and not on this host: " in (said := dead.run(verb).prose)
+        assert "inferhost revert --section gpu --gone" in said
+    answer = dead.run("revert", "--section", "gpu", "--check", "--gone")
+    assert (
+        answer.code,
+        f"{SECOND_UUID}: not on this host: forgotten with {LOCK} unknown, " in answer.prose,
+    ) == (
+        0,
+        True,
+    )
+    assert {key for key in dead.baseline() if SECOND_UUID in key}
+    answer = dead.run("revert", "--section", "gpu", "--gone")
+    assert (answer.code, as_found(dead, 0)) == (0, True)
+    assert {key: dead.baseline()[key] for key in dead.baseline() if key != "reverted:gpu"} == {
+        key: record for key, record in kept.items() if not key.startswith("gpu:")
+    }
+
+
+def test_without_being_asked_a_revert_keeps_it_and_names_the_way_out(dead: FakeHost):
+    answer = dead.run("revert")
+    assert answer.code == 8
+    assert "gone for good: inferhost revert --section gpu --gone" in answer.prose
+    assert {key.split(":")[1] for key in dead.baseline() if key.startswith("gpu:")} == {SECOND_UUID}
+    assert dead.run("revert", "--gone").code == 0
+    assert not dead.at(BASELINE).exists()
+
+
+@pytest.mark.parametrize("failing", [("lost", 1), ("fail", "nvmlInitWithFlags", 9)], ids=["a card", "the driver"])
+def test_a_card_that_only_does_not_answer_is_never_forgotten(pair: FakeHost, failing: tuple[object, ...]):
+    locked_pair(pair)
+    pair.sim(*failing)
+    answer = pair.run("revert", "--section", "gpu", "--gone")
+    assert answer.code != 0
+    assert [key for key in pair.baseline() if SECOND_UUID in key]
+    assert "forgotten" not in answer.prose

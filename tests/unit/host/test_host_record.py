@@ -34,7 +34,6 @@ def changed(host: FakeHost, **values: object) -> str:
         ),
         (lambda host: changed(host, schema=2), "schema: found 2, this program reads 1"),
         (lambda host: changed(host, records=[]), "records: found a list, wanted a mapping"),
-        (lambda host: changed(host, machine_id="bbbb"), "belongs to machine bbbb, this is aaaa1111"),
     ],
 )
 def test_a_record_that_cannot_be_believed_stops_every_writer(host: FakeHost, verb: str, broken, message: str):
@@ -49,6 +48,20 @@ def test_a_record_that_cannot_be_believed_stops_every_writer(host: FakeHost, ver
         "hint: put the file back from a backup; without it, what inferhost set so far would count as the original",
     ]
     assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("verb", WRITERS)
+def test_a_copy_of_a_managed_machine_is_told_what_makes_it_one_of_its_own(host: FakeHost, verb: str):
+    host.converge()
+    host.write("/etc/machine-id", "bbbb\n")
+    before = host.snapshot()
+    answer = host.run(verb)
+    assert (answer.code, answer.problems[0]["message"]) == (5, "belongs to machine aaaa1111, this is bbbb")
+    assert host.snapshot() == before
+    for path in (word.rstrip(",") for word in answer.problems[0]["hint"].split() if word.startswith("/")):
+        host.at(path).unlink()
+    assert host.run("install").code == 0
+    assert host.baseline()["sysctl:vm.swappiness"]["found"] == "10"  # as the hint says
 
 
 def test_a_record_that_the_disk_does_not_give_stays_where_it_is(host: FakeHost, monkeypatch: pytest.MonkeyPatch):
