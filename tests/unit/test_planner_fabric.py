@@ -68,10 +68,12 @@ def test_switches_that_are_reached_over_infiniband_get_their_subnet_manager_and_
 @pytest.mark.parametrize("os", ["ubuntu-22.04", "ubuntu-24.04"])
 def test_a_repository_without_a_subnet_manager_is_refused_with_the_one_that_has_it(os):
     values = {**board(ON_SUBNET, 8, os), "inferhost_driver_repository": "distribution"}
-    assert "hint: inferhost_driver_repository: nvidia has both, then true; or false" in refusal(values)
+    assert "hint: inferhost_driver_repository: nvidia has fabric and subnet manager, then true; or false" in refusal(
+        values
+    )
     text = refusal({**values, "inferhost_driver_fabric_manager": True})
     assert "found true, but the fabric manager of b200 wants a subnet manager (nvlsm) beside it" in text
-    assert "hint: inferhost_driver_repository: nvidia has both" in text
+    assert "hint: inferhost_driver_repository: nvidia has fabric and subnet manager" in text
 
 
 @pytest.mark.parametrize(("card", "cards"), [("h100-sxm", 4), ("h100-pcie", 8), ("rtx-pro-6000-bw-ws", 8)])

@@ -80,5 +80,5 @@ def _lacking(rows: tuple[GpuRow, ...], row: DriverRow) -> tuple[str, str]:
     card = _on_subnet(rows)
     if card and not row.subnet_manager:
         lacks = f"the fabric manager of {card} wants a subnet manager (nvlsm) beside it, which {row.key} lacks"
-        return lacks, "inferhost_driver_repository: nvidia has both"
+        return lacks, "inferhost_driver_repository: nvidia has fabric and subnet manager"
     return "", ""
