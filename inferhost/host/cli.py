@@ -61,11 +61,10 @@ VERBS = {
 }
 
 
+GONE = ("--gone", "forget the cards on record that are not on this host any more")
 SWITCHES = {
-    "revert": (
-        ("--purge", "delete the models that were fetched, too"),
-        ("--gone", "forget the cards on record that are not on this host any more"),
-    ),
+    "apply": (GONE,),
+    "revert": (("--purge", "delete the models that were fetched, too"), GONE),
     "rollback": (("--before", "what served before the one that serves now"),),
     "guard": (("--after-end", "what systemd runs when the guard has ended, however it did"),),
 }
@@ -213,7 +212,7 @@ def _apply(options: argparse.Namespace, machine: Machine, plan: Plan, content: b
     whole = not _is_installed(machine, content)
     verbs.apply(machine, plan, options.section or SECTIONS, report, whole=whole)
     if _is_about_cards(options, plan):
-        left.give_back(machine, plan, report)
+        left.give_back(machine, plan, report, forgets_gone=options.gone)
 
 
 def _is_about_cards(options: argparse.Namespace, plan: Plan) -> bool:

@@ -7,6 +7,7 @@ part of one, as a repair has, means fewer.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
 
 from inferhost.host.gpu import which
@@ -17,7 +18,7 @@ from inferhost.host.knob import restore_knobs, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Record, read_baseline
 from inferhost.host.record.lock import lock_unless_check
-from inferhost.host.record.revert import GONE, original_knobs
+from inferhost.host.record.revert import original_knobs, without_gone
 from inferhost.host.report import Report
 from inferhost.schema.plan import Plan
 from inferhost.schema.result import DRIFT
@@ -25,8 +26,11 @@ from inferhost.schema.result import DRIFT
 IN_NO_PLAN = "its card is in no plan any more, and inferhost apply gives it back"
 
 
-def give_back(machine: Machine, plan: Plan, report: Report) -> None:
-    """Puts back what was here before us on the cards that the plan means no more, and lets their latches go."""
+def give_back(machine: Machine, plan: Plan, report: Report, *, forgets_gone: bool = False) -> None:
+    """Puts back what was here before us on the cards that the plan means no more, and lets their latches go.
+
+    One that is not here stays on record, unless it `forgets_gone`.
+    """
     if not _any_left(machine, plan):
         return
     with (
@@ -34,12 +38,15 @@ def give_back(machine: Machine, plan: Plan, report: Report) -> None:
         contextlib.suppress(NvmlError),
         _opened(machine) as nvml,
     ):  # apply told why
-        found = _left(machine, nvml, plan, report)
+        baseline, found = read_baseline(machine), _left(machine, nvml, plan)
+        if forgets_gone:
+            found = without_gone(nvml, found, baseline, report)
+        found = _here(machine, nvml, found, report)
         uuids = dict.fromkeys(_uuid(name) for name in found)
         for uuid in uuids:
             report.note(f"{uuid}: in no plan any more: it goes back to what it was before inferhost")
         say_unguarded(machine, uuids, report)
-        restore_knobs(original_knobs(machine, nvml, found, report), read_baseline(machine), report)
+        restore_knobs(original_knobs(machine, nvml, found, report), baseline, report)
         if not report.check:
             forget_latches(machine, uuids, report)
 
@@ -50,7 +57,8 @@ def tell(machine: Machine, plan: Plan, report: Report) -> None:
         return
     with contextlib.suppress(NvmlError), _opened(machine) as nvml:
         own = Report(check=True)
-        verify_knobs(original_knobs(machine, nvml, _left(machine, nvml, plan, report), own), own)
+        found = _here(machine, nvml, _left(machine, nvml, plan), report)
+        verify_knobs(original_knobs(machine, nvml, found, own), own)
         for verdict in own.verdicts:
             if verdict.verdict in DRIFT:
                 evidence = f"{IN_NO_PLAN}; {verdict.evidence}"
@@ -80,16 +88,21 @@ def _any_left(machine: Machine, plan: Plan) -> bool:
     return any(_uuid(key.partition(":")[2]) not in names for key in which.recorded_keys(machine))
 
 
-def _left(machine: Machine, nvml: Nvml, plan: Plan, report: Report) -> dict[str, Record]:
-    """The originals of these cards that are here, by what follows `gpu:`; those of the others are told."""
-    meant, here = which.meant_cards(plan, nvml, machine), {card.uuid for card in nvml.cards()}
+def _left(machine: Machine, nvml: Nvml, plan: Plan) -> dict[str, Record]:
+    """The originals of these cards, by what follows `gpu:`."""
+    meant = which.meant_cards(plan, nvml, machine)
     if meant is None:
         return {}
     recorded = {key.partition(":")[2]: record for key, record in which.recorded_keys(machine).items()}
-    left = {name: record for name, record in recorded.items() if _uuid(name) not in meant}
+    return {name: record for name, record in recorded.items() if _uuid(name) not in meant}
+
+
+def _here(machine: Machine, nvml: Nvml, left: Mapping[str, Record], report: Report) -> dict[str, Record]:
+    """The originals of the cards that are here; the others are told."""
+    here = {card.uuid for card in nvml.cards()}
     for uuid in dict.fromkeys(_uuid(name) for name in left):
         if uuid not in here and machine.cards is None:  # else it may be one that was not opened
-            ways = f"apply gives it back when it is here again; gone for good, {GONE} forgets it"
+            ways = "apply gives it back when it is here again; gone for good: inferhost apply --gone forgets it"
             report.note(f"{uuid}: in no plan any more, and not on this host: {ways}")
     return {name: record for name, record in left.items() if _uuid(name) in here}
 

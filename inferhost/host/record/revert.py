@@ -132,7 +132,7 @@ def _restore_gpus(
     try:
         with open_nvml(machine.before_write) as nvml:
             if before.forgets_gone:
-                records = _without_gone(nvml, records, baseline, report)
+                records = without_gone(nvml, records, baseline, report)
             knobs = original_knobs(machine, nvml, records, report)
             _say_what_to_know(knobs, records, boot_id(machine), report)
             for knob in knobs:
@@ -146,7 +146,7 @@ def _restore_gpus(
             _keep(name, record, error, report)
 
 
-def _without_gone(nvml: Nvml, records: Mapping[str, Record], baseline: Baseline, report: Report) -> dict[str, Record]:
+def without_gone(nvml: Nvml, records: Mapping[str, Record], baseline: Baseline, report: Report) -> dict[str, Record]:
     """The records of the cards that are here; the others are said and forgotten, while every card answers."""
     here = {card.uuid for card in nvml.cards()}
     gone = {name: record for name, record in records.items() if name.rpartition(":")[0] not in here}

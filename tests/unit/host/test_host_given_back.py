@@ -128,6 +128,7 @@ def test_a_card_that_is_gone_from_host_and_plan_is_named_and_stays_on_record(pai
         answer = pair.run(verb)
         assert answer.code == 0
         assert f"{SECOND_UUID}: in no plan any more, and not on this host" in answer.prose
+    assert pair.run("apply", "--gone").code == 0  # it is lost, so that nobody knows that it is gone
     assert [key for key in pair.baseline() if SECOND_UUID in key]
 
 
@@ -263,8 +264,8 @@ def test_what_is_on_record_of_a_card_that_is_gone_for_good_is_forgotten_when_ask
     kept = {key: record for key, record in dead.baseline().items() if SECOND_UUID not in key}
     for verb in ("apply", "verify"):
         assert f"{SECOND_UUID}: in no plan any more, and not on this host: " in (said := dead.run(verb).prose)
-        assert "inferhost revert --section gpu --gone" in said
-    answer = dead.run("revert", "--section", "gpu", "--check", "--gone")
+        assert "gone for good: inferhost apply --gone forgets it" in said
+    answer = dead.run("apply", "--check", "--gone")
     assert (
         answer.code,
         f"{SECOND_UUID}: not on this host: forgotten with {LOCK} unknown, " in answer.prose,
@@ -272,12 +273,11 @@ def test_what_is_on_record_of_a_card_that_is_gone_for_good_is_forgotten_when_ask
         0,
         True,
     )
-    assert {key for key in dead.baseline() if SECOND_UUID in key}
-    answer = dead.run("revert", "--section", "gpu", "--gone")
-    assert (answer.code, as_found(dead, 0)) == (0, True)
-    assert {key: dead.baseline()[key] for key in dead.baseline() if key != "reverted:gpu"} == {
-        key: record for key, record in kept.items() if not key.startswith("gpu:")
-    }
+    assert [key for key in dead.baseline() if SECOND_UUID in key]
+    card = dead.card(0)
+    assert (dead.run("apply", "--gone").code, dead.baseline(), dead.card(0)) == (0, kept, card)
+    for verb in ("apply", "verify"):
+        assert SECOND_UUID not in dead.run(verb).prose
 
 
 def test_without_being_asked_a_revert_keeps_it_and_names_the_way_out(dead: FakeHost):
