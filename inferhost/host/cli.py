@@ -25,7 +25,7 @@ from inferhost.host.gpu import sample as sampling
 from inferhost.host.guard import daemon
 from inferhost.host.machine import PLAN, Machine, machine_at
 from inferhost.host.models import fetch
-from inferhost.host.record import left, revert
+from inferhost.host.record import left, left_alone, revert
 from inferhost.host.report import HostError, NothingTouched, Report, reason
 from inferhost.host.service import drain, engine, gate, measure, rollback
 from inferhost.host.service import install as engine_install
@@ -213,6 +213,7 @@ def _apply(options: argparse.Namespace, machine: Machine, plan: Plan, content: b
     verbs.apply(machine, plan, options.section or SECTIONS, report, whole=whole)
     if _is_about_cards(options, plan):
         left.give_back(machine, plan, report, forgets_gone=options.gone)
+    left_alone.tell(machine, plan, options.section or SECTIONS, report)
 
 
 def _is_about_cards(options: argparse.Namespace, plan: Plan) -> bool:
@@ -248,6 +249,7 @@ def _verify(options: argparse.Namespace, machine: Machine, plan: Plan, _content:
     verbs.verify(machine, plan, sections, report, load_s, challenged=asked, exercised=options.load)
     if _is_about_cards(options, plan):
         left.tell(machine, plan, report)
+    left_alone.tell(machine, plan, sections, report)
 
 
 def _gate(options: argparse.Namespace, machine: Machine, plan: Plan, _content: bytes, report: Report) -> None:
