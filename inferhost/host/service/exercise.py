@@ -27,11 +27,13 @@ def exercised(machine: Machine, plan: Plan, report: Report) -> Iterator[None]:
         raise InputError([Problem("--load", "this plan has no engine to ask", "run a load of your own", "no-engine")])
     over = threading.Event()
     with contextlib.ExitStack() as stack:
-        engines = [_Exercise(machine, service, over, stack) for service in plan.service]
-        stack.callback(over.set)  # before the workers are waited for
-        for engine in engines:
-            engine.begun.wait()
-        yield
+        try:
+            engines = [_Exercise(machine, service, over, stack) for service in plan.service]
+            for engine in engines:
+                engine.begun.wait()
+            yield
+        finally:
+            over.set()  # before the workers are waited for
     for engine in engines:
         engine.tell(report)
 

@@ -122,3 +122,21 @@ def test_the_requests_end_with_the_look_even_where_that_fails(host: FakeHost, se
     with pytest.raises(KeyError), exercise.exercised(host.machine(str(host.root)), host.plan, Report(False)):
         raise KeyError
     assert AT_ONCE <= served.requests < MANY
+
+
+def test_an_engine_that_cannot_be_asked_at_all_ends_the_load_of_the_others(
+    host: FakeHost, served: Served, monkeypatch: pytest.MonkeyPatch
+):
+    known = exercise.with_key
+
+    def only_main(machine: Any, service: Any) -> Any:
+        if service.instance != "main":
+            raise RuntimeError("can't start new thread")
+        return known(machine, service)
+
+    monkeypatch.setattr(exercise, "with_key", only_main)
+    main = host.plan.service[0]
+    two = dataclasses.replace(host.plan, service=(main, dataclasses.replace(main, instance="other")))
+    with pytest.raises(RuntimeError), exercise.exercised(host.machine(str(host.root)), two, Report(False)):
+        pass
+    assert served.requests < MANY
