@@ -267,6 +267,9 @@ def judge_draw(samples: Sequence[Sample]) -> tuple[bool | None, str]:
 
 def _judge_inside(busy: Sequence[Sample], median: int, asked: Range, evidence: str) -> Judged:
     """The clock is where it should be; whether the lock brought it there is the question."""
+    if _rate_hz(busy) < SHARE * HZ:
+        text = f"in the range, and looked at too seldom to call it held, wanted {HZ:g} times per second; {evidence}"
+        return Judged("unverified", "no_interface", median, text)
     limiter = _limiter(busy, asked)
     if limiter is not None:
         text = f"in the range, but {limiter[1]} may have brought it there; {evidence}"
@@ -340,6 +343,12 @@ def _span_s(samples: Sequence[Sample]) -> float:
     return samples[-1].time_s - samples[0].time_s if samples else 0.0
 
 
+def _rate_hz(samples: Sequence[Sample]) -> float:
+    """How often a card was looked at, by the usual gap: a machine that stopped for a moment is none that is slow."""
+    gaps_s = [b.time_s - a.time_s for a, b in zip(samples, samples[1:])]
+    return 1 / max(statistics.median(gaps_s), 1e-9)
+
+
 def _limited_s(samples: Sequence[Sample]) -> dict[str, float]:
     """For how long each limiter was at work between the first and the last sample, as far as the card counts it."""
     if not samples:
@@ -368,6 +377,7 @@ def _evidence(samples: Sequence[Sample], busy: Sequence[Sample], asked: Range) -
     if asked.natural_mhz:
         natural = f"; {asked.natural_mhz[0]} to {asked.natural_mhz[1]} MHz without a lock of ours"
     return (
-        f"{len(busy)} of {len(samples)} samples under load: {clocks[0]} to {clocks[-1]} MHz, median "
-        f"{statistics.median(clocks):g}; one step is {asked.step_mhz} MHz; event reasons: {named}; {counted}{natural}"
+        f"{len(busy)} of {len(samples)} samples under load, {_rate_hz(busy):.1f} per second: {clocks[0]} to "
+        f"{clocks[-1]} MHz, median {statistics.median(clocks):g}; one step is {asked.step_mhz} MHz; "
+        f"event reasons: {named}; {counted}{natural}"
     )

@@ -117,10 +117,9 @@ def take_samples(nvml: Nvml, cards: Iterable[Card], seconds: float, hz: float, c
     number, count = 0, max(1, round(seconds * hz))
     while number < count:
         clock.sleep(max(0.0, start_s + number / hz - clock.now_s()))
-        passed_s = clock.now_s() - start_s
-        if passed_s > seconds:
+        if clock.now_s() - start_s > seconds:
             break
-        series = [_with_one_more(nvml, one, passed_s) for one in series]
+        series = [_with_one_more(nvml, one, clock.now_s() - start_s) for one in series]
         number = max(number, int((clock.now_s() - start_s) * hz)) + 1
     return series
 

@@ -66,7 +66,8 @@ def test_a_lock_that_samples_cannot_tell_is_proven_put_back_and_kept(locked: Fak
     answer = challenged(locked, before_write=order.append)
     assert (answer.code, answer.verdict(LOCK)) == (0, ("held", "none"))
     assert [s for s in order if s.startswith("nvml")] == [f"nvml {UUID} graphics_clock_lock"] * 2
-    assert answer.evidence(LOCK).startswith("challenged: asked for 1545 MHz, 15 of 20 samples under load: 1545 to")
+    seen = "15 of 20 samples under load, 5.0 per second: 1545 to"
+    assert answer.evidence(LOCK).startswith(f"challenged: asked for 1545 MHz, {seen}")
     assert f"; asked for {OWN_MHZ} again: the card may run there by itself; " in answer.evidence(LOCK)
     assert locked.card()[LOCK] == [OWN_MHZ, OWN_MHZ]
     assert (asked(locked)["confirmed"], asked(locked)["challenged"]) == (True, False)

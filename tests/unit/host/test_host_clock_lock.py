@@ -61,8 +61,8 @@ def test_an_honest_lock_under_load_is_held_with_its_samples(host: FakeHost):
     answer = under_load(host)
     assert (answer.code, answer.verdict(LOCK)) == (0, ("held", "none"))
     assert answer.evidence(LOCK) == (
-        "55 of 60 samples under load: 2100 to 2100 MHz, median 2100; one step is 8 MHz; event reasons: none; "
-        "event counters: none rose"
+        "55 of 60 samples under load, 5.0 per second: 2100 to 2100 MHz, median 2100; one step is 8 MHz; "
+        "event reasons: none; event counters: none rose"
     )
     assert len(answer.document["facts"]["samples"][UUID]) == 60
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pynvml
 import pytest
 
-from inferhost.host.gpu import load
+from inferhost.host.gpu import load, sample
 from inferhost.host.gpu.load import Range, judge_clock, judge_draw, judge_enforced, natural_clock_mhz, settled
 from inferhost.host.gpu.sample import Sample, reasons
+from inferhost.host.machine import Clock
 from tests.unit.host.fake_host import FakeHost
 from tests.unit.host.simulated import SECOND_UUID, UUID
 
@@ -201,6 +203,41 @@ def test_a_single_stray_sample_is_forgiven_and_a_tenth_of_them_is_not():
     stray = [dataclasses.replace(BUSY, time_s=20 + n / 5, sm_clock_mhz=2790) for n in range(4)]
     assert judge_clock(busy(40) + stray[:1], asked(2100, 2100)).verdict == "held"
     assert judge_clock(busy(36) + stray, asked(2100, 2100)).verdict == "ignored"
+
+
+@pytest.mark.parametrize(
+    ("gap_s", "verdict"), [(0.2, "held"), (0.205, "held"), (0.25, "unverified"), (0.5, "unverified")]
+)
+def test_a_card_that_is_looked_at_too_seldom_is_not_called_held(gap_s: float, verdict: str):
+    samples = [dataclasses.replace(s, time_s=n * gap_s) for n, s in enumerate(busy(15))]
+    judged = judge_clock(samples, asked(2100, 2100))
+    assert judged.verdict == verdict
+    assert f"{1 / gap_s:.1f} per second" in judged.evidence
+    above = [dataclasses.replace(s, sm_clock_mhz=2700) for s in samples]
+    assert judge_clock(above, asked(2100, 2100)).verdict == "ignored"
+
+
+def test_a_machine_that_stopped_for_a_moment_looked_often_enough():
+    samples = [dataclasses.replace(s, time_s=s.time_s + (3 if n > 20 else 0)) for n, s in enumerate(busy(40))]
+    assert judge_clock(samples, asked(2100, 2100)).verdict == "held"
+
+
+def test_each_card_has_the_time_of_its_own_look(monkeypatch: pytest.MonkeyPatch):
+    """A row of looks takes its time, and is none at the first card's moment."""
+    passed_s = [0.0]
+
+    def wait(seconds: float) -> None:
+        passed_s[0] += seconds
+
+    def slow(_nvml: Any, _card: Any, time_s: float) -> Sample:
+        wait(0.08)
+        return dataclasses.replace(BUSY, time_s=round(time_s, 2))
+
+    monkeypatch.setattr(sample, "look", slow)
+    cards: Any = ["first", "second"]
+    series = sample.take_samples(Any, cards, 1.0, load.HZ, Clock(lambda: passed_s[0], wait))
+    times = [[one.time_s for one in of_card.samples] for of_card in series]
+    assert times == [[0.0, 0.2, 0.4, 0.6, 0.8], [0.08, 0.28, 0.48, 0.68, 0.88]]
 
 
 def test_fewer_samples_under_load_than_wanted_prove_nothing():
