@@ -12,11 +12,15 @@ from typing import Any
 
 from inferhost.host.knob import Knob, Unusable, restore_knobs
 from inferhost.host.machine import Machine
-from inferhost.host.record.baseline import Baseline, Record
+from inferhost.host.record.baseline import Baseline, Record, recorded_keys
 from inferhost.host.report import Report, reason
 from inferhost.host.watch.writers import Writer, daemons, owner_of
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
+
+NEVER_APPLIED = (
+    "not applied yet: nothing is on record of it, as of a CPU that came online since; inferhost apply sets it"
+)
 
 
 class KernelKnob(Knob):
@@ -29,6 +33,7 @@ class KernelKnob(Knob):
         self.machine = machine
         self.path = self.place = path
         self.owner: Writer | None = None  # never written beside a daemon that does
+        self.on_record = True
 
     def obstacle(self) -> Unusable | None:
         if self.owner is not None:
@@ -37,6 +42,11 @@ class KernelKnob(Knob):
         if self.machine.writable(self.path):
             return None
         return Unusable("unsupported", "read_only", f"{self.place} is not writable here", False)
+
+    def judge(self, before: Any, found: Any) -> Verdict:
+        if before is None and found != self.wanted and not self.on_record:
+            return self.verdict(found, "overridden", "unexplained", NEVER_APPLIED)
+        return super().judge(before, found)
 
     def context(self) -> dict[str, str]:
         return {"writable": "yes" if self.machine.writable(self.path) else "no"}
@@ -53,9 +63,10 @@ class KernelKnob(Knob):
 
 
 def owned(machine: Machine, knobs: Sequence[KernelKnob]) -> list[Knob]:
-    """The knobs of a plan, each with the daemon that owns it here."""
-    known = daemons(machine) if knobs else []
+    """The knobs of a plan, each with the daemon that owns it here, and whether anything is on record of it."""
+    known, recorded = daemons(machine) if knobs else [], recorded_keys(machine)
     for knob in knobs:
+        knob.on_record = recorded is None or knob.key in recorded
         knob.owner = owner_of(knob.setting, known)
     return list(knobs)
 

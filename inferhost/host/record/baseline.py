@@ -178,6 +178,14 @@ def read_baseline(machine: Machine) -> Baseline:
     return Baseline(machine, read.records, on_disk=True)
 
 
+def recorded_keys(machine: Machine) -> frozenset[str] | None:
+    """What is on record; None where the record cannot be read, which others say."""
+    try:
+        return frozenset(read_baseline(machine))
+    except RecordUnusable:
+        return None
+
+
 def _content(machine: Machine) -> bytes | None:
     try:
         return machine.read_bytes(BASELINE)

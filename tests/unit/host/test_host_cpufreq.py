@@ -22,6 +22,24 @@ ACTIVE = ("intel_pstate", "amd-pstate-epp")
 GOVERNORS = {**dict.fromkeys(ACTIVE, "performance powersave"), "acpi-cpufreq": "performance powersave schedutil"}
 
 
+def test_a_cpu_that_came_online_after_the_last_apply_is_not_said_to_be_somebodys(host: FakeHost):
+    host.plan = plan(gpus=(), cpu=Cpu("performance"), manage=("cpu",), sysctl={}, files=(), service=(), env={})
+    folder = host.at(FOLDER.format(1))
+    shutil.move(folder, host.folder / "offline")
+    assert [host.run(verb).code for verb in ("install", "apply")] == [0, 0]
+    shutil.move(host.folder / "offline", folder)
+    for verb in ("verify", "watch"):
+        answer = host.run(verb)
+        found = {v["found"]: (v["verdict"], v["cause"], v["evidence"]) for v in answer.document["verdicts"]}
+        assert (answer.code, found["performance"][:2]) == (3, ("held", "none"))
+        assert found["powersave"][:2] == ("overridden", "unexplained")
+        assert "a CPU that came online since; inferhost apply sets it" in found["powersave"][2]
+    assert (host.run("apply").code, host.run("watch").code) == (0, 0)
+    host.write(f"{FOLDER.format(1)}/scaling_governor", "schedutil\n")
+    answer = host.run("verify")
+    assert [v["cause"] for v in answer.document["verdicts"] if v["verdict"] == "overridden"] == ["other_writer"]
+
+
 class Processor:
     """The frequency files of every CPU, and the kernel behind them."""
 
