@@ -69,7 +69,8 @@ def _apply_to_cards(machine: Machine, plan: Plan, wait_s: float, report: Report)
         _apply(machine, plan, GPU, report)  # which says it of each setting
     else:
         report.problems.extend(missing[number] for number in sorted(todo))
-    failed = [problem.path for problem in report.problems if problem.path.startswith("gpu.")]
+    in_use = [verdict.setting for verdict in report.verdicts if verdict.cause == "other_writer"]
+    failed = [p.path for p in report.problems if p.path.startswith("gpu.") and p.path not in in_use]
     if not report.check:
         remember_undone(machine, [*(f"gpu.{names[number]}" for number in sorted(todo)), *failed], report)
 

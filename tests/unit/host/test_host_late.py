@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -93,6 +94,18 @@ def test_what_failed_at_boot_is_tried_again(both: FakeHost):
     both.sim("fail", "nvmlDeviceSetPowerManagementLimit", 999, 1)
     assert both.run("boot").code == 3
     assert (both.run("watch").code, limits(both)) == (0, PLANNED)
+
+
+def test_what_a_program_on_the_card_stood_in_the_way_of_is_not_made_up_for_behind_its_back(both: FakeHost):
+    both.plan = of_gpus(dataclasses.replace(FIRST, compute_mode="exclusive_process"), SECOND)
+    assert [both.run(verb).code for verb in ("install", "apply")] == [0, 0]
+    booted(both, CARDS)
+    both.sim("load", "on")
+    assert (both.run("boot").code, limits(both)) == (3, PLANNED)
+    both.sim("load", "off")
+    answer = both.run("watch")
+    assert answer.verdict(f"{UUID}.compute_mode")[0] == "overridden"
+    assert "settings are applied" not in answer.prose
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["", "on a full disk"])
