@@ -6,9 +6,8 @@ for the drift timer, which gives it its settings when it is there. The same unit
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from inferhost.host import verbs
 from inferhost.host.gpu import which
@@ -44,19 +43,19 @@ def boot(machine: Machine, plan: Plan, asked: Sequence[str] | None, wait_s: floa
         else:
             _apply(machine, plan, section, report)
     if GPU in chosen:
-        with _told(report):
-            left.give_back(machine, plan, report)
+        _came_to_its_end(lambda: left.give_back(machine, plan, report), report)
 
 
 def _apply_to_cards(machine: Machine, plan: Plan, wait_s: float, report: Report) -> None:
     """Each card gets its settings as soon as it is there; what is left undone is the drift timer's to do."""
     start_s, slept = machine.clock.now_s(), False
-    names, todo = which.known_names(plan, machine), set(range(len(plan.gpus)))
+    names, todo, undone = which.known_names(plan, machine), set(range(len(plan.gpus))), set[int]()
     while True:
         missing, mended_by_waiting = _missing(machine, plan)
         come = sorted(todo - missing.keys())
         if come:
-            _apply(machine, dataclasses.replace(plan, gpus=tuple(plan.gpus[number] for number in come)), GPU, report)
+            here = dataclasses.replace(plan, gpus=tuple(plan.gpus[number] for number in come))
+            undone |= set() if _apply(machine, here, GPU, report) else set(come)
             todo -= set(come)
         waited_s = machine.clock.now_s() - start_s
         if not todo or not mended_by_waiting or waited_s >= wait_s:
@@ -72,23 +71,24 @@ def _apply_to_cards(machine: Machine, plan: Plan, wait_s: float, report: Report)
     in_use = [verdict.setting for verdict in report.verdicts if verdict.cause == "other_writer"]
     failed = [p.path for p in report.problems if p.path.startswith("gpu.") and p.path not in in_use]
     if not report.check:
-        remember_undone(machine, [*(f"gpu.{names[number]}" for number in sorted(todo)), *failed], report)
+        remember_undone(machine, [*(f"gpu.{names[number]}" for number in sorted(todo | undone)), *failed], report)
 
 
-def _apply(machine: Machine, plan: Plan, section: str, report: Report) -> None:
-    with _told(report):
-        verbs.apply(machine, plan, [section], report)
+def _apply(machine: Machine, plan: Plan, section: str, report: Report) -> bool:
+    return _came_to_its_end(lambda: verbs.apply(machine, plan, [section], report), report)
 
 
-@contextlib.contextmanager
-def _told(report: Report) -> Iterator[None]:
+def _came_to_its_end(step: Callable[[], None], report: Report) -> bool:
     """What ends a step early is told, and the next one follows."""
     try:
-        yield
+        step()
     except InputError as error:
         report.stopped(error.problems)
+        return False
     except HostError as error:
         report.stopped([error.problem])
+        return False
+    return True
 
 
 def with_cards_that_are_here(machine: Machine, plan: Plan, report: Report) -> tuple[Plan, Mapping[int, Problem]]:

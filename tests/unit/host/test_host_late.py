@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from inferhost.host.record import lock
 from tests.unit.host.fake_host import FakeHost
 from tests.unit.host.simulated import SECOND_UUID, UUID
 from tests.unit.host.test_host_numbers import FIRST, METRICS, PLACES, SECOND, booted, both, limits, of_gpus
@@ -93,6 +94,14 @@ def test_what_failed_at_boot_is_tried_again(both: FakeHost):
     booted(both, CARDS)
     both.sim("fail", "nvmlDeviceSetPowerManagementLimit", 999, 1)
     assert both.run("boot").code == 3
+    assert (both.run("watch").code, limits(both)) == (0, PLANNED)
+
+
+def test_what_another_run_kept_the_boot_from_is_made_up_for(both: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    booted(both, CARDS)
+    monkeypatch.setattr(lock, "WAIT_S", 0.0)
+    with lock.locked(both.machine(str(both.root))):
+        assert both.run("boot").code == 8
     assert (both.run("watch").code, limits(both)) == (0, PLANNED)
 
 
