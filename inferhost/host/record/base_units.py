@@ -28,6 +28,10 @@ STARTED_BY_OTHERS = ("inferhost-uvm.service", "inferhost-verify.service")
 """Units without an [Install] section: another unit starts them."""
 SYSTEMD_RUNS = "/run/systemd/system"  # Source: sd_booted(3)
 OFF = ("disabled", "masked", "masked-runtime")
+IN_BETWEEN = ("activating", "deactivating", "reloading")
+"""States that pass by themselves, unless a unit fails again and again. Source: systemctl(1) of systemd 252."""
+PASSES_S, AGAIN_S = 10.0, 0.5
+"""The guard ends by itself when its plan changes, and is back about two seconds later."""
 
 
 def switched(paths: Iterable[str]) -> list[str]:
@@ -44,7 +48,7 @@ def switch_on(machine: Machine, plan: Plan, baseline: Baseline, report: Report) 
     if any(change.setting in planned for change in report.changes):
         _systemctl(machine, ["daemon-reload"], report)
     for unit in switched(planned):
-        found = state(machine, unit)
+        found = _settled(machine, unit)
         if found is None or _is_on(unit, found):
             continue
         _systemctl(machine, ["enable", "--quiet", *_now(unit), "--", unit], report)
@@ -56,7 +60,7 @@ def switch_on(machine: Machine, plan: Plan, baseline: Baseline, report: Report) 
 def verify_switches(machine: Machine, plan: Plan, report: Report) -> None:
     """Whether the units of the plan start at boot, and its timer runs."""
     for unit in switched(file.path for file in plan.files if file.section == BASE):
-        found, name = state(machine, unit), setting(unit)
+        found, name = _settled(machine, unit), setting(unit)
         if found is None:
             said = "systemd does not run this machine"
             report.verdicts.append(Verdict(name, "enabled", None, "unverified", "no_interface", said))
@@ -126,6 +130,15 @@ def state(machine: Machine, unit: str) -> tuple[str, str] | None:
     enabled = machine.command(["systemctl", "is-enabled", "--", unit])
     active = machine.command(["systemctl", "is-active", "--", unit]).stdout.strip() if unit.endswith(LASTING) else ""
     return enabled.stdout.strip() or "disabled", active
+
+
+def _settled(machine: Machine, unit: str) -> tuple[str, str] | None:
+    """The same of a unit that may be about to run: a state that passes is looked at again for some seconds."""
+    found, end_s = state(machine, unit), machine.clock.now_s() + PASSES_S
+    while found is not None and found[1] in IN_BETWEEN and machine.clock.now_s() < end_s:
+        machine.clock.sleep(AGAIN_S)
+        found = state(machine, unit)
+    return found
 
 
 def shown(unit: str, found: tuple[str, str] | None) -> str:

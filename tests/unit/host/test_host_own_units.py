@@ -192,3 +192,23 @@ def test_a_guard_that_does_not_run_or_is_not_on_record_is_left_alone(
     answer = booted.run("revert", "--section", "gpu")
     assert booted.own_units[GUARD] == {"enabled": True, "active": active}
     assert f"unit.{GUARD}" not in [change["setting"] for change in answer.document["diff"]]
+
+
+@pytest.mark.parametrize("word", ["activating", "deactivating", "reloading"])
+@pytest.mark.parametrize(("lasts_s", "code"), [(2, 0), (3600, 3)])
+def test_a_guard_that_takes_up_a_new_plan_runs_and_one_that_never_gets_there_does_not(
+    booted: FakeHost, word: str, lasts_s: float, code: int
+):
+    booted.plan = plan(files=(*own_units(), GUARD_FILE), manage=("cpu",), dropins=(), service=(), env={})
+    booted.converge()
+    known, begin_s = booted.command, booted.passed_s
+
+    def starting(argv: list[str]) -> Finished:
+        if argv[1:2] == ["is-active"] and argv[-1] == GUARD and booted.passed_s - begin_s < lasts_s:
+            return Finished(3, f"{word}\n", "")
+        return known(argv)
+
+    booted.command = starting  # type: ignore[method-assign]
+    answer = booted.run("verify")
+    assert (answer.code, answer.verdict(f"unit.{GUARD}")[0]) == (code, "overridden" if code else "held")
+    assert booted.run("install").said == (False, [])
