@@ -113,15 +113,23 @@ UNIT_FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/sy
 PACKAGED = ("/usr/lib/systemd/system", "/lib/systemd/system")
 """Where packages put theirs: some are never started, and what they start is mostly no script, so it is not read."""
 NEVER_STARTED = ("disabled", "masked", "masked-runtime")
-SCRIPTS = ("/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab", "/etc/anacrontab", "/etc/init.d/cpufrequtils")
+SLURM_FOLDERS = ("/etc/slurm", "/etc/slurm-llnl", "/run/slurm/conf")
+"""Where slurm.conf stands: upstream's place, Debian's older one, and the copy of a node that is given it.
+Source: slurm.schedmd.com, configless_slurm.html."""
+SCRIPTS = ("/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab", "/etc/anacrontab")
 SCRIPT_FOLDERS = (
     "/etc/udev/rules.d", "/var/spool/cron", "/var/spool/cron/crontabs",
     "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly",
-    "/usr/lib/systemd/system-sleep", "/etc/slurm", "/etc/slurm/prolog.d", "/etc/slurm/epilog.d",
-    "/etc/tmpfiles.d", "/etc/NetworkManager/dispatcher.d", "/etc/network/if-up.d",
+    "/usr/lib/systemd/system-sleep", "/etc/tmpfiles.d", "/etc/init.d", "/etc/modprobe.d",
+    "/etc/NetworkManager/dispatcher.d", "/etc/network/if-up.d",
+    *(f"{folder}{below}" for folder in SLURM_FOLDERS for below in ("", "/prolog.d", "/epilog.d")),
 )  # fmt: skip
-SLURM_CONFIGURATION = "/etc/slurm/slurm.conf"
-SLURM_SCRIPT = re.compile(r"^\s*(?:Task)?(?:Prolog|Epilog)\s*=\s*(/\S+)", re.IGNORECASE | re.MULTILINE)
+SLURM_SCRIPT = re.compile(r"^\s*(?:Task)?(?:Prolog|Epilog)\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+NAMED = re.compile(r"(?<![\w./-])/(?!dev/|proc/|sys/)[\w./@+-]+")
+"""Files that a script names, the ones that it runs among them."""
+QUOTED_LIST = re.compile(r"\[\s*[\"'][^\[\]]*\]")
+"""A command as programs write it: `["nvidia-smi", "-pl", "300"]`, on one line or several."""
+BETWEEN_WORDS = re.compile(r"[\s\"',\[\]()]+")
 STARTED = re.compile(r"^Exec\w+=[-+!@:]*(/.*)", re.MULTILINE)
 SEPARATORS = re.compile(r"\|+|(?<!>)&+|;|\$\(|`")
 """What ends one command of a line and begins the next."""
@@ -229,7 +237,7 @@ def _named(verdict: Verdict, known: Iterable[Writer]) -> Verdict:
 
 
 def _scripts(machine: Machine) -> Iterator[str]:
-    """The files to read: units and what they start, boot and cron scripts, Slurm's prologs and epilogs."""
+    """The files to read: units, boot and cron scripts, Slurm's prologs and epilogs, and what each of them runs."""
     known: set[str] = set()
     for folder in (*UNIT_FOLDERS, *PACKAGED):
         for unit in _units(machine, folder):
@@ -240,15 +248,21 @@ def _scripts(machine: Machine) -> Iterator[str]:
             if folder in UNIT_FOLDERS:
                 commands = STARTED.findall(_text(machine, f"{folder}/{unit}"))
                 yield from (word for command in commands for word in command.split() if word.startswith("/"))
-    yield from SCRIPTS
-    for folder in SCRIPT_FOLDERS:
-        yield from (f"{folder}/{name}" for name in machine.entries(folder))
+    folders = (f"{folder}/{name}" for folder in SCRIPT_FOLDERS for name in machine.entries(folder))
+    for path in (*SCRIPTS, *folders, *_slurm_scripts(machine)):
+        yield path
+        yield from NAMED.findall(_text(machine, path))
     later = (name for name in machine.entries(SYSCTL_FOLDER) if name > SYSCTL_OWN and name != SYSCTL_LINK)
     yield from (f"{SYSCTL_FOLDER}/{name}" for name in later)
     yield SYSCTL_FILE
-    for path in SLURM_SCRIPT.findall(_text(machine, SLURM_CONFIGURATION)):
-        folder, pattern = os.path.split(path)  # slurm.conf(5): a pattern names several scripts
-        yield from (f"{folder}/{name}" for name in fnmatch.filter(machine.entries(folder), pattern))
+
+
+def _slurm_scripts(machine: Machine) -> Iterator[str]:
+    """The prologs and epilogs that slurm.conf names, beside it where they have no folder."""
+    for home in SLURM_FOLDERS:
+        for path in SLURM_SCRIPT.findall(_text(machine, f"{home}/slurm.conf")):
+            folder, pattern = os.path.split(os.path.join(home, path))  # slurm.conf(5): it may name several scripts
+            yield from (f"{folder}/{name}" for name in fnmatch.filter(machine.entries(folder), pattern))
 
 
 def _units(machine: Machine, folder: str) -> Iterator[str]:
@@ -270,6 +284,8 @@ def _never_started(machine: Machine, path: str) -> bool:
 
 def _text(machine: Machine, path: str) -> str:
     """A file's text without comments; empty where it is no short text file."""
+    if not os.path.isfile(machine.at(path)):  # a pipe would be waited for, and a device may act when it is opened
+        return ""
     try:
         with open(machine.at(path), "rb") as file:
             content = file.read(LONGEST + 1)
@@ -285,9 +301,11 @@ def _written_by(text: str) -> Iterator[str]:
     """The settings that commands in this text write."""
     for variable, program in SHORT_NAME.findall(text):
         text = re.sub(rf"\$(?:{variable}\b|\{{{variable}\}})", program, text)
-    commands = [" ".join(command.split()) for line in text.splitlines() for command in SEPARATORS.split(line)]
+    text = QUOTED_LIST.sub(lambda found: " ".join(found[0].split()), text)
+    pieces = [piece for line in text.splitlines() for piece in SEPARATORS.split(line)]
+    commands = [" ".join(BETWEEN_WORDS.split(piece)) for piece in pieces]
     words = {
-        (name, word.partition("=")[0].strip("\"',"))
+        (name, word.partition("=")[0])
         for command in commands
         for name in COMMANDS
         for word in command.partition(name)[2].split()
@@ -298,7 +316,7 @@ def _written_by(text: str) -> Iterator[str]:
     for setting, pattern in WORDS.items():
         if pattern.search(text):
             yield setting
-    told = [name for command in commands for name in SYSCTL_WORD.findall(command.partition("sysctl ")[2])]
+    told = [name for piece in pieces for name in SYSCTL_WORD.findall(" ".join(piece.split()).partition("sysctl ")[2])]
     yield from _named_parameters([*told, *PROC_SYS.findall(text)])
 
 

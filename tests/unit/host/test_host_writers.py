@@ -60,6 +60,11 @@ def test_a_host_of_its_own_has_none_and_our_own_units_are_none(host: FakeHost):
         (f"{UNITS}/n.service", "ExecStart=/bin/sh -c 'echo 1 | tee /proc/sys/kernel/numa_balancing'\n",
          ["sysctl.kernel.numa_balancing"]),
         ("/etc/rc.local", "echo 0 >/proc/sys/kernel/numa_balancing\n", ["sysctl.kernel.numa_balancing"]),
+        ("/etc/cron.daily/py", 'subprocess.run(["nvidia-smi","-pl","300"])\n', ["power_limit_w"]),
+        ("/etc/cron.daily/py2", "run([\n  'sudo',\n  '/usr/bin/nvidia-smi',\n  '-pm', '0'\n])\nx = ['-pl']\n",
+         ["persistence_mode"]),
+        ("/etc/cron.daily/py3", 'run(["dcgmi","config","--set","--powerlimit","300"])\n', ["power_limit_w"]),
+        ("/etc/modprobe.d/g.conf", "install nvidia modprobe -i nvidia && nvidia-smi -pl 300\n", ["power_limit_w"]),
         ("/etc/cron.weekly/gpu", "nvidia-smi -rac\n", ["application_clocks_mhz"]),
         ("/etc/anacrontab", "1 5 gpu nvidia-smi -pl 300\n", ["power_limit_w"]),
         ("/etc/rc.local", "nvidia-smi --lock-memory-clocks-deferred=1593\n", ["memory_clock_lock_mhz"]),
@@ -163,13 +168,6 @@ def test_a_packaged_daemon_of_the_table_is_asked_for_its_state_alone(host: FakeH
     assert writers(host) == {"cpupower.service": ["cpu.governor"]}
 
 
-@pytest.mark.parametrize("interpreter", ["/usr/bin/python3", "/usr/bin/env python3"])
-def test_a_program_of_nvml_that_a_unit_starts_is_read(host: FakeHost, interpreter: str):
-    host.write(f"{UNITS}/cap.service", f"[Service]\nExecStart={interpreter} /usr/local/sbin/cap.py\n")
-    host.write("/usr/local/sbin/cap.py", "import pynvml\npynvml.nvmlDeviceSetPowerManagementLimit(h, 300000)\n")
-    assert writers(host) == {"/usr/local/sbin/cap.py": ["power_limit_w"]}
-
-
 def test_a_parameter_that_ours_overrules_at_boot_is_written_by_nobody_else(host: FakeHost):
     for name in ("10-before.conf", "90-inferhost.conf", "99-sysctl.conf"):
         host.write(f"/etc/sysctl.d/{name}", "vm.swappiness = 60\n")
@@ -183,28 +181,6 @@ def test_a_parameter_that_drifted_names_the_file_that_sets_it(host: FakeHost):
     assert host.run("verify").evidence("vm.swappiness").endswith("it is written by /etc/sysctl.conf")
     notes = host.run("install").document["notes"]
     assert any("/etc/sysctl.conf writes sysctl.vm.swappiness too" in note for note in notes)
-
-
-def test_the_script_that_a_unit_starts_and_those_that_slurm_names_are_read(host: FakeHost):
-    host.write(f"{UNITS}/tune.service", "ExecStart=/opt/tune.sh --all\n")
-    host.write("/opt/tune.sh", "nvidia-smi -pl 300\n")
-    slurm = "ClusterName=x\nProlog=/opt/prolog.sh\n#Epilog=/opt/no.sh\nEpilog=/opt/epilog.d/*.sh\n"
-    host.write("/etc/slurm/slurm.conf", slurm)
-    host.write("/opt/prolog.sh", "nvidia-smi -rgc\n")
-    host.write("/opt/epilog.d/10-back.sh", "nvidia-smi -c 0\n")
-    host.write("/opt/epilog.d/README", "nvidia-smi -pm 0\n")
-    assert writers(host) == {
-        "/opt/tune.sh": ["power_limit_w"],
-        "/opt/prolog.sh": ["graphics_clock_lock_mhz"],
-        "/opt/epilog.d/10-back.sh": ["compute_mode"],
-    }
-
-
-@pytest.mark.parametrize("start", ["/bin/bash /opt/tune.sh", "-/usr/bin/env FOO=1 /opt/tune.sh --all"])
-def test_the_script_behind_an_interpreter_is_read(host: FakeHost, start: str):
-    host.write(f"{UNITS}/tune.service", f"[Service]\nExecStart={start}\n")
-    host.write("/opt/tune.sh", "nvidia-smi -pl 300\n")
-    assert writers(host) == {"/opt/tune.sh": ["power_limit_w"]}
 
 
 def test_a_unit_that_wrote_at_boot_is_told_and_no_reason_to_write_nothing(host: FakeHost):
