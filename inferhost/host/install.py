@@ -93,7 +93,7 @@ def _preflight(machine: Machine, plan: Plan, baseline: Baseline, report: Report)
     problems += engine_install.install_problems(machine, plan)
     problems += container.container_problems(machine, plan)
     problems += readable.reading_problems(machine, plan)
-    problems += base_units.mps_problems(machine, plan) + held_problems(machine, plan)
+    problems += base_units.mps_problems(machine, plan, report) + held_problems(machine, plan)
     problems += key.key_problems(machine, plan) if "service" in plan.manage else ()
     problems += models.model_problems(machine, plan) if "models" in plan.manage else ()
     packages = [*state.to_move(machine, plan, baseline), *runtime.to_move(machine, plan, baseline)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from inferhost.host.gpu.card_knob import CardKnob
 from inferhost.host.gpu.nvml import Card, Nvml, NvmlError
+from inferhost.host.gpu.occupants import occupant
 from inferhost.host.knob import Unusable
 from inferhost.host.machine import Machine
 
@@ -38,9 +39,14 @@ class IdleCardKnob(CardKnob):
             return None
         named = [self._named(pid) for pid in computing]
         named += [f"{self._named(pid)} that draws" for pid in drawing if pid not in computing]
-        desktop = " (a desktop: systemctl isolate multi-user.target)" if drawing else ""
-        evidence = f"not written while programs use the card: {', '.join(named)}; stop them{desktop} and run again"
+        units = dict.fromkeys(o.unit for pid in computing if (o := occupant(self.machine, pid)) and o.adoptable)
+        ways = [f"systemctl stop {' '.join(map(str, units))}"] if units else []
+        ways += ["a desktop: systemctl isolate multi-user.target"] if drawing else []
+        how = f" ({'; '.join(ways)})" if ways else ""
+        evidence = f"not written while programs use the card: {', '.join(named)}; stop them{how} and run again"
         return Unusable("refused", "other_writer", evidence, True)
 
     def _named(self, pid: int) -> str:
-        return f"process {pid} ({self.machine.read_text(f'/proc/{pid}/comm') or 'unknown'})"
+        found = occupant(self.machine, pid)
+        unit = f", {found.unit}" if found and found.unit else ""
+        return f"process {pid} ({self.machine.read_text(f'/proc/{pid}/comm') or 'unknown'}{unit})"

@@ -37,10 +37,14 @@ class Occupant:
         """Whether it runs in a unit of the system that can be stopped, disabled and given back."""
         return self.unit is not None and self.unit.endswith(".service") and not self.of_user
 
+    @property
+    def name(self) -> str:
+        """The program, without its folder."""
+        return os.path.basename(self.words[0]) if self.words else "unnamed"
+
     def shown(self) -> str:
         """Program, number and unit."""
-        name = os.path.basename(self.words[0]) if self.words else "unnamed"
-        return f"{name} (process {self.pid}{f', {self.unit}' if self.unit else ''})"
+        return f"{self.name} (process {self.pid}{f', {self.unit}' if self.unit else ''})"
 
 
 @dataclasses.dataclass(frozen=True)

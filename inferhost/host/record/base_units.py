@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+from inferhost.host.gpu.occupants import occupant
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import Baseline, Record
 from inferhost.host.record.placed import restore_files
@@ -86,9 +87,15 @@ def stop_for_revert(machine: Machine, baseline: Baseline, report: Report) -> Non
             _systemctl(machine, ["stop", "--", unit], report)
 
 
-def mps_problems(machine: Machine, plan: Plan) -> list[Problem]:
-    """A daemon to run whose program is not on this host."""
+def mps_problems(machine: Machine, plan: Plan, report: Report) -> list[Problem]:
+    """A daemon to run whose program is not on this host; one of somebody else is a remark."""
     wanted = any(file.package_file == MPS for file in plan.files)
+    for pid in (name for name in machine.entries("/proc") if wanted and name.isdigit()):
+        found = occupant(machine, int(pid))
+        if found is not None and found.unit != MPS and MPS_PROGRAM.endswith(f"/{found.name}"):
+            stop = f": systemctl disable --now {found.unit}" if found.adoptable else ""
+            text = f"inferhost_gpu_mps: {found.shown()} is another MPS daemon, and a card in exclusive_process mode"
+            report.note(f"{text} has room for one of the two; stop it{stop}")
     if not wanted or machine.exists(MPS_PROGRAM):
         return []
     hint = "install it: Debian has it in nvidia-cuda-mps, Ubuntu in nvidia-compute-utils of the driver's branch"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from inferhost.host.gpu.nvml import Nvml
 from inferhost.schema.plan import BASE, File
 from tests.unit.host.fake_host import FakeHost, own_units, plan
 
@@ -48,6 +51,35 @@ def test_without_its_program_nothing_is_placed(booted: FakeHost):
     assert (answer.code, answer.problems[0]["path"]) == (2, "inferhost_gpu_mps")
     assert answer.problems[0]["message"] == f"{PROGRAM} is not on this host"
     assert booted.snapshot() == before
+
+
+def process(host: FakeHost, pid: int, words: str, unit: str) -> None:
+    host.write(f"/proc/{pid}/cmdline", words.replace(" ", "\0") + "\0")
+    host.write(f"/proc/{pid}/comm", f"{words.split(maxsplit=1)[0]:.15}\n")
+    host.write(f"/proc/{pid}/cgroup", f"0::/system.slice/{unit}\n")
+
+
+def test_a_daemon_of_somebody_else_is_named_and_ours_is_not(booted: FakeHost):
+    process(booted, 900, "/usr/bin/nvidia-cuda-mps-control -d", "nvidia-mps.service")
+    process(booted, 901, f"{PROGRAM} -f", UNIT)
+    process(booted, 902, "nvidia-cuda-mps-server", "nvidia-mps.service")
+    (note,) = [note for note in booted.run("install").document["notes"] if "MPS daemon" in note]
+    assert "nvidia-cuda-mps-control (process 900, nvidia-mps.service) is another MPS daemon" in note
+    assert note.endswith("stop it: systemctl disable --now nvidia-mps.service")
+    booted.plan = plan(files=(*plan().files, *own_units()))
+    assert "MPS daemon" not in booted.run("install").prose
+
+
+def test_a_card_that_its_server_holds_says_which_unit_to_stop(booted: FakeHost, monkeypatch: pytest.MonkeyPatch):
+    process(booted, 4711, "nvidia-cuda-mps-server", UNIT)
+    monkeypatch.setattr(Nvml, "compute_process_ids", lambda *_: [4711])
+    whole = booted.plan
+    card = dataclasses.replace(whole.gpus[0], compute_mode="exclusive_process")
+    booted.plan = dataclasses.replace(whole, gpus=(card,))
+    assert booted.run("install").code == 0
+    evidence = booted.run("apply").evidence("compute_mode")
+    assert f"process 4711 (nvidia-cuda-mps, {UNIT})" in evidence
+    assert evidence.endswith(f"stop them (systemctl stop {UNIT}) and run again")
 
 
 def test_a_revert_of_the_cards_ends_it_first_because_its_server_holds_them(booted: FakeHost):
