@@ -83,6 +83,13 @@ class Preference(CpuFrequencyKnob):
         super().__init__(machine, cpu, wanted)
         self.governor = governor
 
+    def outlived(self, record: Record) -> str:
+        """Never: the word is the processor's own register, which keeps ours when another driver takes over.
+
+        Source: linux Documentation/admin-guide/pm/intel_pstate.rst, Energy vs Performance Hints.
+        """
+        return ""
+
     def obstacle(self) -> Unusable | None:
         if self.owner is not None:
             return super().obstacle()

@@ -280,6 +280,19 @@ def test_a_word_of_another_driver_is_not_put_back(host: FakeHost, processor, fir
     assert [key for key in host.baseline() if key.startswith("cpu:")] == []
 
 
+def test_a_preference_of_ours_that_outlives_a_change_of_the_driver_is_no_original(host: FakeHost, processor):
+    """As with `echo passive > .../intel_pstate/status`: the governor is a new one, the register is not."""
+    kernel = processor("intel_pstate")
+    before = kernel.all(EPP)
+    wanted(host, "performance", "performance")
+    assert host.run("apply", "--section", "cpu").code == 0
+    restarted(host, kernel, "intel_cpufreq", "schedutil", "performance")
+    assert host.run("apply", "--section", "cpu").code == 0
+    assert host.run("revert", "--section", "cpu").code == 0
+    assert before != ["performance", "performance"]
+    assert (kernel.all("scaling_governor"), kernel.all(EPP)) == (["schedutil", "schedutil"], before)
+
+
 def test_a_record_that_names_no_driver_is_put_back_under_any(host: FakeHost, processor):
     """As an earlier version of the program wrote it."""
     kernel = processor("acpi-cpufreq")
