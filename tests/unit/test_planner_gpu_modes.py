@@ -145,6 +145,16 @@ def test_a_memory_lock_is_planned_at_its_own_risk_which_is_shown():
     ]
 
 
+@pytest.mark.parametrize("name", ["graphics_clock_lock", "memory_clock_lock"])
+def test_a_lock_that_goes_with_the_last_program_is_refused(name: str):
+    """It would be asked for again by each apply, and be in doubt all the same."""
+    assert refusal(gpu_wish("l40s", **{name: "1500"}, persistence_mode=False)) == (
+        f"error: inferhost_gpu_{name}: found 1500, and inferhost_gpu_persistence_mode false\n"
+        "hint: inferhost_gpu_persistence_mode: true; without it the driver, and with it the lock, goes with the last "
+        "program"
+    )
+
+
 @pytest.mark.parametrize(
     ("card", "wanted", "text"),
     [

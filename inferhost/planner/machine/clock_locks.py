@@ -17,6 +17,7 @@ from inferhost.schema.problems import InputError, Problem
 
 MHZ_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 UNLOCKED = "unlocked"
+PERSISTENCE = "inferhost_gpu_persistence_mode"
 
 MEMORY_RISKS = {
     "no": "a {key} cannot lock its memory clock",
@@ -113,6 +114,10 @@ def _range_mhz(clock: Clock, request: Request, can: bool, top: int | None, card:
     low, high = int(found[1]), int(found[2] or found[1])
     if not can:
         raise _refused(clock, f"found {wanted}, but {card} cannot lock its {clock.word} clock", clock.hint)
+    if not request.wish.flag(PERSISTENCE):
+        message = f"found {wanted}, and {PERSISTENCE} false"
+        hint = f"{PERSISTENCE}: true; without it the driver, and with it the lock, goes with the last program"
+        raise _refused(clock, message, hint)
     if low == 0 or low > high:
         raise _refused(clock, f"found {wanted}, wanted MIN-MAX with 0 < MIN <= MAX", "for example 1500-2400")
     if top is not None and high > top:
