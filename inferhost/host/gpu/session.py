@@ -16,7 +16,7 @@ from inferhost.host.knob import Knob, tell, verify_knobs
 from inferhost.host.machine import Machine
 from inferhost.host.record.baseline import BASELINE
 from inferhost.host.record.lock import locked
-from inferhost.host.report import DriverFailed, Locked, Report
+from inferhost.host.report import DriverFailed, Locked, Report, WriteFailed
 from inferhost.schema import document
 from inferhost.schema.plan import Plan
 from inferhost.schema.problems import Problem
@@ -64,7 +64,7 @@ def verify_under_load(machine: Machine, knobs: Sequence[Knob], seconds: float, r
         try:
             with locked(machine):
                 _keep(machine, found, series, report)
-        except Locked as error:
+        except (Locked, WriteFailed) as error:
             text = "what the samples showed is not kept for later"
             report.note(f"{text}: {error.problem.path} {error.problem.message}")
 

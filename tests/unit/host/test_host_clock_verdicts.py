@@ -175,3 +175,22 @@ def test_a_verdict_that_cannot_be_kept_while_another_is_at_work_takes_no_other_w
     note = "what the samples showed is not kept for later: /run/inferhost/lock held by process "
     assert [one for one in answer.document["notes"] if one.startswith(note)]
     assert json.loads(host.read(CLOCKS))["asked"][UUID]["last"] is None
+
+
+def test_a_verdict_that_a_full_disk_does_not_take_takes_no_other_with_it_either(host: FakeHost):
+    def full(step: str) -> None:
+        if "clocks.json" in step:
+            raise OSError(28, "No space left on device")
+
+    host.plan = with_gpu(graphics_clock_lock_mhz=(2100, 2100), power_limit_w=600)
+    host.converge()
+    host.sim("load", "on")
+    host.wait(5)
+    answer = host.run("verify", "--under-load", before_write=full)
+    assert (answer.code, answer.verdict(LOCK), answer.verdict("vm.swappiness")) == (
+        0,
+        ("held", "none"),
+        ("held", "none"),
+    )
+    note = "what the samples showed is not kept for later: /run/inferhost/clocks.json could not be written"
+    assert [one for one in answer.document["notes"] if one.startswith(note)]
