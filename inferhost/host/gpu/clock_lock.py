@@ -70,7 +70,7 @@ class ClockLock(CardKnob):
         self.gives_back = asked_mhz is None
         self.steps_mhz: Sequence[int] = ()
         self.unread = ""
-        self.loaded = self._loaded_now()
+        self.loaded = self._loaded_now(nvml.driver_version())
         self.record = read_clocks(machine).asked.get(self.record_key(card.uuid))
         self.gone = _gone(self.record, self.loaded, read_watched(machine), self.setting) or _taken(
             self.record, taken_back_s(machine, card.uuid)
@@ -83,8 +83,8 @@ class ClockLock(CardKnob):
         if self.record is not None and not self.gone and not self.doubt:
             self._believed = shown(self.record.low_mhz, self.record.high_mhz)
 
-    def _loaded_now(self) -> Loaded:
-        return loaded_now(self.machine, self.nvml.driver_version(), self._known(self.nvml.energy_mj))
+    def _loaded_now(self, driver_version: str) -> Loaded:
+        return loaded_now(self.machine, driver_version, self._known(self.nvml.energy_mj))
 
     def _known(self, reading: Callable[[Card], T | None]) -> T | None:
         """What a card says of its driver; a reset needs none of it, so there a failure is as good as no answer."""
@@ -150,7 +150,8 @@ class ClockLock(CardKnob):
 
     def write(self) -> None:
         self._believed = UNKNOWN
-        self.loaded = self._loaded_now()  # a reset by a knob before this one starts the counter again
+        # A reset by a knob before this one starts the counter again; while NVML is open, the driver is the same.
+        self.loaded = self._loaded_now(self.loaded.driver_version)
         if self.asked_mhz is not None:
             asked = Asked(*self.asked_mhz, False, self.loaded, self.machine.clock.now_s(), None)
             self._remember(asked, "not asked for: ")
