@@ -108,10 +108,7 @@ class ApplicationClocks(CardKnob):
             return
         now_s = self.machine.clock.now_s()
         last = LoadVerdict(verdict.verdict, verdict.cause, verdict.found, verdict.evidence, now_s)
-        try:
-            asked = dataclasses.replace(self._asked(self.wanted[1]), last=last)
-        except NvmlError:  # nobody could say later whether it is still of this driver, so it is not kept
-            return
+        asked = dataclasses.replace(self._asked(self.wanted[1]), last=last)
         remember_asked(self.machine, self.record_key, asked)
 
     def _range(self) -> load.Range:

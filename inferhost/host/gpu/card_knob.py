@@ -85,7 +85,10 @@ class CardKnob(Knob):
         raise NotImplementedError
 
     def keep(self, verdict: Verdict) -> None:
-        """Writes a verdict under load down for those who look without load. Raises `WriteFailed`."""
+        """Writes a verdict under load down for those who look without load. Raises `WriteFailed`.
+
+        `NvmlError`, and nothing is kept, where nobody could say later whether it is still of this driver.
+        """
 
     def under_load(self, verdict: Verdict, _samples: Sequence[Sample]) -> Verdict:
         """The verdict after samples were taken; most settings are proven by their getter alone."""

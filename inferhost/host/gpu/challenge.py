@@ -134,6 +134,8 @@ def _challenge(
         report.verdicts[place] = _judged(knob, report.verdicts[place], probe, moved, back)
         try:
             knob.keep(report.verdicts[place])
+        except NvmlError as error:
+            report.note(f"{knob.setting}: its verdict is not kept; {error.evidence}")
         except WriteFailed as failure:
             report.note(f"{knob.setting}: its verdict is not kept: {failure.problem.path} {failure.problem.message}")
 

@@ -73,7 +73,10 @@ def _keep(machine: Machine, knobs: Sequence[CardKnob], series: dict[str, Series]
     verdicts = {verdict.setting: verdict for verdict in report.verdicts}
     for knob in knobs:
         if series[knob.card.uuid].error is None:
-            knob.keep(verdicts[knob.setting])
+            try:
+                knob.keep(verdicts[knob.setting])
+            except NvmlError as error:
+                report.note(f"{knob.setting}: its verdict is not kept; {error.evidence}")
     locked_cards = {knob.card.uuid for knob in knobs if isinstance(knob, GraphicsClockLock)}
     unlocked = [one for uuid, one in series.items() if uuid not in locked_cards and one.error is None]
     keep_natural(machine, knobs[0].nvml, unlocked, report)
