@@ -44,6 +44,7 @@ def test_switches_that_discovery_saw_want_it_unasked_however_many_cards_there_ar
     assert planned({**values, "inferhost_driver_fabric_manager": False}).driver.install.units == ()
     values["inferhost_hardware"]["os"] = "debian-12"
     assert "NVSwitches on this host's PCI bus: 4, but no fabric manager of debian-12" in refusal(values)
+    assert "or false where this host has no NVSwitch of its own" in refusal(values)
 
 
 def dropin_of_the_fabric_manager(plan):

@@ -42,7 +42,9 @@ def making_room(machine: Machine, family: str, names: Sequence[str]) -> list[str
     """What apt would remove to install these packages; none where it cannot tell. dnf removes nothing unasked."""
     if family != "apt" or not names:
         return []
-    done = machine.command(["apt-get", *UNWRITTEN, "--simulate", "--no-install-recommends", "install", *names])
+    # Where apt is configured to tidy up by itself, what nobody needs any more would be named too.
+    simulate = ["apt-get", *UNWRITTEN, "--simulate", "--no-auto-remove", "--no-install-recommends", "install"]
+    done = machine.command([*simulate, *names])
     return re.findall(r"^Remv (\S+)", done.stdout, re.M)
 
 

@@ -56,10 +56,10 @@ def came_with_us(machine: Machine, baseline: Baseline, there: Installed) -> list
 def moves(machine: Machine, install: DriverPackages, there: Installed, baseline: Baseline) -> dict[str, Any]:
     """What the role does before it installs, and what it may not touch.
 
-    `restore`: `NAME=VERSION` that somebody else moved or removed. `replace`: packages that get another version, by
-    name, because apt moves a held package only where it is named. `release`: our holds of packages that this plan
-    does not name, and dnf's of those that it replaces. `accepts`: the wish that leaves `restore` where it is. `ask`:
-    all else that apt is asked for. `ours`: what may go unasked. `held_by_others`: foreign holds, with versions.
+    `restore`: `NAME=VERSION` that somebody else moved. `replace`: packages that get another version, by name,
+    because apt moves a held package only where it is named. `release`: our holds of packages that this plan does not
+    name, and dnf's of those that it replaces. `accepts`: the wish that leaves `restore` where it is. `ask`: all else
+    that apt is asked for. `ours`: what may go unasked. `held_by_others`: foreign holds, with versions.
     """
     held, anchor = recorded(baseline), install.packages[0]
     present = {name for name in install.packages if name in there.versions}
@@ -68,7 +68,9 @@ def moves(machine: Machine, install: DriverPackages, there: Installed, baseline:
     replace: set[str] = set()
     release: set[str] = set()
     if fits(install, held.get(anchor)):
-        restore = [f"{name}={version}" for name, version in held.items() if there.versions.get(name) != version]
+        restore = [
+            f"{name}={version}" for name, version in held.items() if there.versions.get(name, version) != version
+        ]
     elif anchor in present:
         replace = set() if fits(install, there.versions[anchor]) else present | (set(held) & set(there.versions))
     elif held:
@@ -78,9 +80,10 @@ def moves(machine: Machine, install: DriverPackages, there: Installed, baseline:
     if install.family == "dnf":  # which looks past no lock, whatever is named
         release |= ours & there.held & replace
     ask = {*install.packages, *replace} if replace else set(install.packages) - present
-    ask -= {one.partition("=")[0] for one in restore}
-    # The anchor by version: a pin alone lets apt take the newest where no source has the planned one.
+    # By version: a pin alone lets apt take the newest, which fits neither the plan nor what else is held.
     versions = {anchor: f"={_beginning(install)}*"}
+    if fits(install, held.get(anchor)):
+        versions = {name: f"={version}" for name, version in held.items()}
     return {
         "restore": restore,
         "accepts": accepts(install, held, there) if restore else "",

@@ -32,12 +32,13 @@ class Source:
 def source_problems(machine: Machine, plan: Plan, section: str, option: str, way_out: str) -> list[Problem]:
     """An entry of the host for the archive that `option` names, with another key; `way_out` names its `{path}`."""
     placed = [file for file in plan.files if file.path.startswith(f"{SOURCES[1]}/")]
-    ours = [one for file in placed if file.section == section for one in sources(file.path, file.content or "")]
+    mine = [file for file in placed if file.section == section]
+    ours = [(file.path, one) for file in mine for one in sources(file.path, file.content or "")]
     others = {SOURCES[0], *(f"{SOURCES[1]}/{name}" for name in machine.entries(SOURCES[1]))}
     for path in sorted(others - {file.path for file in placed}):
         for theirs in sources(path, machine.read_text(path) or ""):
-            if any(_conflict(one, theirs) for one in ours):
-                key = "of its own" if "\n" in theirs.key else theirs.key
+            if any(_conflict(one, theirs, path > at) for at, one in ours):
+                key = "of its own" if "\n" in theirs.key else theirs.key or "none"
                 message = f'found "{theirs.uri}", and {path} has it with another key, {key}: apt reads no source then'
                 return [Problem(option, message, way_out.format(path=path), "same-source")]
     return []
@@ -59,9 +60,10 @@ def sources(path: str, text: str) -> Iterator[Source]:
                     yield Source(_plain(uri), suite, fields.get("signed-by", ""))
 
 
-def _conflict(one: Source, other: Source) -> bool:
+def _conflict(one: Source, other: Source, later: bool) -> bool:
+    """An entry without a key stands in apt's way only where it is read after one that has a key."""
     same = (one.uri, one.suite) == (other.uri, other.suite)
-    return same and bool(one.key and other.key) and one.key != other.key
+    return same and one.key != other.key and bool(other.key or later)
 
 
 def _plain(uri: str) -> str:

@@ -142,13 +142,16 @@ def _verdict(runtime: Runtime, there: Installed, name: str, wanted: str) -> Verd
 def _kept(runtime: Runtime, there: Installed, baseline: Baseline) -> dict[str, str]:
     """The version that each part has to stay at; nothing where none is held, or one that the wish left.
 
-    A part that somebody added since is of the version of the others.
+    A part that somebody added since is of the version of the others; one that was taken away from beside others that
+    stayed as they are stays away.
     """
     held, anchor = _recorded(baseline), _anchor(runtime)
     if not _fits(runtime, held.get(anchor)):
         return {}
-    names = sorted({*held, *matching(there.versions, runtime.toolkit_pinned)})
-    return {name: held.get(name, held[anchor]) for name in names}
+    parts = matching(there.versions, runtime.toolkit_pinned)
+    kept = {name: held.get(name, held[anchor]) for name in sorted({*held, *parts})}
+    stayed = anchor in parts and all(there.versions[name] == kept[name] for name in parts)
+    return {name: kept[name] for name in parts} if stayed else kept
 
 
 def _anchor(runtime: Runtime) -> str:

@@ -15,6 +15,7 @@ from inferhost.schema.problems import Problem
 
 OPTION = "inferhost_driver_fabric_manager"
 FABRIC_MANAGER = "nvidia-fabricmanager.service"
+BROUGHT = "or false where this host has no NVSwitch of its own, or brings the fabric manager otherwise"
 LOADS_UMAD = "modprobe@ib_umad.service"
 """Of systemd from 245 on: it loads the module also where the fabric manager starts long after the boot."""
 
@@ -47,8 +48,9 @@ def fabric_problems(request: Request, rows: tuple[GpuRow, ...], row: DriverRow) 
     """A fabric manager that nobody packages, or a board of cards joined by NVSwitch without an answer about it."""
     lacks, elsewhere = _lacking(rows, row)
     if fabric_wanted(request) and lacks:
-        found = "found true" if OPTION in request.given else fabric_why(request)[0]
-        return [Problem(OPTION, f"{found}, but {lacks}", elsewhere)]
+        if OPTION in request.given:
+            return [Problem(OPTION, f"found true, but {lacks}", elsewhere)]
+        return [Problem(OPTION, f"{fabric_why(request)[0]}, but {lacks}", f"{elsewhere}; {BROUGHT}")]
     joined = [card for card in rows if card.nvswitch_cards and rows.count(card) >= card.nvswitch_cards]
     if not joined or OPTION in request.given or fabric_wanted(request):
         return []
@@ -57,8 +59,7 @@ def fabric_problems(request: Request, rows: tuple[GpuRow, ...], row: DriverRow) 
         "without a fabric manager every CUDA program fails there (error 802)"
     )
     able = f"{elsewhere}, then true" if lacks else "true"
-    hint = f"{able}; or false where this host has no NVSwitch of its own, or brings the fabric manager otherwise"
-    return [Problem(OPTION, message, hint, "fabric-manager")]
+    return [Problem(OPTION, message, f"{able}; {BROUGHT}", "fabric-manager")]
 
 
 def fabric_why(request: Request) -> tuple[str, str]:

@@ -180,8 +180,8 @@ def test_a_held_package_that_somebody_removed_comes_back_at_the_version_of_the_o
         del host.packages[name]
     found = facts(host, "install")
     assert found["missing"] == ["nvidia-kernel-dkms", "libcuda1"]
-    assert found["restore"] == [f"libcuda1={OLD}-1", f"nvidia-kernel-dkms={OLD}-1"]
-    assert found["ask"] == []
+    assert found["restore"] == []  # that comes without asking what would go for it
+    assert found["ask"] == [f"libcuda1={OLD}-1", f"nvidia-kernel-dkms={OLD}-1"]
 
 
 def test_another_version_in_the_wish_replaces_all_that_is_held(host: DriverHost):
@@ -230,6 +230,17 @@ def test_a_fabric_manager_of_another_version_than_the_driver_is_found(bare: Driv
 
 def test_a_fabric_manager_of_the_drivers_version_is_held_whatever_its_packaging(hgx: DriverHost):
     assert hgx.run("verify").verdict("package.nvidia-fabricmanager-580") == ("held", "none")
+
+
+def test_what_is_held_for_an_earlier_plan_and_was_removed_stays_away(hgx: DriverHost):
+    name = "nvidia-fabricmanager-580"
+    install = hgx.plan.driver.install
+    wanted = dataclasses.replace(install, packages=tuple(n for n in install.packages if n != name), units=())
+    hgx.plan = dataclasses.replace(hgx.plan, driver=dataclasses.replace(hgx.plan.driver, install=wanted))
+    del hgx.packages[name]
+    assert name in hgx.baseline()["packages:held"]["found"]
+    found = facts(hgx, "install")
+    assert (found["restore"], found["ask"]) == ([], [])
 
 
 def test_the_fabric_manager_starts_at_boot_and_is_looked_for(hgx: DriverHost):

@@ -38,6 +38,7 @@ ENTRIES = [
     ("cuda.list", f"deb [arch=amd64 signed-by={THEIRS}] {CUDA} /\n", True),
     ("cuda.list", f"deb [signed-by={OURS}] {CUDA}/ /\n", False),
     ("cuda.list", f"deb {CUDA}/ /\n", False),
+    ("local.list", f"deb {CUDA}/ /\n", True),  # read after ours
     ("cuda.list", f"# deb [signed-by={THEIRS}] {CUDA}/ /\n", False),
     ("cuda.list", f"deb [signed-by={THEIRS}] {CUDA}/ ./\n", False),
     ("cuda.list", f"deb [signed-by={THEIRS}] {CUDA.replace('2404', '2204')}/ /\n", False),

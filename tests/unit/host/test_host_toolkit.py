@@ -224,6 +224,14 @@ def test_a_part_that_somebody_adds_is_of_the_version_of_the_others_from_then_on(
     assert facts(host, "install")["restore"] == []
 
 
+def test_a_part_that_its_owner_takes_away_from_beside_the_others_stays_away(host: DriverHost):
+    complete(host, OLD)
+    host.run("apply")
+    del host.packages[TOOLKIT]
+    found = facts(host, "install")
+    assert (found["restore"], found["ask"]) == ([], [])
+
+
 def test_a_held_part_that_somebody_removed_comes_back_at_its_version(host: DriverHost):
     complete(host, OLD)
     host.run("apply")
