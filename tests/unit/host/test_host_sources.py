@@ -7,7 +7,9 @@ import itertools
 
 import pytest
 
+from inferhost.host.driver.candidates import making_room
 from inferhost.host.driver.sources import source_problems, sources
+from inferhost.host.machine import Finished
 from inferhost.planner.machine.driver_packages import SOURCES_PATH
 from inferhost.planner.machine.runtime import SOURCES_PATH as TOOLKIT_SOURCES_PATH
 from inferhost.schema.plan import File
@@ -66,6 +68,22 @@ def test_what_is_found_is_what_the_real_apt_refuses(apt: Apt, bare: DriverHost, 
     bare.write(f"/etc/apt/sources.list.d/{name}", text)
     bare.write(SOURCES_PATH, MINE)  # as after a run
     assert ("same-source" in [p["id"] for p in bare.run("install", "--check").problems]) is conflicts
+
+
+def test_what_a_tidying_apt_would_remove_anyway_makes_no_room(tmp_path, bare: DriverHost):
+    apt = own_apt(tmp_path, Package("docker.io", "26", conflicts="containerd.io"))
+    marks = tmp_path / "extended_states"
+    marks.write_text("Package: libold1\nArchitecture: amd64\nAuto-Installed: 1\n")
+    settings = f'APT::Get::AutomaticRemove "true"; Dir::State::extended_states "{marks}";'
+    (tmp_path / "settings/tidy").write_text(settings)
+    apt.installed(Package("libold1", "1"), Package("containerd.io", "1"))
+    assert "Remv libold1" in apt.run(["apt-get", "--simulate", "install", "docker.io"]).stdout
+
+    def command(argv):
+        return Finished(0, apt.run(list(argv)).stdout, "")
+
+    machine = dataclasses.replace(bare.machine(str(bare.root)), command=command)
+    assert making_room(machine, "apt", ["docker.io"]) == ["containerd.io"]
 
 
 def test_nvidias_own_entry_is_named_with_what_works(bare: DriverHost):
