@@ -38,7 +38,7 @@ from inferhost.host.runtime.state import restore_runtime
 from inferhost.host.service import account, adopt, slices
 from inferhost.host.service.gate import WARM
 from inferhost.host.service.rollback import BEFORE, SERVED
-from inferhost.host.watch.watched import WATCHED
+from inferhost.host.watch.watched import WATCHED, remember_applied
 from inferhost.schema.plan import BASE, SECTIONS, Plan
 from inferhost.schema.problems import Problem
 from inferhost.schema.result import Verdict
@@ -139,6 +139,8 @@ def _restore_gpus(
                 if isinstance(knob, PowerLimit):
                     _say_of_power(machine, knob, before, report)
             restore_knobs(knobs, baseline, report)
+            if not report.check:
+                remember_applied(machine, knobs, report)  # a lock that was taken back is not lost
     except NvmlError as error:  # files and kernel settings go back all the same
         if error.code not in NO_DRIVER:
             report.problems.append(Problem("nvml", error.evidence, error.hint, "nvml"))

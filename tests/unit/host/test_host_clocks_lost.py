@@ -142,3 +142,10 @@ def test_a_repair_that_failed_is_tried_again(placed: FakeHost):
     placed.sim("fail", "nvmlDeviceSetGpuLockedClocks", 999, 1)
     assert looked(placed)[0].code == 3
     assert (looked(placed)[0].code, placed.card()[LOCK]) == (0, [2100, 2100])
+
+
+def test_a_lock_that_a_revert_took_back_is_not_told_as_lost(placed: FakeHost):
+    assert placed.run("watch").code == 0
+    assert placed.run("revert", "--section", "gpu").code == 0
+    answer = placed.run("verify", "--section", "gpu")
+    assert (answer.verdict(LOCK)[0], answer.evidence(LOCK)) == ("overridden", NOT_ON_RECORD)
