@@ -6,10 +6,12 @@ import pytest
 
 from inferhost.host.driver.changed_plan import moves
 from inferhost.host.driver.packages import Installed
+from inferhost.host.driver.sources import sources
 from inferhost.host.record.baseline import Baseline
 from inferhost.host.runtime.toolkit import asked_for
-from inferhost.planner.machine.driver_packages import PIN_PATH, UNATTENDED_PATH
+from inferhost.planner.machine.driver_packages import PIN_PATH, SOURCES_PATH, UNATTENDED_PATH
 from inferhost.planner.machine.runtime import PIN_PATH as TOOLKIT_PIN_PATH
+from inferhost.planner.machine.runtime import SOURCES_PATH as TOOLKIT_SOURCES_PATH
 from tests.bed import driver_packages as stand_ins
 from tests.bed.driver_packages import NEW, OLD, Package
 from tests.unit import test_planner_driver as driver
@@ -119,3 +121,13 @@ def test_unattended_upgrades_read_a_list_that_means_every_package_of_the_driver_
     names = [*plan.driver.install.packages, *(package.name for package in stand_ins.debian(OLD, "1"))]
     for name in (*names, "libc6", "linux-image-amd64", "docker.io"):
         assert any(re.match(entry, name) for entry in entries) is (name in names), name
+
+
+def test_the_planned_files_name_their_archive_as_the_host_program_reads_it():
+    debian, toolkit = "http://deb.debian.org/debian", "https://nvidia.github.io/libnvidia-container"
+    mine = driver.content(planned(driver.wish(driver.FIRST, "debian-12", repository_url=debian)), SOURCES_PATH)
+    assert [(one.uri, one.suite) for one in sources(SOURCES_PATH, mine)] == [(debian, "bookworm")]
+    wish = runtime.wish(toolkit_repository_url=toolkit, toolkit_repository_key="keys/toolkit.asc")
+    mine = runtime.content(planned(wish), TOOLKIT_SOURCES_PATH)
+    found = [(one.uri, one.suite) for one in sources(TOOLKIT_SOURCES_PATH, mine)]
+    assert found == [(f"{toolkit}/stable/deb/amd64", "/")]

@@ -8,23 +8,23 @@ import itertools
 import pytest
 
 from inferhost.host.driver.candidates import making_room
-from inferhost.host.driver.sources import source_problems, sources
+from inferhost.host.driver.sources import source_problems
 from inferhost.host.machine import Finished
-from inferhost.planner.machine.driver_packages import SOURCES_PATH
-from inferhost.planner.machine.runtime import SOURCES_PATH as TOOLKIT_SOURCES_PATH
 from inferhost.schema.plan import File
 from tests.bed.driver_packages import Package
-from tests.unit import test_planner_driver as driver
-from tests.unit import test_planner_runtime as runtime
 from tests.unit.host.driver_fake import DriverHost
+from tests.unit.host.fake_host import plan
+from tests.unit.host.test_host_runtime import runtime
 from tests.unit.own_apt import Apt, own_apt
-from tests.unit.planner_wishes import planned
+
+SOURCES_PATH = "/etc/apt/sources.list.d/inferhost-driver.sources"
+TOOLKIT_SOURCES_PATH = "/etc/apt/sources.list.d/inferhost-toolkit.sources"
+"""As the planner names them: tests/unit/test_apt_files.py."""
 
 CUDA = "https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64"
 TOOLKIT = "https://nvidia.github.io/libnvidia-container/stable/deb"
 DEBIAN = "http://deb.debian.org/debian"
 OURS, THEIRS = "/etc/apt/keyrings/inferhost-driver.gpg", "/usr/share/keyrings/cuda-archive-keyring.gpg"
-KEY = {"toolkit_repository_key": "keys/toolkit.asc"}
 INSIDE = "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQ==\n -----END PGP PUBLIC KEY BLOCK-----"
 
 
@@ -113,8 +113,8 @@ def test_our_own_file_with_the_key_of_an_earlier_wish_is_no_obstacle_and_each_se
 
 
 def test_the_distributions_own_entry_wants_its_components_instead(bare: DriverHost):
-    wish = driver.wish(driver.FIRST, "debian-12", repository_url=DEBIAN)
-    bare.plan = dataclasses.replace(bare.plan, files=planned(wish).files)
+    ours = stanza(DEBIAN, "bookworm", OURS)
+    bare.plan = dataclasses.replace(bare.plan, files=(File(SOURCES_PATH, "driver", "0644", ours, None, "none"),))
     bare.write("/etc/apt/sources.list.d/debian.sources", stanza(DEBIAN, "bookworm bookworm-updates", THEIRS))
     (problem,) = bare.run("install").problems
     assert problem["hint"].startswith("leave it empty, and add the components contrib, non-free")
@@ -124,20 +124,11 @@ def test_the_distributions_own_entry_wants_its_components_instead(bare: DriverHo
 def test_the_toolkits_entry_of_nvidias_guide_is_found_however_the_architecture_is_written(
     bare: DriverHost, arch: str, mine: str
 ):
-    plan = planned(runtime.wish(toolkit_repository_url="https://nvidia.github.io/libnvidia-container", **KEY))
-    files = [dataclasses.replace(f, content=f.content.replace("$(ARCH)", mine)) for f in plan.files if f.content]
-    bare.plan = dataclasses.replace(plan, files=tuple(files))
+    ours = File(TOOLKIT_SOURCES_PATH, "runtime", "0644", stanza(f"{TOOLKIT}/{mine}", "/", OURS), None, "none")
+    wanted = runtime(packages=(), toolkit=("nvidia-container-toolkit-base",))
+    bare.plan = plan(manage=("runtime",), runtime=wanted, service=(), dropins=(), files=(ours,))
     path = "/etc/apt/sources.list.d/nvidia-container-toolkit.list"
     bare.write(path, f"deb [signed-by={THEIRS}] {TOOLKIT}/{arch} /\n")
     (problem,) = [p for p in bare.run("install").problems if p["id"] == "same-source"]
     assert problem["path"] == "inferhost_runtime_toolkit_repository_url"
     assert problem["hint"] == f"leave it empty, or take it out of {path}"
-
-
-def test_our_own_files_name_what_they_are_for():
-    wish = driver.wish(driver.FIRST, "debian-12", repository_url=DEBIAN)
-    mine = driver.content(planned(wish), SOURCES_PATH)
-    assert [(one.uri, one.suite) for one in sources(SOURCES_PATH, mine)] == [(DEBIAN, "bookworm")]
-    wish = runtime.wish(toolkit_repository_url="https://nvidia.github.io/libnvidia-container", **KEY)
-    mine = runtime.content(planned(wish), TOOLKIT_SOURCES_PATH)
-    assert [(one.uri, one.suite) for one in sources(TOOLKIT_SOURCES_PATH, mine)] == [(f"{TOOLKIT}/amd64", "/")]
