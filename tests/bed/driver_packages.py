@@ -225,6 +225,8 @@ def _sign(folder: pathlib.Path, dists: pathlib.Path) -> None:
         (folder / "key.asc").write_bytes(public)
     argv = [*gpg, "--clearsign", "--output", str(dists / "InRelease"), str(dists / "Release")]
     subprocess.run(argv, check=True, capture_output=True)
+    # Its agent would stay and watch its folder; a machine has 128 such watchers for all, and systemd needs some.
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True, capture_output=True)
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -131,3 +131,9 @@ def test_the_planned_files_name_their_archive_as_the_host_program_reads_it():
     mine = runtime.content(planned(wish), TOOLKIT_SOURCES_PATH)
     found = [(one.uri, one.suite) for one in sources(TOOLKIT_SOURCES_PATH, mine)]
     assert found == [(f"{toolkit}/stable/deb/amd64", "/")]
+
+
+def test_an_archive_of_stand_ins_leaves_no_agent_behind(apt):
+    """A machine has 128 watchers of folders for all programs; a hundred agents leave a sandbox's systemd none."""
+    asked = apt.run(["gpg-connect-agent", "--homedir", str(apt.folder / "gnupg"), "--no-autostart", "/bye"])
+    assert "no gpg-agent running" in asked.stderr
