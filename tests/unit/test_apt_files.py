@@ -124,7 +124,7 @@ def test_unattended_upgrades_read_a_list_that_means_every_package_of_the_driver_
 
 
 def test_the_planned_files_name_their_archive_as_the_host_program_reads_it():
-    debian, toolkit = "http://deb.debian.org/debian", "https://nvidia.github.io/libnvidia-container"
+    debian, toolkit = "http://mirror.example/debian", "https://mirror.example/libnvidia-container"
     mine = driver.content(planned(driver.wish(driver.FIRST, "debian-12", repository_url=debian)), SOURCES_PATH)
     assert [(one.uri, one.suite) for one in sources(SOURCES_PATH, mine)] == [(debian, "bookworm")]
     wish = runtime.wish(toolkit_repository_url=toolkit, toolkit_repository_key="keys/toolkit.asc")

@@ -21,9 +21,9 @@ SOURCES_PATH = "/etc/apt/sources.list.d/inferhost-driver.sources"
 TOOLKIT_SOURCES_PATH = "/etc/apt/sources.list.d/inferhost-toolkit.sources"
 """As the planner names them: tests/unit/test_apt_files.py."""
 
-CUDA = "https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64"
-TOOLKIT = "https://nvidia.github.io/libnvidia-container/stable/deb"
-DEBIAN = "http://deb.debian.org/debian"
+CUDA = "https://mirror.example/cuda/ubuntu2404/x86_64"
+TOOLKIT = "https://mirror.example/libnvidia-container/stable/deb"
+DEBIAN = "http://mirror.example/debian"
 OURS, THEIRS = "/etc/apt/keyrings/inferhost-driver.gpg", "/usr/share/keyrings/cuda-archive-keyring.gpg"
 INSIDE = "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQ==\n -----END PGP PUBLIC KEY BLOCK-----"
 
