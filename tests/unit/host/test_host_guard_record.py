@@ -10,7 +10,7 @@ from inferhost.host.guard.told import READABLE
 from inferhost.host.record.baseline import BASELINE
 from tests.unit.host.fake_host import FakeHost, with_gpu
 from tests.unit.host.test_host_guard import LOCK, PLANNED_MW, ROOM, RULE, SAFE_MW, made_hot
-from tests.unit.host.test_host_guard_metrics import PATH, TellingRun
+from tests.unit.host.test_host_guard_metrics import PATH, TellingRun, settle
 from tests.unit.host.test_host_metrics import FOLDER, samples
 
 Damage = Callable[[FakeHost], None]
@@ -41,6 +41,7 @@ def run(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> TellingRun:
 
 
 def readable(run: TellingRun) -> float:
+    settle()
     return samples(run.host.read(PATH))[READABLE]
 
 
